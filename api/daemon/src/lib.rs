@@ -1,0 +1,1 @@
+//! Local node state and data directory; starts and stops agent and manager.

@@ -1,0 +1,5 @@
+//! The Docker Engine HTTP API, swarm part, over a [`Cluster`].
+
+mod cluster;
+
+pub use cluster::*;

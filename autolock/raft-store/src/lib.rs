@@ -1,0 +1,1 @@
+//! The openraft log, vote and snapshots on disk, every record sealed.

@@ -1,0 +1,1 @@
+//! Unlock key, key chain, key file, sealed record and snapshot format, lock states.

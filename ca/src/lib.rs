@@ -1,0 +1,1 @@
+//! Identities: root, profiles, issuance decision, join tokens, renewal time, TLS configuration.

@@ -1,0 +1,1 @@
+//! The member: join, renew, session, task executor and shim.

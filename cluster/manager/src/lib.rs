@@ -1,0 +1,1 @@
+//! The manager: Raft node, CA and Dispatcher services, control loops.

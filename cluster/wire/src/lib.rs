@@ -1,0 +1,1 @@
+//! swarmkit's and our own gRPC: messages, conversion, dial and accept.

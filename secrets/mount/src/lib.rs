@@ -1,0 +1,1 @@
+//! The tmpfs with the files a task sees, and its namespaces.

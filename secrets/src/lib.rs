@@ -1,0 +1,1 @@
+//! Secret and config objects, references, assignment sets.
