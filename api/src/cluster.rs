@@ -7,7 +7,7 @@ use futures::stream::BoxStream;
 use time::OffsetDateTime;
 use tokio::sync::broadcast;
 use waxseal_cluster::{
-    Applied, Change, Refusal, State,
+    Applied, ChangeRecord, Refusal, State,
     objects::{Actor, Cluster as ClusterObject, ClusterSpec, command::Op},
 };
 use zeroize::Zeroizing;
@@ -146,15 +146,6 @@ pub struct LogLine {
     pub stderr: bool,
     /// The line with its newline.
     pub data: Bytes,
-}
-
-/// Changes of one applied command, at its time, in order.
-#[derive(Clone, Debug)]
-pub struct ChangeRecord {
-    /// The leader's time in the command.
-    pub time: OffsetDateTime,
-    /// What changed.
-    pub changes: Vec<Change>,
 }
 
 /// Why the cluster did not do what was asked.

@@ -49,6 +49,15 @@ pub struct Applied {
     pub changes: Vec<Change>,
 }
 
+/// The changes of one applied command, at the time it bears.
+#[derive(Clone, Debug)]
+pub struct ChangeRecord {
+    /// The leader's time in the command.
+    pub time: time::OffsetDateTime,
+    /// What changed, in order.
+    pub changes: Vec<Change>,
+}
+
 /// Why a command was refused; the state is as it was.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -19,7 +19,7 @@ mod redact;
 mod state;
 mod vault;
 
-pub use change::{Applied, Change, Refusal};
+pub use change::{Applied, Change, ChangeRecord, Refusal};
 pub use ids::new_id;
 pub use state::{Lookup, State};
 pub use vault::{PlainVault, Vault};
