@@ -1,1 +1,17 @@
 //! swarmkit's and our own gRPC: messages, conversion, dial and accept.
+
+/// swarmkit's services and messages; the objects in them are the state's own.
+#[expect(missing_docs, reason = "the fields are documented in proto/")]
+#[allow(clippy::all, unreachable_pub, reason = "generated")]
+pub mod swarmkit {
+    include!(concat!(env!("OUT_DIR"), "/docker.swarmkit.v1.rs"));
+}
+
+/// Our own services and messages.
+#[expect(missing_docs, reason = "the fields are documented in proto/")]
+#[allow(clippy::all, unreachable_pub, reason = "generated")]
+pub mod waxseal {
+    include!(concat!(env!("OUT_DIR"), "/waxseal.v1.rs"));
+}
+
+mod redact;
