@@ -4,7 +4,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=../proto");
     let files = protox::compile(
-        ["ca.proto", "dispatcher.proto", "log_broker.proto", "waxseal.proto"],
+        [
+            "ca.proto",
+            "dispatcher.proto",
+            "log_broker.proto",
+            "waxseal.proto",
+        ],
         ["proto", "../proto"],
     )?;
     // Their Debug is written by hand in `redact.rs`: they hold tokens, keys or

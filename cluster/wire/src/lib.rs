@@ -14,4 +14,16 @@ pub mod waxseal {
     include!(concat!(env!("OUT_DIR"), "/waxseal.v1.rs"));
 }
 
+mod accept;
+mod dial;
+pub mod limits;
+mod peer;
 mod redact;
+mod status;
+mod text;
+
+pub use accept::{Acceptor, Connections, Listening};
+pub use dial::{Credentials, DialError, ManagerChannel, Unreachable, tls_cause};
+pub use peer::Peer;
+pub use status::{issuance_status, refusal_status};
+pub use text::{PEER_TEXT_LIMIT, peer_text};

@@ -1,0 +1,403 @@
+//! The listener that all members and joiners reach: TLS, HTTP/2, who is calling.
+//!
+//! Owns the connections from accept to close and their bounds. Which caller may
+//! do what is decided by the services, from the [`Peer`] in each request.
+
+mod preface;
+mod registry;
+mod request;
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::{ServerConfig, pki_types::CertificateDer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+    time,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::service::Routes;
+use tracing::{debug, warn};
+use waxseal_ca::Clock;
+
+pub use self::registry::Connections;
+use self::{
+    preface::Prefaced,
+    registry::Registration,
+    request::{ConnectionService, Resets},
+};
+use crate::{limits, peer::Peer};
+
+/// Pause after `accept` failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a listener serves and with what.
+#[derive(Clone)]
+pub struct Acceptor {
+    /// The services.
+    pub routes: Routes,
+    /// TLS of new connections. Identity and trust in it are swapped live, so that it
+    /// is asked for once.
+    pub tls: Arc<ServerConfig>,
+    /// Tells when the certificate of an open connection has expired.
+    pub clock: Arc<dyn Clock>,
+    /// Where the connections of members are noted.
+    pub connections: Connections,
+}
+
+/// A listener at work. Dropping it closes its connections at once.
+#[derive(Debug)]
+pub struct Listening {
+    address: SocketAddr,
+    draining: CancellationToken,
+    ended: CancellationToken,
+    accepting: JoinHandle<()>,
+    connections: TaskTracker,
+}
+
+impl Listening {
+    /// The address that is listened on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more connections, lets calls under way end until `deadline` and
+    /// closes what is left. Streams of sessions do not end by themselves; their
+    /// service should end them first.
+    pub async fn shutdown(mut self, deadline: Duration) {
+        self.draining.cancel();
+        // Aborted only by `drop`.
+        let _ = (&mut self.accepting).await;
+        self.connections.close();
+        if time::timeout(deadline, self.connections.wait())
+            .await
+            .is_err()
+        {
+            self.ended.cancel();
+            self.connections.wait().await;
+        }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.ended.cancel();
+        self.accepting.abort();
+    }
+}
+
+impl Acceptor {
+    /// Serves what connects to `listener`.
+    ///
+    /// # Errors
+    /// If the listener does not know its own address.
+    pub fn serve(self, listener: TcpListener) -> io::Result<Listening> {
+        let address = listener.local_addr()?;
+        let draining = CancellationToken::new();
+        let ended = CancellationToken::new();
+        let connections = TaskTracker::new();
+        let server = Arc::new(Server {
+            router: self.routes.prepare().into_axum_router(),
+            tls: TlsAcceptor::from(self.tls),
+            clock: self.clock,
+            connections: self.connections,
+            anonymous: Arc::new(Semaphore::new(limits::ANONYMOUS_CONNECTIONS)),
+            handshakes: Arc::new(Semaphore::new(limits::HANDSHAKES)),
+            by_address: Mutex::default(),
+            draining: draining.clone(),
+            ended: ended.clone(),
+            tasks: connections.clone(),
+        });
+        let accepting = tokio::spawn(server.accept(listener));
+        Ok(Listening {
+            address,
+            draining,
+            ended,
+            accepting,
+            connections,
+        })
+    }
+}
+
+struct Server {
+    router: axum::Router,
+    tls: TlsAcceptor,
+    clock: Arc<dyn Clock>,
+    connections: Connections,
+    anonymous: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+    /// Handshakes under way by remote address.
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+    draining: CancellationToken,
+    ended: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// What a finished handshake gives.
+struct Greeted {
+    stream: Prefaced<TlsStream<TcpStream>>,
+    peer: Peer,
+}
+
+impl Server {
+    async fn accept(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            let slot = Arc::clone(&self.handshakes).acquire_owned();
+            let Some(Ok(slot)) = self.draining.run_until_cancelled(slot).await else {
+                return;
+            };
+            let Some(accepted) = self.draining.run_until_cancelled(listener.accept()).await else {
+                return;
+            };
+            match accepted {
+                Ok((stream, address)) => {
+                    if let Some(place) = HandshakePlace::take(&self, address.ip(), slot) {
+                        let connection = Arc::clone(&self).connection(stream, address, place);
+                        let ended = self.ended.clone();
+                        self.tasks.spawn(async move {
+                            ended.run_until_cancelled(connection).await;
+                        });
+                    } else {
+                        debug!(%address, "too many handshakes at once from this address");
+                    }
+                }
+                Err(error) => {
+                    // Most errors are of the one connection; the pause is for the others.
+                    warn!(%error, "cannot take a connection");
+                    time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// A connection from its first byte to its end.
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        place: HandshakePlace,
+    ) {
+        let greeted = time::timeout(limits::HANDSHAKE_DEADLINE, self.greet(stream, address)).await;
+        drop(place);
+        let Greeted { stream, peer } = match greeted {
+            Ok(Ok(greeted)) => greeted,
+            Ok(Err(error)) => {
+                debug!(%address, %error, "handshake failed");
+                return;
+            }
+            Err(_) => {
+                debug!(%address, "handshake took too long");
+                return;
+            }
+        };
+        match &peer.identity {
+            Some(identity) => {
+                let registration = self.connections.register(identity, address);
+                self.serve_member(stream, peer, registration).await;
+            }
+            None => {
+                let Ok(_permit) = Arc::clone(&self.anonymous).try_acquire_owned() else {
+                    debug!(%address, "too many connections without a certificate");
+                    return;
+                };
+                let life = limits::ANONYMOUS_CONNECTION_LIFE;
+                let ended = CancellationToken::new();
+                let served = self.serve(stream, peer, &ended);
+                let _ = time::timeout(life, served).await;
+            }
+        }
+    }
+
+    async fn greet(&self, stream: TcpStream, address: SocketAddr) -> io::Result<Greeted> {
+        // Small calls would wait for delayed acknowledgements otherwise.
+        stream.set_nodelay(true)?;
+        let stream = self.tls.accept(stream).await?;
+        let chain: Arc<[CertificateDer<'static>]> = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .unwrap_or_default()
+            .iter()
+            .map(|certificate| certificate.clone().into_owned())
+            .collect();
+        let identity = if chain.is_empty() {
+            None
+        } else {
+            let identity = waxseal_ca::peer_identity(&chain)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            Some(identity)
+        };
+        let stream = Prefaced::read(stream).await?;
+        Ok(Greeted {
+            stream,
+            peer: Peer {
+                address,
+                identity,
+                chain,
+            },
+        })
+    }
+
+    async fn serve_member(
+        &self,
+        stream: Prefaced<TlsStream<TcpStream>>,
+        peer: Peer,
+        registration: Registration,
+    ) {
+        let closed = registration.closed.clone();
+        self.serve(stream, peer, &closed).await;
+        drop(registration);
+    }
+
+    /// HTTP/2 until the peer leaves, `closed` is cancelled or the listener ends.
+    async fn serve(
+        &self,
+        stream: Prefaced<TlsStream<TcpStream>>,
+        peer: Peer,
+        closed: &CancellationToken,
+    ) {
+        let address = peer.address;
+        let resets = Resets::new();
+        let service = ConnectionService {
+            router: self.router.clone(),
+            peer,
+            clock: Arc::clone(&self.clock),
+            resets: Arc::clone(&resets),
+        };
+        let service = hyper::service::service_fn(move |request| service.clone().answer(request));
+        // Streams run in tasks of their own; they end with the connection.
+        let streams = StreamTasks {
+            ended: CancellationToken::new(),
+            tasks: self.tasks.clone(),
+        };
+        let _end_streams = streams.ended.clone().drop_guard();
+        let connection =
+            http2_builder(streams.clone()).serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(connection);
+        let mut draining = false;
+        let outcome = loop {
+            tokio::select! {
+                outcome = connection.as_mut() => break outcome,
+                () = closed.cancelled() => break Ok(()),
+                () = resets.exceeded.cancelled(), if !draining => {
+                    warn!(%address, "connection resets too many streams; closing it");
+                    draining = true;
+                    begin_drain(connection.as_mut());
+                }
+                () = self.draining.cancelled(), if !draining => {
+                    draining = true;
+                    begin_drain(connection.as_mut());
+                }
+            }
+        };
+        resets.stop();
+        if let Err(error) = outcome {
+            debug!(%address, %error, "connection ended");
+        }
+    }
+}
+
+/// Asks the peer to open no further streams; those open go on.
+fn begin_drain<S>(connection: Pin<&mut http2::Connection<Io, S, StreamTasks>>)
+where
+    S: hyper::service::HttpService<hyper::body::Incoming>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::ResBody: 'static,
+    <S::ResBody as hyper::body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    StreamTasks: hyper::rt::bounds::Http2ServerConnExec<S::Future, S::ResBody>,
+{
+    connection.graceful_shutdown();
+}
+
+type Io = TokioIo<Prefaced<TlsStream<TcpStream>>>;
+
+fn http2_builder(streams: StreamTasks) -> http2::Builder<StreamTasks> {
+    let mut builder = http2::Builder::new(streams);
+    builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(limits::HEADER_LIST_LIMIT)
+        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
+        .max_pending_accept_reset_streams(limits::RESETS_PER_WINDOW as usize)
+        .max_local_error_reset_streams(limits::RESETS_PER_WINDOW as usize)
+        .keep_alive_interval(limits::KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(limits::KEEP_ALIVE_TIMEOUT);
+    builder
+}
+
+/// Runs the streams of one connection and ends them with it.
+#[derive(Clone)]
+struct StreamTasks {
+    ended: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl<F> hyper::rt::Executor<F> for StreamTasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        let ended = self.ended.clone();
+        self.tasks.spawn(async move {
+            ended.run_until_cancelled(stream).await;
+        });
+    }
+}
+
+/// A handshake under way: a slot of all and a place among those of its address.
+struct HandshakePlace {
+    server: Arc<Server>,
+    address: IpAddr,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl HandshakePlace {
+    fn take(
+        server: &Arc<Server>,
+        address: IpAddr,
+        slot: OwnedSemaphorePermit,
+    ) -> Option<HandshakePlace> {
+        let mut by_address = server
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let under_way = by_address.entry(address).or_default();
+        if *under_way >= limits::HANDSHAKES_PER_ADDRESS {
+            return None;
+        }
+        *under_way += 1;
+        drop(by_address);
+        Some(HandshakePlace {
+            server: Arc::clone(server),
+            address,
+            _slot: slot,
+        })
+    }
+}
+
+impl Drop for HandshakePlace {
+    fn drop(&mut self) {
+        let mut by_address = self
+            .server
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(under_way) = by_address.get_mut(&self.address) {
+            *under_way -= 1;
+            if *under_way == 0 {
+                by_address.remove(&self.address);
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The open connections of members, so that a removal acts on them at once.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio_util::sync::CancellationToken;
+use waxseal_ca::{NodeIdentity, serial::Serial};
+
+use crate::limits::CONNECTIONS_PER_NODE;
+
+/// The open connections that presented a certificate, by node.
+///
+/// Cloning gives another handle on the same connections.
+#[derive(Clone, Debug, Default)]
+pub struct Connections {
+    shared: Arc<Mutex<Registry>>,
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    next: u64,
+    /// Node id to connections in the order of their start.
+    nodes: HashMap<String, BTreeMap<u64, Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    serial: Serial,
+    address: SocketAddr,
+    closed: CancellationToken,
+}
+
+/// Keeps a connection in the registry until it is dropped.
+#[derive(Debug)]
+pub(super) struct Registration {
+    connections: Connections,
+    node_id: String,
+    number: u64,
+    /// Cancelled when the connection has to end at once.
+    pub(super) closed: CancellationToken,
+}
+
+impl Connections {
+    /// No connections yet.
+    pub fn new() -> Connections {
+        Connections::default()
+    }
+
+    /// Closes all connections of a node at once, calls under way included, and
+    /// says how many there were.
+    pub fn close_node(&self, node_id: &str) -> usize {
+        let node = self.lock().nodes.remove(node_id).unwrap_or_default();
+        node.values().for_each(|entry| entry.closed.cancel());
+        node.len()
+    }
+
+    /// Closes the connections made with the certificate of this serial.
+    pub fn close_certificate(&self, node_id: &str, serial: &Serial) -> usize {
+        let mut registry = self.lock();
+        let Some(node) = registry.nodes.get_mut(node_id) else {
+            return 0;
+        };
+        let before = node.len();
+        node.retain(|_, entry| {
+            let stays = entry.serial != *serial;
+            if !stays {
+                entry.closed.cancel();
+            }
+            stays
+        });
+        before - node.len()
+    }
+
+    /// Remote addresses of a node's open connections, the newest last.
+    pub fn addresses_of_node(&self, node_id: &str) -> Vec<SocketAddr> {
+        self.lock()
+            .nodes
+            .get(node_id)
+            .map(|node| node.values().map(|entry| entry.address).collect())
+            .unwrap_or_default()
+    }
+
+    /// How many connections are open.
+    pub fn count(&self) -> usize {
+        self.lock().nodes.values().map(BTreeMap::len).sum()
+    }
+
+    pub(super) fn register(&self, identity: &NodeIdentity, address: SocketAddr) -> Registration {
+        let closed = CancellationToken::new();
+        let node_id = identity.node_id.clone();
+        let mut registry = self.lock();
+        let number = registry.next;
+        registry.next += 1;
+        let node = registry.nodes.entry(node_id.clone()).or_default();
+        if node.len() >= CONNECTIONS_PER_NODE
+            && let Some((_, oldest)) = node.pop_first()
+        {
+            oldest.closed.cancel();
+        }
+        node.insert(
+            number,
+            Entry {
+                serial: identity.serial,
+                address,
+                closed: closed.clone(),
+            },
+        );
+        Registration {
+            connections: self.clone(),
+            node_id,
+            number,
+            closed,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        // No code that holds the lock leaves the map half changed.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut registry = self.connections.lock();
+        if let Some(node) = registry.nodes.get_mut(&self.node_id) {
+            node.remove(&self.number);
+            if node.is_empty() {
+                registry.nodes.remove(&self.node_id);
+            }
+        }
+    }
+}

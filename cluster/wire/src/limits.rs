@@ -1,0 +1,51 @@
+//! Bounds of connections and messages.
+
+use std::time::Duration;
+
+/// The largest message that is taken from a manager: an assignment set may bring
+/// many secrets at once.
+pub const CLIENT_MESSAGE_LIMIT: usize = 64 * 1024 * 1024;
+
+/// The largest message that is taken from a node: a full batch of task reports or
+/// log lines stays far below.
+pub const SERVER_MESSAGE_LIMIT: usize = 4 * 1024 * 1024;
+
+/// Time for TLS handshake and HTTP/2 preface together.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Connections at once that presented no certificate.
+pub const ANONYMOUS_CONNECTIONS: usize = 256;
+
+/// Handshakes at once; those beyond wait in the listener's queue.
+pub const HANDSHAKES: usize = 256;
+
+/// Handshakes at once from one address, so that one host cannot hold all of them.
+pub const HANDSHAKES_PER_ADDRESS: usize = 128;
+
+/// How long a connection without a certificate may last: as long as a caller may
+/// ask after the certificate it was promised.
+pub const ANONYMOUS_CONNECTION_LIFE: Duration = Duration::from_secs(10 * 60);
+
+/// Connections at once of one node; the oldest gives way to a new one.
+pub const CONNECTIONS_PER_NODE: usize = 16;
+
+/// Bytes of all request headers together.
+pub const HEADER_LIST_LIMIT: u32 = 16 * 1024;
+
+/// Streams at once on a connection.
+pub const STREAMS_PER_CONNECTION: u32 = 128;
+
+/// Streams that a peer may reset within [`RESET_WINDOW`] before its connection ends.
+pub const RESETS_PER_WINDOW: u32 = 100;
+
+/// The window of [`RESETS_PER_WINDOW`].
+pub const RESET_WINDOW: Duration = Duration::from_secs(10);
+
+/// Pause between pings on a quiet connection, and the wait for their answer.
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The wait for the answer to a ping.
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Time for name lookup, TCP, TLS and the manager's first bytes when dialling.
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);

@@ -1,0 +1,44 @@
+//! Who is at the other end of a connection.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use rustls::pki_types::CertificateDer;
+use tonic::{Request, Status};
+use waxseal_ca::NodeIdentity;
+
+/// The caller of a request, found in the request's extensions.
+///
+/// `identity` is what the verified certificate says. Whether that node is still
+/// a member, and in which role, is for the callee to look up in its node table.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Remote address of the connection.
+    pub address: SocketAddr,
+    /// From the client certificate; absent when none was presented.
+    pub identity: Option<NodeIdentity>,
+    /// The certificates presented, leaf first; empty when there were none.
+    pub chain: Arc<[CertificateDer<'static>]>,
+}
+
+impl Peer {
+    /// The caller of `request`.
+    ///
+    /// # Errors
+    /// `Internal` if the request did not come through [`accept`](crate::accept).
+    pub fn of<T>(request: &Request<T>) -> Result<&Peer, Status> {
+        request
+            .extensions()
+            .get::<Peer>()
+            .ok_or_else(|| Status::internal("the request bears no peer"))
+    }
+
+    /// The caller's identity.
+    ///
+    /// # Errors
+    /// `Unauthenticated` if the caller presented no certificate.
+    pub fn member(&self) -> Result<&NodeIdentity, Status> {
+        self.identity.as_ref().ok_or_else(|| {
+            Status::unauthenticated("this call needs a node certificate; join the cluster first")
+        })
+    }
+}

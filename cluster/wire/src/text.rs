@@ -1,0 +1,61 @@
+//! Text that a peer sent, made fit for logs, errors and tables.
+
+/// The most bytes of a peer's text that are shown.
+pub const PEER_TEXT_LIMIT: usize = 256;
+
+/// `text` with control characters escaped, cut at [`PEER_TEXT_LIMIT`] bytes.
+///
+/// What was cut is shown by a final `…`, which is not counted.
+pub fn peer_text(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len().min(PEER_TEXT_LIMIT));
+    for character in text.chars() {
+        let start = shown.len();
+        if is_harmless(character) {
+            shown.push(character);
+        } else {
+            shown.extend(character.escape_default());
+        }
+        if shown.len() > PEER_TEXT_LIMIT {
+            shown.truncate(start);
+            shown.push('…');
+            break;
+        }
+    }
+    shown
+}
+
+/// Neither a control character nor one that reorders or hides what stands beside it.
+fn is_harmless(character: char) -> bool {
+    !character.is_control()
+        && !matches!(
+            character,
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_and_reordering_characters_are_escaped() {
+        assert_eq!(
+            peer_text("a\nb\x1b[31m\u{202e}"),
+            "a\\nb\\u{1b}[31m\\u{202e}"
+        );
+    }
+
+    #[test]
+    fn long_text_is_cut_between_characters() {
+        let shown = peer_text(&"é".repeat(1000));
+        assert_eq!(shown, format!("{}…", "é".repeat(128)));
+        // An escape is shown whole or not at all.
+        let shown = peer_text(&"\n".repeat(1000));
+        assert_eq!(shown, format!("{}…", "\\n".repeat(128)));
+    }
+
+    #[test]
+    fn plain_text_stays() {
+        assert_eq!(peer_text("größe 7"), "größe 7");
+    }
+}
