@@ -1,5 +1,40 @@
 //! The Docker Engine HTTP API, swarm part, over a [`Cluster`].
+//!
+//! A request enters through [`Server`] (transport, version prefix, headers),
+//! is routed to a module of this crate by subject, becomes objects of
+//! `waxseal_cluster::objects` in `json`, and leaves as an `Op` to the
+//! [`Cluster`], which the daemon implements. `error` is the only place where
+//! an error becomes a status and a text.
+//!
+//! A route module has `pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>>`,
+//! merged in `server`. Its handlers are `async fn` over `C: Cluster` that take
+//! `State<Shared<C>>` and the extractors of `extract` (`Id`, `Params`,
+//! `Caller`, `ApiVersion`, `Json<T>` for a body) and answer
+//! `Result<Response, ApiError>` by `respond`.
 
 mod cluster;
+mod configs;
+mod distribution;
+mod elsewhere;
+mod error;
+mod events;
+mod extract;
+mod filters;
+mod info;
+mod json;
+mod logs;
+mod networks;
+mod nodes;
+mod respond;
+mod secrets;
+mod server;
+mod services;
+mod status;
+mod swarm;
+mod system;
+mod tasks;
+mod version;
+mod wiping;
 
 pub use cluster::*;
+pub use server::{EngineService, Server, serve};

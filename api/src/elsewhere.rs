@@ -1,0 +1,35 @@
+//! Engine routes that belong to container engines, and paths nobody knows.
+
+use http::Uri;
+
+use crate::error::ApiError;
+
+/// First path segments of the Engine API that are not about the swarm.
+const ENGINE_ONLY: &[&str] = &[
+    "auth",
+    "build",
+    "commit",
+    "containers",
+    "exec",
+    "grpc",
+    "images",
+    "plugins",
+    "session",
+    "volumes",
+];
+
+/// Whole paths of the Engine API that are not about the swarm.
+const ENGINE_ONLY_PATHS: &[&str] = &["/system/df"];
+
+/// 501 for what an engine would do, else 404 `page not found`.
+pub(crate) async fn fallback(uri: Uri) -> ApiError {
+    let path = uri.path();
+    let first = path.split('/').nth(1).unwrap_or("");
+    if (ENGINE_ONLY.contains(&first) && !path.ends_with('/')) || ENGINE_ONLY_PATHS.contains(&path) {
+        ApiError::not_implemented(
+            "containers are run by Docker Engine workers; point DOCKER_HOST at such a worker for this command, or run tasks from here with \"docker service create\"",
+        )
+    } else {
+        ApiError::page_not_found()
+    }
+}

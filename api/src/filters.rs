@@ -1,0 +1,149 @@
+//! The `filters` query value.
+
+use std::collections::BTreeMap;
+
+use http::StatusCode;
+use serde_json::Value;
+
+use crate::{error::ApiError, version::ApiVersion};
+
+/// Filters by key. Values of one key are OR-ed (labels AND-ed), keys AND-ed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Filters(BTreeMap<String, Vec<String>>);
+
+/// Go's name of the shape that filters are first read as.
+const GO_SHAPE: &str = "map[string]map[string]bool";
+
+impl Filters {
+    /// Reads `{"name":{"a":true}}` or `{"name":["a"]}`; empty is no filter.
+    ///
+    /// # Errors
+    /// In the manner of 28.x from 1.42 on, of 20.10 below: 400 or 500 if it
+    /// cannot be read, 400 for a key that is not in `accepted`.
+    pub(crate) fn parse(
+        text: &str,
+        accepted: &[&str],
+        version: ApiVersion,
+    ) -> Result<Filters, ApiError> {
+        if text.is_empty() {
+            return Ok(Filters::default());
+        }
+        let filters = read(text).map_err(|why| {
+            if version.is_modern() {
+                ApiError::bad_request("invalid filter")
+            } else {
+                ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, why)
+            }
+        })?;
+        match filters
+            .0
+            .keys()
+            .find(|key| !accepted.contains(&key.as_str()))
+        {
+            Some(key) if version.is_modern() => {
+                Err(ApiError::bad_request(format!("invalid filter '{key}'")))
+            }
+            Some(key) => Err(ApiError::bad_request(format!("Invalid filter '{key}'"))),
+            None => Ok(filters),
+        }
+    }
+
+    /// Whether nothing is filtered.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The values of a key; empty if the key is not there.
+    pub(crate) fn values(&self, key: &str) -> &[String] {
+        self.0.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether `key` is absent or `test` holds for one of its values.
+    pub(crate) fn any(&self, key: &str, test: impl Fn(&str) -> bool) -> bool {
+        match self.0.get(key) {
+            None => true,
+            Some(values) => values.is_empty() || values.iter().any(|value| test(value)),
+        }
+    }
+
+    /// Whether `actual` starts with one of the key's values, or the key is absent.
+    pub(crate) fn prefix(&self, key: &str, actual: &str) -> bool {
+        self.any(key, |value| actual.starts_with(value))
+    }
+
+    /// As [`Filters::prefix`], without regard to case.
+    pub(crate) fn prefix_any_case(&self, key: &str, actual: &str) -> bool {
+        self.any(key, |value| {
+            actual
+                .as_bytes()
+                .get(..value.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(value.as_bytes()))
+        })
+    }
+
+    /// Whether `labels` has all that the key's values (`k` or `k=v`) ask for.
+    pub(crate) fn labels(&self, key: &str, labels: &BTreeMap<String, String>) -> bool {
+        self.values(key).iter().all(|wanted| {
+            let (name, value) = match wanted.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (wanted.as_str(), None),
+            };
+            labels
+                .get(name)
+                .is_some_and(|actual| value.is_none_or(|value| value == actual))
+        })
+    }
+}
+
+/// Either shape; the text of the error is what 20.10 answers.
+fn read(text: &str) -> Result<Filters, String> {
+    let value: Value = serde_json::from_str(text).map_err(|error| {
+        if error.is_eof() {
+            return "unexpected end of JSON input".to_owned();
+        }
+        match text.chars().nth(error.column().saturating_sub(1)) {
+            Some(c) => format!("invalid character '{c}' looking for beginning of value"),
+            None => "unexpected end of JSON input".to_owned(),
+        }
+    })?;
+    let object = match value {
+        Value::Object(object) => object,
+        Value::Null => return Ok(Filters::default()),
+        other => return Err(wrong_kind(&other)),
+    };
+    let mut filters = BTreeMap::new();
+    for (key, values) in object {
+        let values = match values {
+            Value::Object(set) => set
+                .into_iter()
+                .map(|(value, flag)| match flag {
+                    Value::Bool(_) | Value::Null => Ok(value),
+                    other => Err(wrong_kind(&other)),
+                })
+                .collect::<Result<Vec<_>, _>>()?,
+            Value::Array(list) => list
+                .into_iter()
+                .map(|value| match value {
+                    Value::String(value) => Ok(value),
+                    other => Err(wrong_kind(&other)),
+                })
+                .collect::<Result<Vec<_>, _>>()?,
+            Value::Null => Vec::new(),
+            other => return Err(wrong_kind(&other)),
+        };
+        filters.insert(key, values);
+    }
+    Ok(Filters(filters))
+}
+
+fn wrong_kind(value: &Value) -> String {
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    format!("json: cannot unmarshal {kind} into Go value of type {GO_SHAPE}")
+}

@@ -1,0 +1,371 @@
+//! Transport: accept loop, version prefix, headers, limits.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header, uri::PathAndQuery};
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch},
+    task::JoinSet,
+};
+use tower::Service;
+use tracing::{debug, warn};
+
+use crate::{
+    cluster::Cluster,
+    configs, distribution, elsewhere,
+    error::{ApiError, PageNotFound},
+    events,
+    extract::{MAX_BODY_BYTES, RequestInfo},
+    logs, networks, nodes, respond, secrets, services, status, swarm, system, tasks,
+    version::{ApiVersion, Prefix, prefix},
+    wiping::Wiping,
+};
+
+/// Connections served at once; more wait in the socket's backlog.
+const MAX_CONNECTIONS: usize = 2048;
+/// Request head, and what the transport reads ahead.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+/// Bodies up to this size need no room of the budget.
+const SMALL_BODY_BYTES: usize = 64 << 10;
+/// Room for larger bodies of all requests together, in KiB.
+const BODY_BUDGET_KIB: usize = 64 << 10;
+/// How long requests may go on after the server was told to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Pause after an accept that failed (out of descriptors).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What handlers share.
+pub(crate) type Shared<C> = Arc<Api<C>>;
+
+/// What handlers share, by itself.
+pub(crate) struct Api<C> {
+    /// The cluster behind the API.
+    pub(crate) cluster: Arc<C>,
+    /// The events of late and who listens to new ones.
+    pub(crate) hub: events::Hub,
+    bodies: Semaphore,
+    stop: watch::Sender<bool>,
+}
+
+impl<C: Cluster> Api<C> {
+    /// Waits until a body of that length (unknown: the largest) has room.
+    pub(crate) async fn room_for_body(&self, length: Option<usize>) -> Option<SemaphorePermit<'_>> {
+        let bytes = length.unwrap_or(MAX_BODY_BYTES).min(MAX_BODY_BYTES);
+        if bytes <= SMALL_BODY_BYTES {
+            return None;
+        }
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        self.bodies.acquire_many(kib).await.ok()
+    }
+
+    /// Ends when the server is told to stop; for answers that have no end.
+    pub(crate) fn stopped(&self) -> impl Future<Output = ()> + Send + use<C> {
+        let mut stop = self.stop.subscribe();
+        async move {
+            // An error means that the server is gone, which is a stop as well.
+            let _ = stop.wait_for(|stop| *stop).await;
+        }
+    }
+}
+
+/// The Engine API over a [`Cluster`].
+pub struct Server<C> {
+    api: Shared<C>,
+    router: Router,
+}
+
+impl<C: Cluster> Server<C> {
+    /// Builds the routes; nothing runs yet.
+    pub fn new(cluster: Arc<C>) -> Server<C> {
+        let api = Arc::new(Api {
+            cluster,
+            hub: events::Hub::default(),
+            bodies: Semaphore::new(BODY_BUDGET_KIB),
+            stop: watch::Sender::new(false),
+        });
+        let router = routes::<C>().with_state(Arc::clone(&api));
+        Server { api, router }
+    }
+
+    /// The whole API as a service, for calls in process. `uid` is who calls.
+    pub fn service(&self, uid: Option<u32>) -> EngineService {
+        EngineService {
+            router: self.router.clone(),
+            uid,
+        }
+    }
+
+    /// Turns the cluster's changes into events. Runs until the server stops;
+    /// [`Server::serve`] runs it by itself.
+    pub async fn follow_changes(&self) {
+        let stopped = pin!(self.api.stopped());
+        let follow = pin!(self.api.hub.follow(&*self.api.cluster));
+        futures::future::select(stopped, follow).await;
+    }
+
+    /// Serves on all `listeners` until `shutdown` ends, then lets running
+    /// requests finish for [`DRAIN`].
+    pub async fn serve(&self, listeners: Vec<UnixListener>, shutdown: impl Future<Output = ()>) {
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let accept = futures::future::join_all(
+            listeners
+                .into_iter()
+                .map(|listener| self.accept(listener, Arc::clone(&slots))),
+        );
+        let drained = async {
+            shutdown.await;
+            self.api.stop.send_replace(true);
+        };
+        let ((), connections, ()) = tokio::join!(drained, accept, self.follow_changes());
+        let drain = futures::future::join_all(
+            connections
+                .into_iter()
+                .map(async |mut set| while set.join_next().await.is_some() {}),
+        );
+        if tokio::time::timeout(DRAIN, drain).await.is_err() {
+            debug!("api connections cut after {DRAIN:?}");
+        }
+    }
+
+    /// Accepts until the server stops; answers the connections still open.
+    async fn accept(&self, listener: UnixListener, slots: Arc<Semaphore>) -> JoinSet<()> {
+        let mut connections = JoinSet::new();
+        let mut stopped = pin!(self.api.stopped());
+        loop {
+            while connections.try_join_next().is_some() {}
+            let accepted = tokio::select! {
+                biased;
+                () = &mut stopped => return connections,
+                accepted = accept_one(&listener, &slots) => accepted,
+            };
+            match accepted {
+                Ok((stream, slot)) => {
+                    connections.spawn(self.connection(stream, slot));
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept an api connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Serves one connection to its end.
+    fn connection(
+        &self,
+        stream: UnixStream,
+        slot: OwnedSemaphorePermit,
+    ) -> impl Future<Output = ()> + Send + use<C> {
+        let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+        let service = self.service(uid);
+        let stopped = self.api.stopped();
+        async move {
+            let _slot = slot;
+            let connection = http1::Builder::new()
+                .max_buf_size(MAX_HEAD_BYTES)
+                .serve_connection(
+                    TokioIo::new(Wiping(stream)),
+                    service_fn(move |request| {
+                        let answer = service.answer(request);
+                        async move { Ok::<_, Infallible>(answer.await) }
+                    }),
+                );
+            let mut connection = pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = stopped => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                debug!(%error, "api connection ended early");
+            }
+        }
+    }
+}
+
+async fn accept_one(
+    listener: &UnixListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots)
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, slot))
+}
+
+/// Serves the API of `cluster` on one socket until `shutdown` ends.
+pub async fn serve<C: Cluster>(
+    listener: UnixListener,
+    cluster: Arc<C>,
+    shutdown: impl Future<Output = ()>,
+) {
+    Server::new(cluster).serve(vec![listener], shutdown).await;
+}
+
+/// All routes. Each module of this crate registers its own.
+fn routes<C: Cluster>() -> Router<Shared<C>> {
+    Router::new()
+        .merge(system::routes())
+        .merge(events::routes())
+        .merge(swarm::routes())
+        .merge(nodes::routes())
+        .merge(secrets::routes())
+        .merge(configs::routes())
+        .merge(services::routes())
+        .merge(tasks::routes())
+        .merge(logs::routes())
+        .merge(networks::routes())
+        .merge(distribution::routes())
+        .merge(status::routes())
+        .fallback(elsewhere::fallback)
+        .method_not_allowed_fallback(elsewhere::fallback)
+}
+
+/// The API as a tower service; cheap to clone.
+#[derive(Clone)]
+pub struct EngineService {
+    router: Router,
+    uid: Option<u32>,
+}
+
+impl EngineService {
+    /// Answers one request.
+    pub fn answer<B>(&self, request: Request<B>) -> impl Future<Output = Response> + Send + use<B>
+    where
+        B: hyper::body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let routed = self.route(request.map(Body::new));
+        async move {
+            let mut response = match routed {
+                Ok(routed) => match routed.await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                },
+                Err(response) => response,
+            };
+            if response.extensions().get::<PageNotFound>().is_none() {
+                describe(response.headers_mut());
+            }
+            response
+        }
+    }
+
+    /// Reads the version prefix and hands the request to its route, or
+    /// answers what is not for any route.
+    fn route(
+        &self,
+        mut request: Request<Body>,
+    ) -> Result<axum::routing::future::RouteFuture<Infallible>, Response> {
+        if request.method() == Method::OPTIONS {
+            return Err(respond::empty(StatusCode::OK));
+        }
+        let path = request.uri().path();
+        if has_encoded_slash(path) {
+            return Err(ApiError::page_not_found().into_response());
+        }
+        let (version, rest) = match prefix(path) {
+            Prefix::None => (ApiVersion::MAX, None),
+            Prefix::Served(version, rest) => (version, Some(rest)),
+            Prefix::TooNew(text) => return Err(too_new(text)),
+            Prefix::TooOld(text) => return Err(too_old(text)),
+        };
+        // HEAD exists for _ping alone; the router would derive it from any GET.
+        if request.method() == Method::HEAD && rest.unwrap_or(path) != "/_ping" {
+            return Err(ApiError::page_not_found().into_response());
+        }
+        if let Some(rest) = rest {
+            let uri = without_prefix(request.uri(), rest)
+                .ok_or_else(|| ApiError::page_not_found().into_response())?;
+            *request.uri_mut() = uri;
+        }
+        request.extensions_mut().insert(RequestInfo {
+            version,
+            uid: self.uid,
+        });
+        Ok(self.router.clone().call(request))
+    }
+}
+
+impl Service<Request<Body>> for EngineService {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let answer = self.answer(request);
+        Box::pin(async move { Ok(answer.await) })
+    }
+}
+
+fn has_encoded_slash(path: &str) -> bool {
+    path.as_bytes()
+        .windows(3)
+        .any(|escape| escape.eq_ignore_ascii_case(b"%2f"))
+}
+
+/// `uri` with `rest` as its path.
+fn without_prefix(uri: &Uri, rest: &str) -> Option<Uri> {
+    let whole = uri.path_and_query()?.as_str();
+    let start = uri.path().len() - rest.len();
+    let rest = PathAndQuery::try_from(whole.get(start..)?).ok()?;
+    Some(Uri::from(rest))
+}
+
+fn too_new(text: &str) -> Response {
+    ApiError::bad_request(format!(
+        "client version {text} is too new. Maximum supported API version is {}",
+        ApiVersion::MAX
+    ))
+    .into_response()
+}
+
+/// Clients older than 1.24 read errors as plain text.
+fn too_old(text: &str) -> Response {
+    let text = format!(
+        "client version {text} is too old. Minimum supported API version is {}, please upgrade your client to a newer version\n",
+        ApiVersion::MIN
+    );
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
+}
+
+/// The headers that clients negotiate by.
+fn describe(headers: &mut HeaderMap) {
+    const API_VERSION: HeaderValue = HeaderValue::from_static("1.44");
+    const SERVER: HeaderValue =
+        HeaderValue::from_static(concat!("Waxseal/", env!("CARGO_PKG_VERSION"), " (linux)"));
+    headers.insert("api-version", API_VERSION);
+    headers.insert("ostype", HeaderValue::from_static("linux"));
+    headers.insert("docker-experimental", HeaderValue::from_static("false"));
+    headers.insert(header::SERVER, SERVER);
+}
