@@ -1,1 +1,19 @@
-//! Secret and config objects, references, assignment sets.
+//! Secrets and configs: what may be stored, how a service refers to them, and
+//! which of them a node needs.
+//!
+//! Everything here is pure and knows nothing of clusters: names, sizes, file
+//! targets and sets of ids come in, verdicts go out. Sealing payloads, sending
+//! them and mounting them is left to others.
+
+mod assignment;
+mod object;
+mod reference;
+mod target;
+
+pub use assignment::{AssignmentDiff, AssignmentSet, TaskNeeds};
+pub use object::{
+    Kind, MAX_CONFIG_BYTES, MAX_LABELS_BYTES, MAX_NAME_BYTES, MAX_SECRET_BYTES, ObjectError,
+    check_driver, check_labels, check_name, check_payload, check_update,
+};
+pub use reference::{Reference, ReferenceError, Target, check_references};
+pub use target::{FileTarget, TargetError};
