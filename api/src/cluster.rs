@@ -216,6 +216,10 @@ pub trait Cluster: Send + Sync + 'static {
     fn local(&self) -> LocalNode;
     /// The wall clock.
     fn now(&self) -> OffsetDateTime;
+    /// When the node's certificate ends; nothing without one or while it is not known.
+    fn certificate_expiry(&self) -> Option<OffsetDateTime> {
+        None
+    }
     /// Creates a cluster; answers the node id.
     fn init(
         &self,

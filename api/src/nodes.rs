@@ -1,10 +1,185 @@
-//! To be filled.
+//! Routes of nodes.
 
-use axum::Router;
+use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{cluster::Cluster, server::Shared};
+use axum::{
+    Router,
+    extract::State,
+    response::Response,
+    routing::{get, post},
+};
+use http::StatusCode;
+use waxseal_cluster::{
+    hostname,
+    objects::{self, Membership, NodeRole, RemoveNode, UpdateNode, command::Op},
+    timestamp,
+};
+
+use crate::{
+    cluster::Cluster,
+    error::{ApiError, Code, found},
+    extract::{Caller, Id, Json, Params},
+    filters::Filters,
+    json::node::{Node, NodeSpec},
+    respond,
+    server::Shared,
+};
+
+const KIND: &str = "node";
+const FILTERS: &[&str] = &["id", "name", "label", "node.label", "role", "membership"];
+/// How long the id of a removed node that was never certified stays refused:
+/// as long as a certificate that may just be on its way to it is valid.
+const UNCERTIFIED_BAN: time::Duration = time::Duration::days(91);
 
 /// The routes of this module.
 pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
     Router::new()
+        .route("/nodes", get(list::<C>))
+        .route("/nodes/{id}", get(inspect::<C>).delete(remove::<C>))
+        .route("/nodes/{id}/update", post(update::<C>))
+}
+
+async fn list<C: Cluster>(
+    State(api): State<Shared<C>>,
+    params: Params,
+) -> Result<Response, ApiError> {
+    let filters = params.filters(FILTERS)?;
+    check_values(&filters)?;
+    let nodes = api
+        .read(move |state| {
+            let shown = state.nodes().filter(|node| passes(&filters, node));
+            shown.cloned().collect::<Vec<_>>()
+        })
+        .await?;
+    let nodes: Vec<_> = nodes.iter().map(|node| Node::from(&**node)).collect();
+    respond::ok(&nodes)
+}
+
+/// Refuses values that no node can have.
+fn check_values(filters: &Filters) -> Result<(), ApiError> {
+    let allowed: [(&str, &[&str]); 2] = [
+        ("role", &["manager", "worker"]),
+        ("membership", &["accepted", "pending"]),
+    ];
+    for (key, words) in allowed {
+        let mut values = filters.values(key).iter();
+        if let Some(value) = values.find(|value| !words.contains(&value.as_str())) {
+            return Err(ApiError::internal(format!(
+                "Invalid {key} filter: '{value}'"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn passes(filters: &Filters, node: &objects::Node) -> bool {
+    let none = BTreeMap::new();
+    let spec = node.spec.as_ref();
+    let engine = node
+        .description
+        .as_ref()
+        .and_then(|description| description.engine.as_ref());
+    let spec_labels = spec
+        .and_then(|spec| spec.annotations.as_ref())
+        .map(|annotations| &annotations.labels);
+    let role = match node.role() {
+        NodeRole::Manager => "manager",
+        NodeRole::Worker => "worker",
+    };
+    let membership = match spec.map(objects::NodeSpec::membership) {
+        Some(Membership::Pending) => "pending",
+        Some(Membership::Accepted) | None => "accepted",
+    };
+    filters.prefix("id", &node.id)
+        && filters.prefix_any_case("name", hostname(node))
+        && filters.labels("label", engine.map_or(&none, |engine| &engine.labels))
+        && filters.labels("node.label", spec_labels.unwrap_or(&none))
+        && filters.any("role", |wanted| wanted == role)
+        && filters.any("membership", |wanted| wanted == membership)
+}
+
+async fn find<C: Cluster>(api: &Shared<C>, input: &str) -> Result<Arc<objects::Node>, ApiError> {
+    let wanted = input.to_owned();
+    let lookup = api.read(move |state| state.find_node(&wanted)).await?;
+    found(lookup, KIND, input)
+}
+
+async fn inspect<C: Cluster>(
+    State(api): State<Shared<C>>,
+    Id(id): Id,
+) -> Result<Response, ApiError> {
+    respond::ok(&Node::from(&*find(&api, &id).await?))
+}
+
+async fn update<C: Cluster>(
+    State(api): State<Shared<C>>,
+    Id(id): Id,
+    params: Params,
+    Caller(actor): Caller,
+    Json(spec): Json<NodeSpec>,
+) -> Result<Response, ApiError> {
+    let expected_version = params.version(KIND)?;
+    let node = find(&api, &id).await?;
+    let spec = spec.into_object(node.spec.as_ref())?;
+    let wished = node.spec.as_ref().map(objects::NodeSpec::desired_role);
+    if spec.desired_role() == NodeRole::Manager && wished != Some(NodeRole::Manager) {
+        return Err(promotion_refused(&node));
+    }
+    let op = Op::UpdateNode(UpdateNode {
+        node_id: node.id.clone(),
+        expected_version,
+        spec: Some(spec),
+        ..UpdateNode::default()
+    });
+    api.propose(actor, op).await?;
+    Ok(respond::empty(StatusCode::OK))
+}
+
+/// A Docker Engine can never be a manager here; nodes of ours not yet.
+fn promotion_refused(node: &objects::Node) -> ApiError {
+    let id = &node.id;
+    if node.description.is_some() && !is_ours(node) {
+        return ApiError::rpc(
+            Code::FailedPrecondition,
+            format_args!(
+                "node {id} is a Docker Engine, which can only be a worker of this cluster; it stays a worker"
+            ),
+        );
+    }
+    ApiError::rpc(
+        Code::Unimplemented,
+        format_args!(
+            "a cluster has one manager until several are offered; node {id} stays a worker"
+        ),
+    )
+}
+
+/// Nodes of ours list the plugin `Waxseal/host`.
+fn is_ours(node: &objects::Node) -> bool {
+    node.description
+        .as_ref()
+        .and_then(|description| description.engine.as_ref())
+        .is_some_and(|engine| {
+            let mut plugins = engine.plugins.iter();
+            plugins.any(|plugin| plugin.r#type == "Waxseal" && plugin.name == "host")
+        })
+}
+
+async fn remove<C: Cluster>(
+    State(api): State<Shared<C>>,
+    Id(id): Id,
+    params: Params,
+    Caller(actor): Caller,
+) -> Result<Response, ApiError> {
+    let node = find(&api, &id).await?;
+    let ban_expires_at = node
+        .certified_until
+        .unwrap_or_else(|| timestamp(api.cluster.now() + UNCERTIFIED_BAN));
+    let op = Op::RemoveNode(RemoveNode {
+        node_id: node.id.clone(),
+        force: params.loose("force"),
+        ban_expires_at: Some(ban_expires_at),
+    });
+    api.propose(actor, op).await?;
+    Ok(respond::empty(StatusCode::OK))
 }

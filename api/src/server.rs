@@ -25,11 +25,15 @@ use tokio::{
 };
 use tower::Service;
 use tracing::{debug, warn};
+use waxseal_cluster::{
+    Applied, State,
+    objects::{Actor, command::Op},
+};
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, ClusterError},
     configs, distribution, elsewhere,
-    error::{ApiError, PageNotFound},
+    error::{ApiError, Code, PageNotFound},
     events,
     extract::{MAX_BODY_BYTES, RequestInfo},
     logs, networks, nodes, respond, secrets, services, status, swarm, system, tasks,
@@ -74,6 +78,19 @@ impl<C: Cluster> Api<C> {
         self.bodies.acquire_many(kib).await.ok()
     }
 
+    /// Reads the state, within the time that a control call may take.
+    pub(crate) async fn read<R: Send + 'static>(
+        &self,
+        read: impl FnOnce(&State) -> R + Send + 'static,
+    ) -> Result<R, ApiError> {
+        in_time(self.cluster.deadline(), self.cluster.read(read)).await
+    }
+
+    /// Makes a command durable, within the time that a control call may take.
+    pub(crate) async fn propose(&self, actor: Actor, op: Op) -> Result<Applied, ApiError> {
+        in_time(self.cluster.deadline(), self.cluster.propose(actor, op)).await
+    }
+
     /// Ends when the server is told to stop; for answers that have no end.
     pub(crate) fn stopped(&self) -> impl Future<Output = ()> + Send + use<C> {
         let mut stop = self.stop.subscribe();
@@ -81,6 +98,20 @@ impl<C: Cluster> Api<C> {
             // An error means that the server is gone, which is a stop as well.
             let _ = stop.wait_for(|stop| *stop).await;
         }
+    }
+}
+
+/// Bounds a call; one that goes past its time may still take effect.
+async fn in_time<R>(
+    deadline: Duration,
+    call: impl Future<Output = Result<R, ClusterError>>,
+) -> Result<R, ApiError> {
+    match tokio::time::timeout(deadline, call).await {
+        Ok(outcome) => outcome.map_err(ApiError::from),
+        Err(_) => Err(ApiError::rpc(
+            Code::DeadlineExceeded,
+            "context deadline exceeded",
+        )),
     }
 }
 

@@ -1,10 +1,119 @@
-//! To be filled.
+//! `GET /waxseal/v1/status`: this node in one answer, with what to do next.
+//!
+//! Errors under `/waxseal/v1/` are problem documents (RFC 9457).
 
-use axum::Router;
+use axum::{
+    Router,
+    extract::State,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::Serialize;
 
-use crate::{cluster::Cluster, server::Shared};
+use crate::{
+    cluster::{Cluster, LocalNode, LocalState},
+    error::{ApiError, LOCKED},
+    info::state_word,
+    json::common::Time,
+    respond,
+    server::Shared,
+    system::VERSION,
+};
 
 /// The routes of this module.
 pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new()
+    Router::new().route("/waxseal/v1/status", get(status::<C>))
+}
+
+/// An error of this part of the API.
+struct Problem(ApiError);
+
+impl From<ApiError> for Problem {
+    fn from(error: ApiError) -> Problem {
+        Problem(error)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        self.0.into_problem()
+    }
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    version: &'a str,
+    state: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    error: &'a str,
+    node_id: Option<&'a str>,
+    node_addr: Option<&'a str>,
+    role: Option<&'static str>,
+    certificate_expires_at: Option<Time>,
+    managers: Vec<Manager<'a>>,
+    warnings: &'a [String],
+    next: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Manager<'a> {
+    node_id: &'a str,
+    addr: &'a str,
+}
+
+async fn status<C: Cluster>(State(api): State<Shared<C>>) -> Result<Response, Problem> {
+    let mut local = api.cluster.local();
+    if local.state == LocalState::Locked && local.error.is_empty() {
+        LOCKED.clone_into(&mut local.error);
+    }
+    let some = |text: &str| -> Option<String> { (!text.is_empty()).then(|| text.to_owned()) };
+    let (node_id, node_addr) = (some(&local.node_id), some(&local.node_addr));
+    Ok(respond::ok(&Status {
+        version: VERSION,
+        state: state_word(local.state),
+        error: &local.error,
+        node_id: node_id.as_deref(),
+        node_addr: node_addr.as_deref(),
+        role: role(&local),
+        certificate_expires_at: api.cluster.certificate_expiry().map(Time::from),
+        managers: local
+            .remote_managers
+            .iter()
+            .map(|(node_id, addr)| Manager { node_id, addr })
+            .collect(),
+        warnings: &local.warnings,
+        next: next_steps(&local),
+    })?)
+}
+
+/// `manager` or `worker`; nothing while that cannot be told.
+fn role(local: &LocalNode) -> Option<&'static str> {
+    match local.state {
+        LocalState::Locked => Some("manager"),
+        LocalState::Active if local.control_available => Some("manager"),
+        LocalState::Active => Some("worker"),
+        LocalState::Inactive | LocalState::Pending | LocalState::Error => None,
+    }
+}
+
+/// Commands that lead on from a state.
+fn next_steps(local: &LocalNode) -> Vec<&'static str> {
+    match local.state {
+        LocalState::Inactive => vec![
+            "waxseal swarm init, to create a cluster on this node",
+            "waxseal swarm join, with the line that a manager prints for waxseal swarm join-token worker",
+        ],
+        LocalState::Pending => vec![
+            "wait, the node goes on trying to reach a manager",
+            "waxseal swarm leave --force, to give up",
+        ],
+        LocalState::Locked => vec![
+            "waxseal unlock, with the unlock key; an unlocked manager prints it with waxseal swarm unlock-key",
+        ],
+        LocalState::Error => vec![
+            "see to the cause above and start the daemon again",
+            "waxseal swarm leave --force, to make the node inactive; it must join again then",
+        ],
+        LocalState::Active => Vec::new(),
+    }
 }

@@ -1,10 +1,177 @@
-//! To be filled.
+//! Routes about the daemon itself: ping, version, info.
 
-use axum::Router;
+use axum::{
+    Router,
+    body::Body,
+    extract::State,
+    response::Response,
+    routing::{MethodFilter, get, on},
+};
+use http::{HeaderValue, header};
+use serde::Serialize;
 
-use crate::{cluster::Cluster, server::Shared};
+use crate::{
+    cluster::{Cluster, LocalNode, LocalState},
+    error::ApiError,
+    info, respond,
+    server::Shared,
+    version::ApiVersion,
+};
 
 /// The routes of this module.
 pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
     Router::new()
+        .route(
+            "/_ping",
+            on(MethodFilter::GET, ping::<C>).on(MethodFilter::HEAD, head_ping::<C>),
+        )
+        .route("/version", get(version::<C>))
+        .route("/info", get(info::info::<C>))
+}
+
+async fn ping<C: Cluster>(State(api): State<Shared<C>>) -> Response {
+    pong(&api.cluster.local(), "OK")
+}
+
+/// `HEAD` says a length of 0, not that of the body that `GET` has.
+async fn head_ping<C: Cluster>(State(api): State<Shared<C>>) -> Response {
+    let mut response = pong(&api.cluster.local(), "");
+    response
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    response
+}
+
+fn pong(local: &LocalNode, body: &'static str) -> Response {
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, no-store, must-revalidate"),
+    );
+    headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+    headers.insert("swarm", HeaderValue::from_static(swarm_header(local)));
+    response
+}
+
+/// What clients hide commands by.
+fn swarm_header(local: &LocalNode) -> &'static str {
+    match local.state {
+        LocalState::Inactive => "inactive",
+        LocalState::Pending => "pending",
+        LocalState::Locked => "locked",
+        LocalState::Error => "error",
+        LocalState::Active if local.control_available => "active/manager",
+        LocalState::Active => "active/worker",
+    }
+}
+
+/// This program's version.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit that it was built from, if the build says.
+const COMMIT: &str = match option_env!("WAXSEAL_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
+/// When it was built (RFC 3339), if the build says.
+const BUILD_TIME: &str = match option_env!("WAXSEAL_BUILD_TIME") {
+    Some(time) => time,
+    None => "",
+};
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct VersionAnswer<'a> {
+    platform: Platform,
+    components: [Component<'a>; 1],
+    version: &'a str,
+    api_version: String,
+    #[serde(rename = "MinAPIVersion")]
+    min_api_version: String,
+    git_commit: &'a str,
+    go_version: &'a str,
+    os: &'a str,
+    arch: &'a str,
+    kernel_version: &'a str,
+    build_time: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Platform {
+    name: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Component<'a> {
+    name: &'a str,
+    version: &'a str,
+    details: Details<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Details<'a> {
+    api_version: String,
+    arch: &'a str,
+    build_time: &'a str,
+    experimental: &'a str,
+    git_commit: &'a str,
+    go_version: &'a str,
+    kernel_version: &'a str,
+    #[serde(rename = "MinAPIVersion")]
+    min_api_version: String,
+    os: &'a str,
+}
+
+async fn version<C: Cluster>(State(api): State<Shared<C>>) -> Result<Response, ApiError> {
+    let daemon = api.cluster.daemon();
+    let arch = go_arch(&daemon.architecture);
+    let kernel_version = &daemon.kernel_version;
+    respond::ok(&VersionAnswer {
+        platform: Platform { name: "Waxseal" },
+        components: [Component {
+            // Clients look for a component of this name.
+            name: "Engine",
+            version: VERSION,
+            details: Details {
+                api_version: ApiVersion::MAX.to_string(),
+                arch,
+                build_time: BUILD_TIME,
+                experimental: "false",
+                git_commit: COMMIT,
+                go_version: "",
+                kernel_version,
+                min_api_version: ApiVersion::MIN.to_string(),
+                os: "linux",
+            },
+        }],
+        version: VERSION,
+        api_version: ApiVersion::MAX.to_string(),
+        min_api_version: ApiVersion::MIN.to_string(),
+        git_commit: COMMIT,
+        go_version: "",
+        os: "linux",
+        arch,
+        kernel_version,
+        build_time: BUILD_TIME,
+    })
+}
+
+/// Go's name of a machine, as clients of the Engine API expect it.
+fn go_arch(machine: &str) -> &str {
+    match machine {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "armv7l" | "armv6l" => "arm",
+        "i686" | "i386" => "386",
+        other => other,
+    }
 }

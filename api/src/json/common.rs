@@ -107,6 +107,12 @@ impl Serialize for Time {
 /// Labels: `{}` when there are none, `null` is taken as none.
 pub(crate) type Labels = BTreeMap<String, String>;
 
+/// The labels of an object that has none.
+pub(crate) fn no_labels<'a>() -> &'a Labels {
+    static NONE: Labels = Labels::new();
+    &NONE
+}
+
 /// `{"Name","Options"}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]

@@ -1,0 +1,215 @@
+//! Where events come together: the last ones are kept, readers get new ones.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::Stream;
+use serde::Serialize;
+use tokio::sync::{broadcast::error::RecvError, mpsc};
+use tracing::warn;
+use waxseal_cluster::{ChangeRecord, events::Event};
+
+use super::Wanted;
+use crate::{cluster::Cluster, error::ApiError};
+
+/// Events kept for `since` (the Docker Engine's number).
+const RECENT: usize = 256;
+/// Readers at once.
+const MAX_READERS: usize = 256;
+/// Bytes that may wait for one reader; one that lets more pile up is cut off.
+const READER_BYTES: usize = 1 << 20;
+/// Pause before following a cluster anew whose changes ended.
+const FOLLOW_AGAIN: Duration = Duration::from_secs(1);
+
+/// The last events and the readers of new ones.
+#[derive(Default)]
+pub(crate) struct Hub {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    recent: VecDeque<Event>,
+    readers: Vec<Reader>,
+}
+
+struct Reader {
+    wanted: Arc<Wanted>,
+    lines: mpsc::UnboundedSender<Bytes>,
+    waiting_bytes: Arc<AtomicUsize>,
+}
+
+/// New events for one reader, as lines. Ends when the reader was too slow.
+pub(crate) struct Live {
+    lines: mpsc::UnboundedReceiver<Bytes>,
+    waiting_bytes: Arc<AtomicUsize>,
+}
+
+impl Stream for Live {
+    type Item = Bytes;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let line = self.lines.poll_recv(cx);
+        if let Poll::Ready(Some(line)) = &line {
+            self.waiting_bytes.fetch_sub(line.len(), Ordering::Relaxed);
+        }
+        line
+    }
+}
+
+impl Hub {
+    /// Turns changes into events, for as long as it is polled.
+    pub(crate) async fn follow<C: Cluster>(&self, cluster: &C) {
+        loop {
+            let mut changes = cluster.changes();
+            loop {
+                match changes.recv().await {
+                    Ok(record) => self.publish(&record),
+                    Err(RecvError::Lagged(records)) => {
+                        warn!(
+                            records,
+                            "events were lost: changes came faster than they were read"
+                        );
+                    }
+                    Err(RecvError::Closed) => break,
+                }
+            }
+            tokio::time::sleep(FOLLOW_AGAIN).await;
+        }
+    }
+
+    /// How many readers there are.
+    pub(crate) fn listeners(&self) -> usize {
+        let mut inner = self.lock();
+        inner.readers.retain(|reader| !reader.lines.is_closed());
+        inner.readers.len()
+    }
+
+    /// The events kept that a reader wants.
+    pub(super) fn recent(&self, wanted: &Wanted) -> Vec<Bytes> {
+        self.lock().recent(wanted)
+    }
+
+    /// The events kept and all new ones, with none between them lost.
+    ///
+    /// # Errors
+    /// 503 if there are too many readers.
+    pub(super) fn subscribe(&self, wanted: Arc<Wanted>) -> Result<(Vec<Bytes>, Live), ApiError> {
+        let mut inner = self.lock();
+        inner.readers.retain(|reader| !reader.lines.is_closed());
+        if inner.readers.len() >= MAX_READERS {
+            return Err(ApiError::unavailable(format!(
+                "{MAX_READERS} clients read events already; end one of them and try again"
+            )));
+        }
+        let past = inner.recent(&wanted);
+        let (sender, lines) = mpsc::unbounded_channel();
+        let waiting_bytes = Arc::new(AtomicUsize::new(0));
+        inner.readers.push(Reader {
+            wanted,
+            lines: sender,
+            waiting_bytes: Arc::clone(&waiting_bytes),
+        });
+        Ok((
+            past,
+            Live {
+                lines,
+                waiting_bytes,
+            },
+        ))
+    }
+
+    fn publish(&self, record: &ChangeRecord) {
+        let events = record
+            .changes
+            .iter()
+            .filter_map(|change| Event::of_change(change, record.time));
+        let mut inner = self.lock();
+        for event in events {
+            inner.publish(event);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing here leaves the queues half changed.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn recent(&self, wanted: &Wanted) -> Vec<Bytes> {
+        if !wanted.past() {
+            return Vec::new();
+        }
+        self.recent
+            .iter()
+            .filter(|event| wanted.in_time(event) && wanted.passes(event))
+            .map(line)
+            .collect()
+    }
+
+    fn publish(&mut self, event: Event) {
+        let mut rendered: Option<Bytes> = None;
+        self.readers.retain(|reader| {
+            if !reader.wanted.passes(&event) {
+                return !reader.lines.is_closed();
+            }
+            let line = rendered.get_or_insert_with(|| line(&event)).clone();
+            let bytes = line.len();
+            let waiting = reader.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+            waiting + bytes <= READER_BYTES && reader.lines.send(line).is_ok()
+        });
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(event);
+    }
+}
+
+/// The event as the Engine API shows it, with a newline.
+fn line(event: &Event) -> Bytes {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        #[serde(rename = "Type")]
+        kind: &'a str,
+        #[serde(rename = "Action")]
+        action: &'a str,
+        #[serde(rename = "Actor")]
+        actor: Actor<'a>,
+        scope: &'a str,
+        time: i64,
+        #[serde(rename = "timeNano")]
+        time_nano: i64,
+    }
+    #[derive(Serialize)]
+    struct Actor<'a> {
+        #[serde(rename = "ID")]
+        id: &'a str,
+        #[serde(rename = "Attributes")]
+        attributes: &'a std::collections::BTreeMap<String, String>,
+    }
+    let time = event.time;
+    let shown = Line {
+        kind: event.kind,
+        action: event.action.as_str(),
+        actor: Actor {
+            id: &event.id,
+            attributes: &event.attributes,
+        },
+        scope: "swarm",
+        time: time.unix_timestamp(),
+        time_nano: i64::try_from(time.unix_timestamp_nanos()).unwrap_or(i64::MAX),
+    };
+    let mut text = serde_json::to_vec(&shown).unwrap_or_default();
+    text.push(b'\n');
+    text.into()
+}

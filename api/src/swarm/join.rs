@@ -1,0 +1,122 @@
+//! Becoming a member: init and join.
+
+use axum::{extract::State, response::Response};
+use http::StatusCode;
+use waxseal_cluster::{default_cluster_spec, objects::Availability, validate_cluster_spec};
+
+use super::address::{check_data_path_port, check_pools, not_empty, remote};
+use crate::{
+    cluster::{Cluster, ClusterError, InitRequest, JoinRequest, LocalState},
+    error::ApiError,
+    extract::Json,
+    json::swarm::{InitBody, JoinBody},
+    respond,
+    server::Shared,
+};
+
+/// Subnets from the pool unless told otherwise (the Docker Engine's default).
+const DEFAULT_SUBNET_SIZE: u32 = 24;
+
+/// `POST /swarm/init`. Everything is checked before anything is made.
+pub(super) async fn init<C: Cluster>(
+    State(api): State<Shared<C>>,
+    Json(body): Json<InitBody>,
+) -> Result<Response, ApiError> {
+    let is_member = api.cluster.local().state != LocalState::Inactive;
+    if is_member && !body.force_new_cluster {
+        return Err(ClusterError::AlreadyInSwarm.into());
+    }
+    let request = init_request(body)?;
+    let node_id = api.cluster.init(request).await?;
+    respond::ok(&node_id)
+}
+
+fn init_request(body: InitBody) -> Result<InitRequest, ApiError> {
+    not_empty("ListenAddr", &body.listen_addr)?;
+    if !matches!(body.spec.name.as_str(), "" | "default") {
+        return Err(ApiError::bad_request(
+            "swarm spec must be named \"default\"",
+        ));
+    }
+    if let Some(what) = body.spec.asks_for_ca_change(0) {
+        return Err(not_offered(what));
+    }
+    let pools = body.default_addr_pool.unwrap_or_default();
+    let subnet_size = match body.subnet_size {
+        0 => DEFAULT_SUBNET_SIZE,
+        size => size,
+    };
+    check_pools(&pools, subnet_size)?;
+    check_data_path_port(body.data_path_port)?;
+    let availability = availability(&body.availability)?;
+    let auto_lock = body.auto_lock_managers || body.spec.encryption_config.auto_lock_managers;
+    let mut spec = body.spec.merged_into(default_cluster_spec());
+    if let Some(encryption) = &mut spec.encryption_config {
+        encryption.auto_lock_managers = auto_lock;
+    }
+    validate_cluster_spec(&spec).map_err(|refusal| {
+        let ApiError { message, .. } = refusal.into();
+        ApiError::internal(format!("error updating cluster settings: {message}"))
+    })?;
+    Ok(InitRequest {
+        listen_addr: body.listen_addr,
+        advertise_addr: body.advertise_addr,
+        data_path_addr: body.data_path_addr,
+        data_path_port: body.data_path_port,
+        force_new_cluster: body.force_new_cluster,
+        spec,
+        auto_lock_managers: auto_lock,
+        availability,
+        default_addr_pool: pools,
+        subnet_size,
+    })
+}
+
+/// `POST /swarm/join`.
+pub(super) async fn join<C: Cluster>(
+    State(api): State<Shared<C>>,
+    Json(body): Json<JoinBody>,
+) -> Result<Response, ApiError> {
+    if api.cluster.local().state != LocalState::Inactive {
+        return Err(ClusterError::AlreadyInSwarm.into());
+    }
+    not_empty("ListenAddr", &body.listen_addr)?;
+    if body.remote_addrs.is_empty() {
+        return Err(ApiError::bad_request(
+            "at least 1 RemoteAddr is required to join",
+        ));
+    }
+    let remote_addrs = body
+        .remote_addrs
+        .iter()
+        .map(|address| remote(address))
+        .collect::<Result<_, _>>()?;
+    let request = JoinRequest {
+        listen_addr: body.listen_addr,
+        advertise_addr: body.advertise_addr,
+        remote_addrs,
+        join_token: body.join_token.0,
+        availability: availability(&body.availability)?,
+    };
+    api.cluster.join(request).await?;
+    Ok(respond::empty(StatusCode::OK))
+}
+
+/// The availability of a new node; empty is active.
+fn availability(text: &str) -> Result<Availability, ApiError> {
+    match text {
+        "" | "active" => Ok(Availability::Active),
+        "pause" => Ok(Availability::Pause),
+        "drain" => Ok(Availability::Drain),
+        other => Err(ApiError::internal(format!(
+            "invalid Availability: \"{other}\""
+        ))),
+    }
+}
+
+/// 501 for a change of the root or its signer. `what` ends with its verb.
+pub(super) fn not_offered(what: &str) -> ApiError {
+    ApiError::not_implemented(format!(
+        "{what} not offered yet and nothing was changed; leave out the CA settings, the expiry of node certificates excepted"
+    ))
+}

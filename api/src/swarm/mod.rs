@@ -1,0 +1,93 @@
+//! Routes of the cluster itself.
+
+mod address;
+mod join;
+mod update;
+
+use axum::{
+    Router,
+    extract::State,
+    response::Response,
+    routing::{get, post},
+};
+use http::StatusCode;
+use serde::Serialize;
+use waxseal_autolock::UnlockKey;
+use waxseal_cluster::objects;
+
+use crate::{
+    cluster::{Cluster, ClusterError},
+    error::{ApiError, NOT_A_MANAGER, NOT_PART},
+    extract::{Json, Params},
+    json::swarm::{Swarm, UnlockBody},
+    respond,
+    server::Shared,
+};
+
+/// The routes of this module.
+pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
+    Router::new()
+        .route("/swarm", get(inspect::<C>))
+        .route("/swarm/init", post(join::init::<C>))
+        .route("/swarm/join", post(join::join::<C>))
+        .route("/swarm/leave", post(leave::<C>))
+        .route("/swarm/update", post(update::update::<C>))
+        .route("/swarm/unlockkey", get(unlock_key::<C>))
+        .route("/swarm/unlock", post(unlock::<C>))
+}
+
+/// The cluster object as it is now.
+async fn cluster_object<C: Cluster>(
+    api: &Shared<C>,
+) -> Result<std::sync::Arc<objects::Cluster>, ApiError> {
+    api.read(|state| state.cluster().cloned())
+        .await?
+        .ok_or_else(|| ClusterError::Preparing.into())
+}
+
+async fn inspect<C: Cluster>(State(api): State<Shared<C>>) -> Result<Response, ApiError> {
+    let cluster = cluster_object(&api).await?;
+    respond::ok(&Swarm::with_tokens(&cluster, api.cluster.now()))
+}
+
+async fn leave<C: Cluster>(
+    State(api): State<Shared<C>>,
+    params: Params,
+) -> Result<Response, ApiError> {
+    match api.cluster.leave(params.loose("force")).await {
+        Ok(()) => Ok(respond::empty(StatusCode::OK)),
+        Err(ClusterError::NotInSwarm) => Err(ApiError::unavailable(NOT_PART)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn unlock_key<C: Cluster>(State(api): State<Shared<C>>) -> Result<Response, ApiError> {
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        #[serde(rename = "UnlockKey")]
+        unlock_key: &'a str,
+    }
+    let cluster = cluster_object(&api).await?;
+    let text = match cluster.unlock_key.as_ref() {
+        Some(record) if !record.key.is_empty() => {
+            let key = UnlockKey::from_slice(&record.key)
+                .map_err(|error| ApiError::internal(error.to_string()))?;
+            Some(key.to_text())
+        }
+        _ => None,
+    };
+    respond::ok(&Shown {
+        unlock_key: text.as_ref().map_or("", |text| text),
+    })
+}
+
+async fn unlock<C: Cluster>(
+    State(api): State<Shared<C>>,
+    Json(body): Json<UnlockBody>,
+) -> Result<Response, ApiError> {
+    match api.cluster.unlock(body.unlock_key.0).await {
+        Ok(()) => Ok(respond::empty(StatusCode::OK)),
+        Err(ClusterError::NotInSwarm) => Err(ApiError::unavailable(NOT_A_MANAGER)),
+        Err(error) => Err(error.into()),
+    }
+}
