@@ -1,10 +1,247 @@
-//! To be filled.
+//! Networks: the predefined ones that tasks can be attached to.
+//!
+//! Overlay networks are not built yet, so there is nothing to create. An
+//! engine gives a network an id apart from its name; these have their names
+//! for ids, since the objects refer to them by name, and a client that sends
+//! back what it looked up (the CLI does) sends the name.
 
-use axum::Router;
+use axum::{
+    Router,
+    extract::State as Shares,
+    response::Response,
+    routing::{get, post},
+};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
 
-use crate::{cluster::Cluster, server::Shared};
+use crate::{
+    cluster::Cluster,
+    error::ApiError,
+    extract::{Id, Json, Params},
+    filters::Filters,
+    json::common::{Labels, Time},
+    respond,
+    server::Shared,
+    version::ApiVersion,
+};
+
+/// Label of networks that engines have without being told.
+const LABEL_PREDEFINED: &str = "com.docker.swarm.predefined";
+/// Filters of the list.
+const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
+/// The only scope on a manager.
+const SCOPE: &str = "swarm";
+
+/// A network that is there without having been created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Predefined {
+    /// Its name, and its id.
+    pub(crate) name: &'static str,
+    /// Its driver.
+    pub(crate) driver: &'static str,
+}
+
+/// The node's own network, none at all, and the engine's default network.
+const PREDEFINED: [Predefined; 3] = [
+    Predefined {
+        name: "host",
+        driver: "host",
+    },
+    Predefined {
+        name: "none",
+        driver: "null",
+    },
+    Predefined {
+        name: "bridge",
+        driver: "bridge",
+    },
+];
+
+/// The network of that name or id.
+pub(crate) fn find(input: &str) -> Option<Predefined> {
+    PREDEFINED.into_iter().find(|network| network.name == input)
+}
 
 /// The routes of this module.
 pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
     Router::new()
+        .route("/networks", get(list))
+        .route("/networks/create", post(create))
+        .route("/networks/{id}", get(inspect).delete(remove))
+}
+
+/// `NetworkResource`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct NetworkJson {
+    name: &'static str,
+    id: &'static str,
+    created: Time,
+    scope: &'static str,
+    driver: &'static str,
+    #[serde(rename = "EnableIPv6")]
+    enable_ipv6: bool,
+    #[serde(rename = "IPAM")]
+    ipam: IpamJson,
+    internal: bool,
+    attachable: bool,
+    ingress: bool,
+    config_from: ConfigFromJson,
+    config_only: bool,
+    containers: Option<()>,
+    options: Option<()>,
+    labels: Labels,
+}
+
+/// `IPAM` of a network that hands out no addresses.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct IpamJson {
+    driver: &'static str,
+    options: Option<()>,
+    config: [(); 0],
+}
+
+/// `ConfigReference` to no network.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ConfigFromJson {
+    network: &'static str,
+}
+
+fn network_json(network: Predefined, created: Time) -> NetworkJson {
+    NetworkJson {
+        name: network.name,
+        id: network.name,
+        created,
+        scope: SCOPE,
+        driver: network.driver,
+        enable_ipv6: false,
+        ipam: IpamJson::default(),
+        internal: false,
+        attachable: false,
+        ingress: false,
+        config_from: ConfigFromJson::default(),
+        config_only: false,
+        containers: None,
+        options: None,
+        labels: labels(),
+    }
+}
+
+fn labels() -> Labels {
+    Labels::from([(LABEL_PREDEFINED.to_owned(), "true".to_owned())])
+}
+
+/// When the cluster was made, as its networks were; refuses where there is none.
+async fn created<C: Cluster>(api: &Shared<C>) -> Result<Time, ApiError> {
+    let created = api.cluster.read(|state| {
+        let meta = state.cluster().and_then(|cluster| cluster.meta.as_ref());
+        Time::of(meta.and_then(|meta| meta.created_at.as_ref()))
+    });
+    Ok(created.await?)
+}
+
+async fn list<C: Cluster>(
+    Shares(api): Shares<Shared<C>>,
+    version: ApiVersion,
+    params: Params,
+) -> Result<Response, ApiError> {
+    let filters = params.filters(&FILTERS)?;
+    check_filters(&filters, version)?;
+    let created = created(&api).await?;
+    let networks = PREDEFINED
+        .into_iter()
+        .filter(|network| is_listed(*network, &filters))
+        .map(|network| network_json(network, created))
+        .collect::<Vec<_>>();
+    respond::ok(&networks)
+}
+
+fn check_filters(filters: &Filters, version: ApiVersion) -> Result<(), ApiError> {
+    let types = filters.values("type");
+    let Some(unknown) = types
+        .iter()
+        .find(|value| !["builtin", "custom"].contains(&value.as_str()))
+    else {
+        return Ok(());
+    };
+    Err(if version.is_modern() {
+        ApiError::bad_request(format!("invalid filter 'type={unknown}'"))
+    } else {
+        ApiError::internal(format!("invalid filter: 'type'='{unknown}'"))
+    })
+}
+
+fn is_listed(network: Predefined, filters: &Filters) -> bool {
+    filters.any("name", |part| network.name.contains(part))
+        && filters.any("id", |part| network.name.contains(part))
+        && filters.any("driver", |driver| driver == network.driver)
+        && filters.any("scope", |scope| scope == SCOPE)
+        && filters.any("type", |kind| kind == "builtin")
+        // What was not created is never left over.
+        && filters.any("dangling", |dangling| ["false", "0"].contains(&dangling))
+        && filters.labels("label", &labels())
+}
+
+async fn inspect<C: Cluster>(
+    Shares(api): Shares<Shared<C>>,
+    Id(id): Id,
+    params: Params,
+) -> Result<Response, ApiError> {
+    let created = created(&api).await?;
+    let in_scope = ["", SCOPE].contains(&params.text("scope"));
+    match find(&id).filter(|_| in_scope) {
+        Some(network) => respond::ok(&network_json(network, created)),
+        None => Err(ApiError::not_found("network", &id)),
+    }
+}
+
+/// What is read of a network that is asked for: enough to refuse it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename = "CreateRequest", rename_all = "PascalCase")]
+struct CreateJson {
+    name: String,
+    driver: String,
+}
+
+async fn create<C: Cluster>(
+    Shares(api): Shares<Shared<C>>,
+    Json(request): Json<CreateJson>,
+) -> Result<Response, ApiError> {
+    created(&api).await?;
+    if request.name.is_empty() {
+        return Err(ApiError::bad_request("invalid name: "));
+    }
+    if find(&request.name).is_some() {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            format!("network with name {} already exists", request.name),
+        ));
+    }
+    let driver = match request.driver.as_str() {
+        "" => "overlay",
+        driver => driver,
+    };
+    Err(ApiError::not_implemented(format!(
+        "networks of driver {driver} are not offered, so network {} was not created: attach services to the node's network with --network host (in a stack file: networks: {{default: {{external: true, name: host}}}}) and publish ports with mode=host",
+        request.name
+    )))
+}
+
+async fn remove<C: Cluster>(
+    Shares(api): Shares<Shared<C>>,
+    Id(id): Id,
+) -> Result<Response, ApiError> {
+    created(&api).await?;
+    Err(match find(&id) {
+        Some(network) => ApiError::new(
+            StatusCode::FORBIDDEN,
+            format!(
+                "{} is a pre-defined network and cannot be removed",
+                network.name
+            ),
+        ),
+        None => ApiError::not_found("network", &id),
+    })
 }
