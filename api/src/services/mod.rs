@@ -1,10 +1,385 @@
-//! Services: routes and JSON.
+//! Services: routes, and their JSON in the submodules.
 
-use axum::Router;
+mod container;
+mod container_from_object;
+mod container_into_object;
+mod defaults;
+mod from_object;
+mod into_object;
+mod names;
+mod refuse;
+mod spec;
+#[cfg(test)]
+mod tests;
+mod view;
+mod warnings;
 
-use crate::{cluster::Cluster, server::Shared};
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::State as Shares,
+    response::Response,
+    routing::{get, post},
+};
+use http::{HeaderMap, StatusCode};
+use serde::Serialize;
+use waxseal_cluster::{
+    Refusal, State,
+    objects::{
+        Annotations, CreateService, RemoveService, Service, ServiceSpec, UpdateService,
+        command::Op, container_spec::PullOptions, service_spec::Mode,
+    },
+    service_name, validate_service_spec,
+};
+
+pub(crate) use from_object::{generic, port, task_spec};
+pub(crate) use spec::{GenericResourceJson, PortConfigJson, TaskSpecJson};
+
+use crate::{
+    cluster::Cluster,
+    error::{ApiError, Code, found},
+    extract::{Caller, Id, Json, Params},
+    filters::Filters,
+    json::common::new_id,
+    respond,
+    server::Shared,
+    version::ApiVersion,
+};
+use spec::ServiceSpecJson;
+
+/// Where clients put registry credentials: base64url JSON, taken as it is.
+const REGISTRY_AUTH: &str = "x-registry-auth";
+/// Filters of the list.
+const FILTERS: [&str; 5] = ["id", "label", "mode", "name", "runtime"];
 
 /// The routes of this module.
 pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
     Router::new()
+        .route("/services", get(list))
+        .route("/services/create", post(create))
+        .route("/services/{id}", get(inspect).delete(remove))
+        .route("/services/{id}/update", post(update))
+}
+
+/// What a strict boolean of the query is, or 400 in the engine's words.
+fn strict(params: &Params, key: &str) -> Result<bool, ApiError> {
+    params.strict(key).map_err(|value| {
+        ApiError::bad_request(format!(
+            "invalid value for {key}: {value}: strconv.ParseBool: parsing \"{value}\": invalid syntax"
+        ))
+    })
+}
+
+async fn list<C: Cluster>(
+    Shares(api): Shares<Shared<C>>,
+    version: ApiVersion,
+    params: Params,
+) -> Result<Response, ApiError> {
+    // 20.10 answers 400 here where it has 500 for the other lists.
+    let filters = params
+        .filters(&FILTERS)
+        .map_err(|error| ApiError::bad_request(error.message))?;
+    // Clients before 1.41 do not know the field.
+    let with_status = version >= ApiVersion::new(41) && strict(&params, "status")?;
+    let services = api
+        .cluster
+        .read(move |state| {
+            state
+                .services()
+                .filter(|service| is_listed(service, &filters))
+                .map(|service| {
+                    let status = with_status.then(|| view::service_status(state, service));
+                    (Arc::clone(service), status)
+                })
+                .collect::<Vec<_>>()
+        })
+        .await?;
+    let services = services
+        .iter()
+        .map(|(service, status)| view::service(service, false, *status))
+        .collect::<Vec<_>>();
+    respond::ok(&services)
+}
+
+fn is_listed(service: &Service, filters: &Filters) -> bool {
+    let spec = service.spec.as_ref();
+    let annotations = spec.and_then(|spec| spec.annotations.as_ref());
+    let mode = match spec.and_then(|spec| spec.mode.as_ref()) {
+        Some(Mode::Global(_)) => "global",
+        Some(Mode::ReplicatedJob(_)) => "replicated-job",
+        Some(Mode::GlobalJob(_)) => "global-job",
+        Some(Mode::Replicated(_)) | None => "replicated",
+    };
+    filters.prefix("id", &service.id)
+        && filters.prefix("name", service_name(service))
+        && filters.any("mode", |wanted| wanted == mode)
+        && filters.any("runtime", |wanted| wanted == "container")
+        && match annotations {
+            Some(annotations) => filters.labels("label", &annotations.labels),
+            None => filters.values("label").is_empty(),
+        }
+}
+
+async fn inspect<C: Cluster>(
+    Shares(api): Shares<Shared<C>>,
+    Id(id): Id,
+    params: Params,
+) -> Result<Response, ApiError> {
+    let fill = strict(&params, "insertDefaults")?;
+    let service = api
+        .cluster
+        .read(move |state| found(state.find_service(&id), "service", &id))
+        .await??;
+    respond::ok(&view::service(&service, fill, None))
+}
+
+/// `ServiceCreateResponse`; before 1.42 without `Warnings` when there are none.
+#[derive(Serialize)]
+struct Created {
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(flatten)]
+    warnings: Option<Warnings>,
+}
+
+/// `null` when there are none.
+#[derive(Serialize)]
+struct Warnings {
+    #[serde(rename = "Warnings")]
+    warnings: Option<Vec<String>>,
+}
+
+impl Warnings {
+    fn of(warnings: Vec<String>) -> Warnings {
+        Warnings {
+            warnings: (!warnings.is_empty()).then_some(warnings),
+        }
+    }
+}
+
+async fn create<C: Cluster>(
+    Shares(api): Shares<Shared<C>>,
+    Caller(actor): Caller,
+    version: ApiVersion,
+    headers: HeaderMap,
+    Json(spec): Json<ServiceSpecJson>,
+) -> Result<Response, ApiError> {
+    let mut spec = into_object::service_spec(spec)?;
+    if let Some(auth) = registry_auth(&headers)? {
+        set_registry_auth(&mut spec, Some(auth));
+    }
+    let random = names::random()?;
+    let (spec, warnings) = api
+        .cluster
+        .read(move |state| {
+            name_if_nameless(state, &mut spec, random);
+            validate_service_spec(&spec)?;
+            let warnings = warnings::warnings(state, &spec);
+            Ok::<_, Refusal>((spec, warnings))
+        })
+        .await??;
+    let id = new_id()?;
+    let service = Service {
+        id: id.clone(),
+        spec: Some(spec),
+        ..Service::default()
+    };
+    let op = Op::CreateService(CreateService {
+        service: Some(service),
+    });
+    api.cluster.propose(actor, op).await?;
+    let warnings = Warnings::of(warnings);
+    let is_shown = version.is_modern() || warnings.warnings.is_some();
+    respond::json(
+        StatusCode::CREATED,
+        &Created {
+            id,
+            warnings: is_shown.then_some(warnings),
+        },
+    )
+}
+
+fn name_if_nameless(state: &State, spec: &mut ServiceSpec, random: [u8; names::RANDOM_BYTES]) {
+    let annotations = spec.annotations.get_or_insert_default();
+    if annotations.name.is_empty() {
+        annotations.name = names::choose(random, |name| {
+            state
+                .services()
+                .any(|service| service_name(service).eq_ignore_ascii_case(name))
+        });
+    }
+}
+
+/// The credentials that came with the request, if any.
+fn registry_auth(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(value) = headers.get(REGISTRY_AUTH) else {
+        return Ok(None);
+    };
+    let text = value
+        .to_str()
+        .map_err(|_| ApiError::bad_request("invalid X-Registry-Auth header: not printable text"))?;
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
+fn set_registry_auth(spec: &mut ServiceSpec, auth: Option<String>) {
+    let container = spec.task.as_mut().and_then(|task| task.container.as_mut());
+    if let Some(container) = container {
+        container.pull_options = auth.map(|registry_auth| PullOptions { registry_auth });
+    }
+}
+
+fn stored_registry_auth(spec: &ServiceSpec) -> Option<String> {
+    let container = spec.task.as_ref()?.container.as_ref()?;
+    let options = container.pull_options.as_ref()?;
+    Some(options.registry_auth.clone())
+}
+
+/// What an update does to the spec.
+enum Change {
+    /// Replace it; the credentials come from the request or from a spec.
+    Replace(Box<ServiceSpec>, Auth),
+    /// Bring the previous one back; the body is not looked at.
+    Rollback,
+}
+
+/// Where the registry credentials of an updated service come from.
+enum Auth {
+    Header(String),
+    CurrentSpec,
+    PreviousSpec,
+}
+
+impl Auth {
+    fn of(headers: &HeaderMap, params: &Params) -> Result<Auth, ApiError> {
+        if let Some(auth) = registry_auth(headers)? {
+            return Ok(Auth::Header(auth));
+        }
+        match params.text("registryAuthFrom") {
+            "" | "spec" => Ok(Auth::CurrentSpec),
+            "previous-spec" => Ok(Auth::PreviousSpec),
+            _ => Err(ApiError::internal("unsupported registryAuthFrom value")),
+        }
+    }
+
+    /// The credentials, given the service as it stands.
+    fn resolve(self, service: &Service) -> Result<Option<String>, ApiError> {
+        match self {
+            Auth::Header(auth) => Ok(Some(auth)),
+            Auth::CurrentSpec => Ok(service.spec.as_ref().and_then(stored_registry_auth)),
+            Auth::PreviousSpec => match &service.previous_spec {
+                Some(previous) => Ok(stored_registry_auth(previous)),
+                None => Err(ApiError::internal("service does not have a previous spec")),
+            },
+        }
+    }
+}
+
+async fn update<C: Cluster>(
+    Shares(api): Shares<Shared<C>>,
+    Caller(actor): Caller,
+    Id(id): Id,
+    params: Params,
+    headers: HeaderMap,
+    Json(spec): Json<ServiceSpecJson>,
+) -> Result<Response, ApiError> {
+    let expected_version = params.version("service")?;
+    let change = match params.text("rollback") {
+        "" | "none" => Change::Replace(
+            Box::new(into_object::service_spec(spec)?),
+            Auth::of(&headers, &params)?,
+        ),
+        "previous" => Change::Rollback,
+        other => {
+            return Err(ApiError::internal(format!(
+                "unrecognized rollback option {other}"
+            )));
+        }
+    };
+    let (mut update, warnings) = api
+        .cluster
+        .read(move |state| plan_update(state, &id, change))
+        .await??;
+    update.expected_version = expected_version;
+    api.cluster
+        .propose(actor, Op::UpdateService(update))
+        .await?;
+    respond::ok(&Warnings::of(warnings))
+}
+
+/// The operation that an update asks for, and what to tell the client of it.
+fn plan_update(
+    state: &State,
+    input: &str,
+    change: Change,
+) -> Result<(UpdateService, Vec<String>), ApiError> {
+    let service = found(state.find_service(input), "service", input)?;
+    let mut update = UpdateService {
+        service_id: service.id.clone(),
+        ..UpdateService::default()
+    };
+    match change {
+        Change::Rollback => {
+            let previous = service.previous_spec.as_ref().ok_or_else(|| {
+                let id = &service.id;
+                ApiError::rpc(
+                    Code::FailedPrecondition,
+                    format_args!("service {id} does not have a previous spec"),
+                )
+            })?;
+            update.rollback = true;
+            let warnings = warnings::warnings(state, previous);
+            Ok((update, warnings))
+        }
+        Change::Replace(mut spec, auth) => {
+            check_unchanging_parts(&service, &spec)?;
+            validate_service_spec(&spec)?;
+            set_registry_auth(&mut spec, auth.resolve(&service)?);
+            let warnings = warnings::warnings(state, &spec);
+            update.spec = Some(*spec);
+            Ok((update, warnings))
+        }
+    }
+}
+
+/// Neither name nor mode of a service may change.
+fn check_unchanging_parts(service: &Service, spec: &ServiceSpec) -> Result<(), ApiError> {
+    let name = |annotations: &Option<Annotations>| {
+        annotations
+            .as_ref()
+            .map(|annotations| annotations.name.clone())
+    };
+    let Some(current) = &service.spec else {
+        return Ok(());
+    };
+    if name(&current.annotations) != name(&spec.annotations) {
+        return Err(ApiError::rpc(
+            Code::Unimplemented,
+            "renaming services is not supported",
+        ));
+    }
+    let kind = |mode: &Option<Mode>| mode.as_ref().map(std::mem::discriminant);
+    if kind(&current.mode) != kind(&spec.mode) {
+        return Err(ApiError::rpc(
+            Code::Unimplemented,
+            "service mode change is not allowed",
+        ));
+    }
+    Ok(())
+}
+
+async fn remove<C: Cluster>(
+    Shares(api): Shares<Shared<C>>,
+    Caller(actor): Caller,
+    Id(id): Id,
+) -> Result<Response, ApiError> {
+    let service = api
+        .cluster
+        .read(move |state| found(state.find_service(&id), "service", &id))
+        .await??;
+    let op = Op::RemoveService(RemoveService {
+        service_id: service.id.clone(),
+    });
+    api.cluster.propose(actor, op).await?;
+    Ok(respond::empty(StatusCode::OK))
 }

@@ -1,0 +1,138 @@
+//! What a service may ask of an engine and this release does not offer.
+//!
+//! Such a part is refused by its name in the API, with what to do instead; it
+//! is never dropped in silence. What an engine that runs the task honours by
+//! itself is not looked at here; jobs, ports in ingress mode and templates are
+//! refused by `waxseal_cluster::validate_service_spec`.
+
+use waxseal_cluster::plan::is_host_image;
+
+use super::{
+    container::ContainerSpecJson,
+    spec::{NetworkAttachmentConfigJson, ServiceSpecJson, TaskSpecJson},
+};
+use crate::error::ApiError;
+
+/// Refuses what this release does not offer, all of it in one answer.
+///
+/// # Errors
+/// 501 naming each part and what to use instead.
+pub(super) fn refuse_unsupported(spec: &ServiceSpecJson) -> Result<(), ApiError> {
+    let mut faults = Vec::new();
+    task(&spec.task_template, &mut faults);
+    networks(&spec.task_template.networks, &mut faults);
+    networks(&spec.networks, &mut faults);
+    if let Some(container) = &spec.task_template.container_spec {
+        container_parts(container, &mut faults);
+        if is_host_image(&container.image) {
+            native_task(container, &spec.task_template, &mut faults);
+        }
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::not_implemented(faults.join("; ")))
+}
+
+fn task(task: &TaskSpecJson, faults: &mut Vec<String>) {
+    for (set, field) in [
+        (task.plugin_spec.is_some(), "PluginSpec"),
+        (
+            task.network_attachment_spec.is_some(),
+            "NetworkAttachmentSpec",
+        ),
+    ] {
+        if set {
+            faults.push(format!(
+                "only container services are offered (TaskTemplate.{field}): describe the service by TaskTemplate.ContainerSpec alone"
+            ));
+        }
+    }
+    let resources = task.resources.as_ref();
+    let reservations = resources.and_then(|resources| resources.reservations.as_ref());
+    if reservations.is_some_and(|reservations| !reservations.generic_resources.is_empty()) {
+        faults.push(
+            "generic resources are not counted (Resources.Reservations.GenericResources): label the nodes that have them and use --constraint node.labels.KEY==VALUE".to_owned(),
+        );
+    }
+}
+
+fn networks(networks: &[NetworkAttachmentConfigJson], faults: &mut Vec<String>) {
+    for network in networks {
+        if !network.aliases.is_empty() {
+            faults.push(format!(
+                "network aliases are not offered (Networks[{:?}].Aliases): tasks on host, none and bridge have no names on the network",
+                network.target
+            ));
+        }
+        if !network.driver_opts.is_empty() {
+            faults.push(format!(
+                "network driver options are not offered (Networks[{:?}].DriverOpts): attach the service to host, none or bridge without options",
+                network.target
+            ));
+        }
+    }
+}
+
+fn container_parts(container: &ContainerSpecJson, faults: &mut Vec<String>) {
+    let privileges = container.privileges.as_ref();
+    if privileges.is_some_and(|privileges| privileges.credential_spec.is_some()) {
+        faults.push(
+            "credential specs are not offered (ContainerSpec.Privileges.CredentialSpec): leave --credential-spec out".to_owned(),
+        );
+    }
+    for config in &container.configs {
+        if config.runtime.is_some() && config.file.is_none() {
+            faults.push(format!(
+                "configs for the runtime are not offered (ContainerSpec.Configs, config {:?}): give the config a file target",
+                config.config_name
+            ));
+        }
+    }
+    for mount in &container.mounts {
+        if mount.r#type.eq_ignore_ascii_case("cluster") {
+            faults.push(format!(
+                "cluster volumes are not offered (ContainerSpec.Mounts, target {:?}): use a mount of type bind, volume or tmpfs",
+                mount.target
+            ));
+        }
+    }
+}
+
+/// A native task is a plain process of the host: what only a container has is
+/// not there for it.
+fn native_task(container: &ContainerSpecJson, task: &TaskSpecJson, faults: &mut Vec<String>) {
+    let dns = container.dns_config.as_ref();
+    let asked = [
+        (!container.mounts.is_empty(), "Mounts"),
+        (container.healthcheck.is_some(), "Healthcheck"),
+        (!container.hosts.is_empty(), "Hosts"),
+        (
+            dns.is_some_and(|dns| {
+                !(dns.nameservers.is_empty() && dns.search.is_empty() && dns.options.is_empty())
+            }),
+            "DNSConfig",
+        ),
+        (!container.capability_add.is_empty(), "CapabilityAdd"),
+        (!container.capability_drop.is_empty(), "CapabilityDrop"),
+        (!container.sysctls.is_empty(), "Sysctls"),
+        (!container.ulimits.is_empty(), "Ulimits"),
+        (container.tty, "TTY"),
+        (container.open_stdin, "OpenStdin"),
+        (container.read_only, "ReadOnly"),
+        (container.privileges.is_some(), "Privileges"),
+        (container.oom_score_adj != 0, "OomScoreAdj"),
+    ];
+    let log_driver = task.log_driver.is_some();
+    let fields = asked
+        .into_iter()
+        .filter_map(|(set, field)| set.then(|| format!("ContainerSpec.{field}")))
+        .chain(log_driver.then(|| "LogDriver".to_owned()))
+        .collect::<Vec<_>>();
+    if !fields.is_empty() {
+        faults.push(format!(
+            "tasks of image host are processes of the node itself and do not take {}: leave them out, or run an image on Docker Engine workers",
+            fields.join(", ")
+        ));
+    }
+}
