@@ -1,10 +1,279 @@
-//! To be filled.
+//! Logs of services and tasks.
+//!
+//! Without a terminal each line is a frame: a head of 8 bytes (stream number,
+//! three zeros, length as u32 big endian), then the line with its newline. One
+//! frame holds one line; the CLI relies on it. With a terminal the lines are
+//! written as they are.
 
-use axum::Router;
+use std::{fmt::Write as _, io};
 
-use crate::{cluster::Cluster, server::Shared};
+use axum::{Router, extract::State as Shares, response::Response, routing::get};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::StreamExt;
+use http::HeaderValue;
+use time::OffsetDateTime;
+use waxseal_cluster::objects::{Service, Task, TaskSpec};
+
+use crate::{
+    cluster::{Cluster, ClusterError, LogLine, LogRequest},
+    error::{ApiError, found},
+    extract::{Id, Params},
+    respond,
+    server::Shared,
+    version::ApiVersion,
+};
+
+/// Content type of frames, from 1.42 on.
+const FRAMES: HeaderValue = HeaderValue::from_static("application/vnd.docker.multiplexed-stream");
+/// Content type of bare lines, from 1.42 on.
+const RAW: HeaderValue = HeaderValue::from_static("application/vnd.docker.raw-stream");
+/// Bytes before a frame's payload.
+const HEAD_BYTES: usize = 8;
+/// Stream number of standard output.
+const STDOUT: u8 = 1;
+/// Stream number of standard error.
+const STDERR: u8 = 2;
+/// Stream number of the daemon's own errors.
+const SYSTEM_ERROR: u8 = 3;
+/// Room for time and details before a line.
+const PREFIX_BYTES: usize = 200;
 
 /// The routes of this module.
 pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
     Router::new()
+        .route("/services/{id}/logs", get(of_service))
+        .route("/tasks/{id}/logs", get(of_task))
+}
+
+async fn of_service<C: Cluster>(
+    Shares(api): Shares<Shared<C>>,
+    version: ApiVersion,
+    Id(id): Id,
+    params: Params,
+) -> Result<Response, ApiError> {
+    let query = Query::of(&params)?;
+    let (id, tty) = api
+        .cluster
+        .read(move |state| {
+            let service = found(state.find_service(&id), "service", &id)?;
+            Ok::<_, ApiError>((service.id.clone(), service_has_tty(&service)))
+        })
+        .await??;
+    let request = LogRequest {
+        service_ids: vec![id],
+        ..query.request.clone()
+    };
+    answer(&api, version, query.form(tty), request).await
+}
+
+async fn of_task<C: Cluster>(
+    Shares(api): Shares<Shared<C>>,
+    version: ApiVersion,
+    Id(id): Id,
+    params: Params,
+) -> Result<Response, ApiError> {
+    let query = Query::of(&params)?;
+    let (id, tty) = api
+        .cluster
+        .read(move |state| {
+            let task = found(state.find_task(&id), "task", &id)?;
+            Ok::<_, ApiError>((task.id.clone(), task_has_tty(&task)))
+        })
+        .await??;
+    let request = LogRequest {
+        task_ids: vec![id],
+        ..query.request.clone()
+    };
+    answer(&api, version, query.form(tty), request).await
+}
+
+fn service_has_tty(service: &Service) -> bool {
+    let spec = service.spec.as_ref();
+    spec.and_then(|spec| spec.task.as_ref())
+        .is_some_and(has_tty)
+}
+
+fn task_has_tty(task: &Task) -> bool {
+    task.spec.as_ref().is_some_and(has_tty)
+}
+
+fn has_tty(spec: &TaskSpec) -> bool {
+    spec.container
+        .as_ref()
+        .is_some_and(|container| container.tty)
+}
+
+/// Asks for the lines and sends them as they come. The lines are no longer
+/// asked for as soon as the client is gone, since the body is dropped then.
+async fn answer<C: Cluster>(
+    api: &Shared<C>,
+    version: ApiVersion,
+    form: Form,
+    request: LogRequest,
+) -> Result<Response, ApiError> {
+    let lines = api.cluster.logs(request).await?;
+    let content_type = version
+        .is_modern()
+        .then_some(if form.tty { RAW } else { FRAMES });
+    // A failure is the last thing that is written.
+    let chunks = lines.scan(false, move |failed, line| {
+        let chunk = (!*failed).then(|| form.chunk(&line));
+        *failed |= line.is_err();
+        std::future::ready(chunk.map(Ok::<_, io::Error>))
+    });
+    Ok(respond::stream(api, content_type, chunks))
+}
+
+/// What the query asks for.
+struct Query {
+    request: LogRequest,
+    timestamps: bool,
+    details: bool,
+}
+
+impl Query {
+    /// Reads the query; statuses and texts are those of the engine.
+    fn of(params: &Params) -> Result<Query, ApiError> {
+        let (stdout, stderr) = (params.loose("stdout"), params.loose("stderr"));
+        if !(stdout || stderr) {
+            return Err(ApiError::internal(
+                "Bad parameters: you must choose at least one stream",
+            ));
+        }
+        if !["", "0"].contains(&params.text("until")) {
+            return Err(ApiError::not_implemented(
+                "until is not offered for logs of services and tasks: leave it out and stop reading",
+            ));
+        }
+        Ok(Query {
+            request: LogRequest {
+                service_ids: Vec::new(),
+                task_ids: Vec::new(),
+                stdout,
+                stderr,
+                follow: params.loose("follow"),
+                tail: tail(params.text("tail"))?,
+                since: since(params.text("since"))?,
+            },
+            timestamps: params.loose("timestamps"),
+            details: params.loose("details"),
+        })
+    }
+
+    fn form(&self, tty: bool) -> Form {
+        Form {
+            tty,
+            timestamps: self.timestamps,
+            details: self.details,
+        }
+    }
+}
+
+/// The last so many lines; empty or `all` is no limit.
+fn tail(text: &str) -> Result<Option<u64>, ApiError> {
+    if ["", "all"].contains(&text) {
+        return Ok(None);
+    }
+    let number = text
+        .parse::<i64>()
+        .map_err(|_| ApiError::internal("tail value must be a positive integer or \"all\""))?;
+    u64::try_from(number)
+        .map(Some)
+        .map_err(|_| ApiError::internal("negative tail values not supported"))
+}
+
+/// `<unix seconds>[.<fraction>]`; empty or 0 is no limit.
+fn since(text: &str) -> Result<Option<OffsetDateTime>, ApiError> {
+    if ["", "0"].contains(&text) {
+        return Ok(None);
+    }
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let wrong = |part: &str| {
+        ApiError::internal(format!(
+            "could not parse since timestamp: strconv.ParseInt: parsing \"{part}\": invalid syntax"
+        ))
+    };
+    let seconds = seconds.parse::<i64>().map_err(|_| wrong(seconds))?;
+    if fraction.is_empty() || fraction.len() > 9 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(wrong(fraction));
+    }
+    let nanos = format!("{fraction:0<9}")
+        .parse::<i64>()
+        .map_err(|_| wrong(fraction))?;
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .map(|time| Some(time + time::Duration::nanoseconds(nanos)))
+        .map_err(|_| {
+            ApiError::internal(format!(
+                "could not parse since timestamp: {seconds} is no time in seconds since 1970"
+            ))
+        })
+}
+
+/// How lines are written.
+#[derive(Clone, Copy, Debug)]
+struct Form {
+    tty: bool,
+    timestamps: bool,
+    details: bool,
+}
+
+impl Form {
+    fn chunk(self, line: &Result<LogLine, ClusterError>) -> Bytes {
+        match line {
+            Ok(line) => self.line(line),
+            Err(error) => self.error(error),
+        }
+    }
+
+    /// Time, details and the line, in this order.
+    fn line(self, line: &LogLine) -> Bytes {
+        let mut prefix = String::with_capacity(PREFIX_BYTES);
+        if self.timestamps {
+            prefix.push_str(&fixed_time(line.time));
+            prefix.push(' ');
+        }
+        if self.details {
+            // Writing to a string cannot fail.
+            let _ = write!(
+                prefix,
+                "com.docker.swarm.node.id={},com.docker.swarm.service.id={},com.docker.swarm.task.id={} ",
+                line.node_id, line.service_id, line.task_id
+            );
+        }
+        let stream = if line.stderr { STDERR } else { STDOUT };
+        self.frame(stream, prefix.as_bytes(), &line.data)
+    }
+
+    fn error(self, error: &ClusterError) -> Bytes {
+        let text = format!(
+            "Error grabbing logs: {}\n",
+            error.to_string().escape_debug()
+        );
+        self.frame(SYSTEM_ERROR, text.as_bytes(), &[])
+    }
+
+    fn frame(self, stream: u8, prefix: &[u8], data: &[u8]) -> Bytes {
+        let length = prefix.len() + data.len();
+        let mut frame = BytesMut::with_capacity(HEAD_BYTES + length);
+        if !self.tty {
+            frame.put_slice(&[stream, 0, 0, 0]);
+            // Lines are bounded far below that where they are taken in.
+            frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+        }
+        frame.put_slice(prefix);
+        frame.put_slice(data);
+        frame.freeze()
+    }
+}
+
+/// RFC 3339 in UTC with all nine digits, so that lines stand in columns.
+fn fixed_time(time: OffsetDateTime) -> String {
+    let time = time.to_offset(time::UtcOffset::UTC);
+    let (hour, minute, second, nanos) = time.to_hms_nano();
+    format!(
+        "{:04}-{:02}-{:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z",
+        time.year(),
+        u8::from(time.month()),
+        time.day(),
+    )
 }
