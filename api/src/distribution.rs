@@ -1,10 +1,69 @@
-//! To be filled.
+//! Lookups of images in registries, as the CLI makes them before it creates
+//! or updates a service.
+//!
+//! No registry is asked: engines resolve tags when they pull. The one image
+//! known here is `host`, the reserved name of native tasks; its fixed
+//! descriptor lets the CLI go on without its warning.
 
-use axum::Router;
+use axum::{Router, extract::Path, response::Response, routing::get};
+use http::StatusCode;
+use serde::Serialize;
+use waxseal_cluster::plan::is_host_image;
 
-use crate::{cluster::Cluster, server::Shared};
+use crate::{cluster::Cluster, error::ApiError, respond, server::Shared};
+
+/// What the path of a lookup ends with; the name before it may have slashes.
+const SUFFIX: &str = "/json";
+/// SHA-256 of the four bytes `host`; `host` with this digest is still `host`.
+const HOST_DIGEST: &str = "sha256:4740ae6347b0172c01254ff55bae5aff5199f4446e7f6d643d40185b3f475145";
+/// Their number.
+const HOST_BYTES: u64 = 4;
+/// What clients expect to be described; there is no such manifest to pull.
+const MEDIA_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// The routes of this module.
 pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new()
+    Router::new().route("/distribution/{*image}", get(inspect))
+}
+
+/// `DistributionInspect`.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DistributionJson {
+    descriptor: DescriptorJson,
+    /// None: clients make placement rules of them, and the host is of whatever
+    /// platform the node is.
+    platforms: [(); 0],
+}
+
+/// An OCI descriptor.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DescriptorJson {
+    media_type: &'static str,
+    digest: &'static str,
+    size: u64,
+}
+
+async fn inspect(Path(path): Path<String>) -> Result<Response, ApiError> {
+    let image = path
+        .strip_suffix(SUFFIX)
+        .filter(|image| !image.is_empty())
+        .ok_or_else(ApiError::page_not_found)?;
+    if is_host_image(image) {
+        return respond::ok(&DistributionJson {
+            descriptor: DescriptorJson {
+                media_type: MEDIA_TYPE,
+                digest: HOST_DIGEST,
+                size: HOST_BYTES,
+            },
+            platforms: [],
+        });
+    }
+    Err(ApiError::new(
+        StatusCode::NOT_FOUND,
+        format!(
+            "image {image} was not looked up, since managers ask no registry: name it with its digest, or let each engine resolve its tag"
+        ),
+    ))
 }
