@@ -13,6 +13,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "RootRotation",
         "RootCa",
         "UnlockKeyRecord",
+        "Driver",
+        "ContainerSpec",
+        "StateSnapshot",
+        "Command",
+        "Command.op",
     ];
     prost_build::Config::new()
         .btree_map(["."])

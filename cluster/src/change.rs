@@ -1,12 +1,15 @@
 //! What applying a command did, or why it was refused.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use crate::objects::{Cluster, Config, Node, Secret, Service, Task};
 
 /// An object as it was before and is after a command; a missing side means it
 /// was created or removed. Secrets come without their payload.
-#[derive(Clone, Debug)]
+///
+/// `Debug` shows kind, id and versions only.
+#[derive(Clone)]
+#[expect(missing_docs, reason = "`old` and `new` are said above")]
 pub enum Change {
     /// The cluster object.
     Cluster {
@@ -40,6 +43,70 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// The kind of object: `cluster`, `node`, `secret`, `config`, `service`, `task`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Change::Cluster { .. } => "cluster",
+            Change::Node { .. } => "node",
+            Change::Secret { .. } => "secret",
+            Change::Config { .. } => "config",
+            Change::Service { .. } => "service",
+            Change::Task { .. } => "task",
+        }
+    }
+
+    /// The object's id.
+    pub fn id(&self) -> &str {
+        macro_rules! id_of {
+            ($old:expr, $new:expr) => {
+                $new.as_ref()
+                    .or($old.as_ref())
+                    .map_or("", |object| object.id.as_str())
+            };
+        }
+        match self {
+            Change::Cluster { old, new } => id_of!(old, new),
+            Change::Node { old, new } => id_of!(old, new),
+            Change::Secret { old, new } => id_of!(old, new),
+            Change::Config { old, new } => id_of!(old, new),
+            Change::Service { old, new } => id_of!(old, new),
+            Change::Task { old, new } => id_of!(old, new),
+        }
+    }
+
+    /// Versions before and after; absent where the object was not there.
+    pub fn versions(&self) -> (Option<u64>, Option<u64>) {
+        macro_rules! version_of {
+            ($object:expr) => {
+                $object
+                    .as_ref()
+                    .map(|object| crate::meta::version_of(object.meta.as_ref()))
+            };
+        }
+        match self {
+            Change::Cluster { old, new } => (version_of!(old), version_of!(new)),
+            Change::Node { old, new } => (version_of!(old), version_of!(new)),
+            Change::Secret { old, new } => (version_of!(old), version_of!(new)),
+            Change::Config { old, new } => (version_of!(old), version_of!(new)),
+            Change::Service { old, new } => (version_of!(old), version_of!(new)),
+            Change::Task { old, new } => (version_of!(old), version_of!(new)),
+        }
+    }
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (old, new) = self.versions();
+        f.debug_struct("Change")
+            .field("kind", &self.kind())
+            .field("id", &self.id())
+            .field("old", &old)
+            .field("new", &new)
+            .finish()
+    }
+}
+
 /// A command took effect.
 #[derive(Clone, Debug, Default)]
 pub struct Applied {
@@ -47,15 +114,10 @@ pub struct Applied {
     pub version: u64,
     /// What changed, in order.
     pub changes: Vec<Change>,
-}
-
-/// The changes of one applied command, at the time it bears.
-#[derive(Clone, Debug)]
-pub struct ChangeRecord {
-    /// The leader's time in the command.
-    pub time: time::OffsetDateTime,
-    /// What changed, in order.
-    pub changes: Vec<Change>,
+    /// How many parts of a command that has many (task changes, task reports,
+    /// node observations) had no effect: overtaken, backwards, or of an object
+    /// that is gone.
+    pub skipped: usize,
 }
 
 /// Why a command was refused; the state is as it was.
@@ -71,9 +133,9 @@ pub enum Refusal {
         id: String,
     },
     /// The name is taken (names are compared without regard to case).
-    #[error("{kind} {name} already exists")]
+    #[error("{}{kind} {name} already exists", name_taken_prefix(kind))]
     NameTaken {
-        /// `secret`, `config`, `service`.
+        /// `secret`, `config`, `service`; also `node` and `task` for an id that is taken.
         kind: &'static str,
         /// The name asked for.
         name: String,
@@ -106,6 +168,12 @@ pub enum Refusal {
         /// What stands in the way, in the words a client sees.
         reason: String,
     },
+    /// What was asked for is not offered, by the Docker Engine either.
+    #[error("{reason}")]
+    Unimplemented {
+        /// What is not offered, in the words a client sees.
+        reason: String,
+    },
     /// The command's format is newer than this binary.
     #[error("command format {found} is newer than this binary, which reads up to {supported}")]
     TooNew {
@@ -114,4 +182,57 @@ pub enum Refusal {
         /// The newest format that is read here.
         supported: u32,
     },
+}
+
+impl Refusal {
+    /// An object breaks a rule of its kind.
+    pub fn invalid(reason: impl Into<String>) -> Refusal {
+        Refusal::Invalid {
+            reason: reason.into(),
+        }
+    }
+
+    /// The state does not allow it now.
+    pub fn precondition(reason: impl Into<String>) -> Refusal {
+        Refusal::Precondition {
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn not_found(kind: &'static str, id: &str) -> Refusal {
+        Refusal::NotFound {
+            kind,
+            id: id.to_owned(),
+        }
+    }
+
+    /// A command without a part that its kind must have.
+    pub(crate) fn missing(part: &'static str) -> Refusal {
+        Refusal::Invalid {
+            reason: format!("malformed command: {part} is missing"),
+        }
+    }
+}
+
+/// The Docker Engine words this one differently for services.
+fn name_taken_prefix(kind: &str) -> &'static str {
+    match kind {
+        "service" => "name conflicts with an existing object: ",
+        _ => "",
+    }
+}
+
+impl From<waxseal_secrets::ObjectError> for Refusal {
+    fn from(error: waxseal_secrets::ObjectError) -> Refusal {
+        match error {
+            waxseal_secrets::ObjectError::OnlyLabels => Refusal::OnlyLabels,
+            other => Refusal::invalid(other.to_string()),
+        }
+    }
+}
+
+impl From<waxseal_secrets::ReferenceError> for Refusal {
+    fn from(error: waxseal_secrets::ReferenceError) -> Refusal {
+        Refusal::invalid(error.to_string())
+    }
 }

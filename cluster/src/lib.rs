@@ -12,14 +12,47 @@ pub mod objects {
     include!(concat!(env!("OUT_DIR"), "/waxseal.objects.v1.rs"));
 }
 
+mod apply;
+mod bans;
 mod change;
+mod codec;
+mod defaults;
+pub mod events;
 mod ids;
+mod index;
+mod lookup;
+mod meta;
+mod naming;
+mod needs;
 pub mod plan;
+mod record;
 mod redact;
+mod snapshot;
 mod state;
+mod store;
+#[cfg(test)]
+mod testing;
+mod timestamps;
+mod validate;
 mod vault;
 
-pub use change::{Applied, Change, ChangeRecord, Refusal};
+pub use change::{Applied, Change, Refusal};
+pub use codec::{
+    COMMAND_FORMAT, CodecError, MAX_BATCH_BYTES, MAX_COMMAND_BYTES, batch_takes, decode_batch,
+    decode_command, encode_batch, encode_command,
+};
+pub use defaults::{NewCluster, default_cluster_spec, new_cluster};
 pub use ids::new_id;
-pub use state::{Lookup, State};
+pub use lookup::Lookup;
+pub use meta::version_of;
+pub use naming::{config_name, hostname, node_name, secret_name, service_name, task_name};
+pub use needs::{config_ids, is_final, observed_state, secret_ids};
+pub use record::ChangeRecord;
+pub use snapshot::{Restorer, SNAPSHOT_FORMAT};
+pub use state::State;
+pub use timestamps::{date_time, timestamp};
+pub use validate::{
+    validate_annotations, validate_cluster_spec, validate_config_spec, validate_secret_spec,
+    validate_service_spec,
+};
 pub use vault::{PlainVault, Vault};

@@ -1,36 +1,56 @@
-//! The replicated state and how commands change it.
+//! The replicated state: what it holds and how it is read.
+//!
+//! Commands change it in `apply/`, objects are put in place and indexed in
+//! `store.rs`, names and prefixes are resolved in `lookup.rs`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use prost_types::Timestamp;
+use waxseal_secrets::AssignmentSet;
 use zeroize::Zeroizing;
 
 use crate::{
-    change::{Applied, Refusal},
-    objects::{Cluster, Command, Config, Node, Secret, Service, StateSnapshot, Task},
+    bans::Bans,
+    index::{Groups, Names, Users},
+    naming, needs,
+    objects::{Ban, Cluster, Config, Node, Secret, Service, Task},
     vault::Vault,
 };
 
-/// The outcome of looking an object up by id, name or id prefix.
-#[derive(Clone, Debug)]
-pub enum Lookup<T> {
-    /// Exactly one matched.
-    Found(Arc<T>),
-    /// None matched.
-    NotFound,
-    /// So many matched at the first step that gave anything.
-    Ambiguous(usize),
+/// The replicated state of a cluster.
+///
+/// Cloning is cheap: objects and sealed payloads are shared. A clone is what a
+/// snapshot is written from while commands go on.
+#[derive(Clone)]
+pub struct State {
+    pub(crate) vault: Arc<dyn Vault>,
+    pub(crate) version: u64,
+    pub(crate) last_time: Option<Timestamp>,
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    pub(crate) nodes: BTreeMap<String, Arc<Node>>,
+    pub(crate) secrets: BTreeMap<String, StoredSecret>,
+    pub(crate) configs: BTreeMap<String, Arc<Config>>,
+    pub(crate) services: BTreeMap<String, Arc<Service>>,
+    pub(crate) tasks: BTreeMap<String, Arc<Task>>,
+    pub(crate) bans: Bans,
+    pub(crate) secret_names: Names,
+    pub(crate) config_names: Names,
+    pub(crate) service_names: Names,
+    pub(crate) hostnames: Groups,
+    /// Nodes by the digest of the key that they last asked a certificate for.
+    pub(crate) node_keys: Groups,
+    pub(crate) tasks_by_node: Groups,
+    pub(crate) tasks_by_service: Groups,
+    pub(crate) secret_users: Users,
+    pub(crate) config_users: Users,
 }
 
-/// The replicated state of a cluster.
-pub struct State {
-    vault: Arc<dyn Vault>,
-    version: u64,
-    cluster: Option<Arc<Cluster>>,
-    nodes: BTreeMap<String, Arc<Node>>,
-    secrets: BTreeMap<String, Arc<Secret>>,
-    configs: BTreeMap<String, Arc<Config>>,
-    services: BTreeMap<String, Arc<Service>>,
-    tasks: BTreeMap<String, Arc<Task>>,
+/// A secret: its object, whose data is empty, and its payload as the vault sealed it.
+#[derive(Clone)]
+pub(crate) struct StoredSecret {
+    pub(crate) object: Arc<Secret>,
+    pub(crate) sealed: Arc<[u8]>,
+    pub(crate) payload_bytes: usize,
 }
 
 impl State {
@@ -39,109 +59,140 @@ impl State {
         State {
             vault,
             version: 0,
+            last_time: None,
             cluster: None,
             nodes: BTreeMap::new(),
             secrets: BTreeMap::new(),
             configs: BTreeMap::new(),
             services: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            bans: Bans::default(),
+            secret_names: Names::default(),
+            config_names: Names::default(),
+            service_names: Names::default(),
+            hostnames: Groups::default(),
+            node_keys: Groups::default(),
+            tasks_by_node: Groups::default(),
+            tasks_by_service: Groups::default(),
+            secret_users: Users::default(),
+            config_users: Users::default(),
         }
     }
-    /// Applies a command, whole or not at all.
-    pub fn apply(&mut self, _command: Command) -> Result<Applied, Refusal> {
-        todo!()
-    }
-    /// The whole state, payloads opened, for the sealed snapshot file only.
-    pub fn snapshot(&self) -> StateSnapshot {
-        todo!()
-    }
-    /// The state that [`State::snapshot`] was taken of.
-    pub fn restore(_snapshot: StateSnapshot, _vault: Arc<dyn Vault>) -> Result<State, Refusal> {
-        todo!()
-    }
+
     /// The counter that object versions come from.
     pub fn version(&self) -> u64 {
         self.version
     }
+
+    /// The time of the last applied command; absent before the first.
+    pub fn last_time(&self) -> Option<&Timestamp> {
+        self.last_time.as_ref()
+    }
+
     /// The cluster object; absent before the bootstrap command.
     pub fn cluster(&self) -> Option<&Arc<Cluster>> {
         self.cluster.as_ref()
     }
+
     /// All nodes, by id. The same shape for the other kinds.
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.nodes.values()
     }
+
     /// A node by its full id.
     pub fn node(&self, id: &str) -> Option<&Arc<Node>> {
         self.nodes.get(id)
     }
-    /// Whether a node id was removed and its certificate could still be valid.
-    pub fn is_banned(&self, _node_id: &str) -> bool {
-        todo!()
+
+    /// The node whose newest certificate request bore the key with this digest.
+    pub fn node_by_public_key(&self, digest: &[u8]) -> Option<&Arc<Node>> {
+        self.node(self.node_keys.of(&naming::key_name(digest)).next()?)
     }
+
+    /// Whether a node id was removed and its certificate could still be valid.
+    pub fn is_banned(&self, node_id: &str) -> bool {
+        self.bans.get(node_id).is_some()
+    }
+
+    /// When a node's ban ends. Absent when it is not banned, and when the ban
+    /// has no end: ask [`State::is_banned`] which.
+    pub fn banned_until(&self, node_id: &str) -> Option<&Timestamp> {
+        self.bans.get(node_id)?.expires_at.as_ref()
+    }
+
+    /// All bans, by node id.
+    pub fn bans(&self) -> impl Iterator<Item = &Ban> {
+        self.bans.iter()
+    }
+
     /// All secrets, without payloads.
     pub fn secrets(&self) -> impl Iterator<Item = &Arc<Secret>> {
-        self.secrets.values()
+        self.secrets.values().map(|stored| &stored.object)
     }
+
     /// A secret by its full id, without payload.
     pub fn secret(&self, id: &str) -> Option<&Arc<Secret>> {
-        self.secrets.get(id)
+        self.secrets.get(id).map(|stored| &stored.object)
     }
+
     /// A secret's payload, opened for sending.
-    pub fn secret_payload(&self, _id: &str) -> Option<Zeroizing<Vec<u8>>> {
-        let _ = &self.vault;
-        todo!()
+    pub fn secret_payload(&self, id: &str) -> Option<Zeroizing<Vec<u8>>> {
+        let stored = self.secrets.get(id)?;
+        Some(self.vault.open(&stored.sealed))
     }
+
+    /// How many bytes a secret's payload has; the payload is not opened for it.
+    pub fn secret_payload_bytes(&self, id: &str) -> Option<usize> {
+        self.secrets.get(id).map(|stored| stored.payload_bytes)
+    }
+
     /// All configs, with their data.
     pub fn configs(&self) -> impl Iterator<Item = &Arc<Config>> {
         self.configs.values()
     }
+
     /// A config by its full id.
     pub fn config(&self, id: &str) -> Option<&Arc<Config>> {
         self.configs.get(id)
     }
+
     /// All services.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.values()
     }
+
     /// A service by its full id.
     pub fn service(&self, id: &str) -> Option<&Arc<Service>> {
         self.services.get(id)
     }
+
     /// All tasks.
     pub fn tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
         self.tasks.values()
     }
+
     /// A task by its full id.
     pub fn task(&self, id: &str) -> Option<&Arc<Task>> {
         self.tasks.get(id)
     }
-    /// The tasks assigned to a node.
-    pub fn tasks_of_node(&self, _node_id: &str) -> impl Iterator<Item = &Arc<Task>> {
-        self.tasks.values()
+
+    /// The tasks assigned to a node, by id.
+    pub fn tasks_of_node(&self, node_id: &str) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks_by_node
+            .of(node_id)
+            .filter_map(|id| self.tasks.get(id))
     }
-    /// The tasks of a service.
-    pub fn tasks_of_service(&self, _service_id: &str) -> impl Iterator<Item = &Arc<Task>> {
-        self.tasks.values()
+
+    /// The tasks of a service, by id.
+    pub fn tasks_of_service(&self, service_id: &str) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks_by_service
+            .of(service_id)
+            .filter_map(|id| self.tasks.get(id))
     }
-    /// A node by id, hostname or id prefix, in this order.
-    pub fn find_node(&self, _input: &str) -> Lookup<Node> {
-        todo!()
-    }
-    /// A secret by id, name (any case) or id prefix.
-    pub fn find_secret(&self, _input: &str) -> Lookup<Secret> {
-        todo!()
-    }
-    /// A config by id, name (any case) or id prefix.
-    pub fn find_config(&self, _input: &str) -> Lookup<Config> {
-        todo!()
-    }
-    /// A service by id, name (exact) or id prefix.
-    pub fn find_service(&self, _input: &str) -> Lookup<Service> {
-        todo!()
-    }
-    /// A task by id, generated name or id prefix.
-    pub fn find_task(&self, _input: &str) -> Lookup<Task> {
-        todo!()
+
+    /// The ids of the secrets and configs that a node needs: those that the
+    /// non-final tasks assigned to it refer to.
+    pub fn assignment_set(&self, node_id: &str) -> AssignmentSet {
+        AssignmentSet::of_tasks(self.tasks_of_node(node_id).map(|task| needs::of_task(task)))
     }
 }

@@ -1,0 +1,292 @@
+//! Certificates of nodes: asked for, then stored.
+//!
+//! The serial is on record before anything is signed, and only what was signed
+//! for the request on record is stored.
+
+use super::Effect;
+use crate::{
+    change::Refusal,
+    meta::Stamp,
+    objects::{Certificate, IssuanceState, Node, RequestCertificate, StoreCertificate},
+    state::State,
+    timestamps::later,
+};
+
+impl State {
+    /// Records a request (`RENEW`, `PENDING`), whose CSR and serial replace what
+    /// was asked for before, or marks the certificate as one to be renewed (`ROTATE`).
+    ///
+    /// Role and name are those of the node's record, whatever the command says.
+    pub(super) fn request_certificate(
+        &mut self,
+        op: RequestCertificate,
+        stamp: &Stamp,
+    ) -> Result<Effect, Refusal> {
+        let asked = op.certificate.ok_or(Refusal::missing("certificate"))?;
+        let node = self.existing_node(&op.node_id)?;
+        let certificate = match state_of(&asked) {
+            IssuanceState::Renew | IssuanceState::Pending => requested(&node, asked)?,
+            IssuanceState::Rotate => marked_for_rotation(&node)?,
+            _ => {
+                return Err(Refusal::invalid(
+                    "a certificate is requested in state renew, pending or rotate only",
+                ));
+            }
+        };
+        let mut new = Node::clone(&node);
+        new.certificate = Some(certificate);
+        new.meta = stamp.updated(node.meta.as_ref());
+        Ok(self.set_node(&op.node_id, Some(new)).into())
+    }
+
+    /// Stores what was signed, or why it was not, for the request on record.
+    ///
+    /// # Errors
+    /// [`Refusal::Stale`] if another request, or another role, came in between.
+    pub(super) fn store_certificate(
+        &mut self,
+        op: StoreCertificate,
+        stamp: &Stamp,
+    ) -> Result<Effect, Refusal> {
+        let signed = op.certificate.ok_or(Refusal::missing("certificate"))?;
+        let node = self.existing_node(&op.node_id)?;
+        let issued = match state_of(&signed) {
+            IssuanceState::Issued => true,
+            IssuanceState::Failed => false,
+            _ => {
+                return Err(Refusal::invalid(
+                    "a certificate is stored in state issued or failed only",
+                ));
+            }
+        };
+        let recorded = node.certificate.as_ref().ok_or(Refusal::Stale)?;
+        let outstanding = matches!(
+            state_of(recorded),
+            IssuanceState::Renew | IssuanceState::Pending
+        );
+        let same_request = signed.serial == recorded.serial
+            && (signed.csr.is_empty() || signed.csr == recorded.csr);
+        if !outstanding || !same_request || recorded.role != node.role {
+            return Err(Refusal::Stale);
+        }
+        let mut new = Node::clone(&node);
+        let mut certificate = recorded.clone();
+        certificate.status = signed.status;
+        if issued {
+            if signed.certificate.is_empty() {
+                return Err(Refusal::missing("the certificate itself"));
+            }
+            let not_after = signed.not_after.ok_or(Refusal::missing("not_after"))?;
+            certificate.certificate = signed.certificate;
+            certificate.not_after = Some(not_after);
+            new.certified_until = Some(
+                node.certified_until
+                    .map_or(not_after, |until| later(until, not_after)),
+            );
+        }
+        new.certificate = Some(certificate);
+        new.meta = stamp.updated(node.meta.as_ref());
+        Ok(self.set_node(&op.node_id, Some(new)).into())
+    }
+}
+
+fn requested(node: &Node, asked: Certificate) -> Result<Certificate, Refusal> {
+    if asked.csr.is_empty() {
+        return Err(Refusal::missing("CSR"));
+    }
+    if asked.serial.is_empty() {
+        return Err(Refusal::missing("serial"));
+    }
+    Ok(Certificate {
+        role: node.role,
+        cn: node.id.clone(),
+        certificate: Vec::new(),
+        not_after: None,
+        ..asked
+    })
+}
+
+fn marked_for_rotation(node: &Node) -> Result<Certificate, Refusal> {
+    let mut certificate = node.certificate.clone().ok_or(Refusal::Stale)?;
+    match state_of(&certificate) {
+        // A request is under way and will be signed by the new issuer.
+        IssuanceState::Renew | IssuanceState::Pending | IssuanceState::Rotate => {
+            Err(Refusal::Stale)
+        }
+        _ => {
+            certificate
+                .status
+                .get_or_insert_default()
+                .set_state(IssuanceState::Rotate);
+            Ok(certificate)
+        }
+    }
+}
+
+fn state_of(certificate: &Certificate) -> IssuanceState {
+    certificate
+        .status
+        .as_ref()
+        .map_or(IssuanceState::Unknown, |status| status.state())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        change::Applied,
+        objects::{IssuanceStatus, NodeRole, UpdateNode, command::Op},
+        testing::{at, bootstrapped, create_worker, run},
+    };
+
+    fn certificate(state: IssuanceState, serial: u8) -> Certificate {
+        Certificate {
+            csr: vec![serial, 1],
+            serial: vec![serial],
+            certificate: b"pem".to_vec(),
+            not_after: Some(at(9000)),
+            status: Some(IssuanceStatus {
+                state: state.into(),
+                err: String::new(),
+            }),
+            ..Certificate::default()
+        }
+    }
+
+    fn request(state: &mut State, certificate: Certificate) -> Result<Applied, Refusal> {
+        let op = Op::RequestCertificate(RequestCertificate {
+            node_id: "w1".into(),
+            certificate: Some(certificate),
+        });
+        run(state, op)
+    }
+
+    fn store(state: &mut State, certificate: Certificate) -> Result<Applied, Refusal> {
+        let op = Op::StoreCertificate(StoreCertificate {
+            node_id: "w1".into(),
+            certificate: Some(certificate),
+        });
+        run(state, op)
+    }
+
+    fn with_worker() -> State {
+        let mut state = bootstrapped();
+        run(&mut state, create_worker("w1")).unwrap();
+        state
+    }
+
+    #[test]
+    fn nothing_is_stored_that_was_not_asked_for() {
+        let mut state = with_worker();
+        let issued = || certificate(IssuanceState::Issued, 1);
+        assert_eq!(store(&mut state, issued()).unwrap_err(), Refusal::Stale);
+        request(&mut state, certificate(IssuanceState::Renew, 2)).unwrap();
+        assert_eq!(store(&mut state, issued()).unwrap_err(), Refusal::Stale);
+        let mut other_csr = certificate(IssuanceState::Issued, 2);
+        other_csr.csr = vec![9];
+        assert_eq!(store(&mut state, other_csr).unwrap_err(), Refusal::Stale);
+        let again = certificate(IssuanceState::Issued, 2);
+        store(&mut state, again.clone()).unwrap();
+        assert_eq!(store(&mut state, again).unwrap_err(), Refusal::Stale);
+    }
+
+    #[test]
+    fn a_later_request_replaces_the_one_before() {
+        let mut state = with_worker();
+        request(&mut state, certificate(IssuanceState::Renew, 1)).unwrap();
+        request(&mut state, certificate(IssuanceState::Renew, 2)).unwrap();
+        let first = certificate(IssuanceState::Issued, 1);
+        assert_eq!(store(&mut state, first).unwrap_err(), Refusal::Stale);
+        store(&mut state, certificate(IssuanceState::Issued, 2)).unwrap();
+    }
+
+    #[test]
+    fn a_certificate_for_a_role_that_was_lost_is_not_stored() {
+        let mut state = with_worker();
+        let role = |role: NodeRole| {
+            Op::UpdateNode(UpdateNode {
+                node_id: "w1".into(),
+                role: Some(role.into()),
+                ..UpdateNode::default()
+            })
+        };
+        run(&mut state, role(NodeRole::Manager)).unwrap();
+        request(&mut state, certificate(IssuanceState::Renew, 1)).unwrap();
+        run(&mut state, role(NodeRole::Worker)).unwrap();
+        let issued = certificate(IssuanceState::Issued, 1);
+        assert_eq!(store(&mut state, issued).unwrap_err(), Refusal::Stale);
+    }
+
+    #[test]
+    fn role_and_name_are_the_records_own() {
+        let mut state = with_worker();
+        let mut forged = certificate(IssuanceState::Renew, 1);
+        forged.role = NodeRole::Manager.into();
+        forged.cn = "manager1".into();
+        request(&mut state, forged.clone()).unwrap();
+        forged.status = certificate(IssuanceState::Issued, 1).status;
+        store(&mut state, forged).unwrap();
+        let stored = state.node("w1").unwrap().certificate.clone().unwrap();
+        assert_eq!(
+            (stored.role(), stored.cn.as_str()),
+            (NodeRole::Worker, "w1")
+        );
+        assert_eq!(state_of(&stored), IssuanceState::Issued);
+        assert_eq!(stored.certificate, b"pem");
+    }
+
+    #[test]
+    fn states_and_parts_that_do_not_fit() {
+        let mut state = with_worker();
+        for wrong in [
+            IssuanceState::Issued,
+            IssuanceState::Failed,
+            IssuanceState::Unknown,
+        ] {
+            let refusal = request(&mut state, certificate(wrong, 1)).unwrap_err();
+            assert!(matches!(refusal, Refusal::Invalid { .. }));
+        }
+        let mut no_serial = certificate(IssuanceState::Renew, 1);
+        no_serial.serial.clear();
+        assert!(request(&mut state, no_serial).is_err());
+        let mut no_csr = certificate(IssuanceState::Renew, 1);
+        no_csr.csr.clear();
+        assert!(request(&mut state, no_csr).is_err());
+        request(&mut state, certificate(IssuanceState::Renew, 1)).unwrap();
+        for wrong in [IssuanceState::Renew, IssuanceState::Rotate] {
+            assert!(store(&mut state, certificate(wrong, 1)).is_err());
+        }
+        let mut no_end = certificate(IssuanceState::Issued, 1);
+        no_end.not_after = None;
+        assert!(store(&mut state, no_end).is_err());
+    }
+
+    #[test]
+    fn rotation_marks_an_issued_certificate_only() {
+        let mut state = with_worker();
+        let rotate = || certificate(IssuanceState::Rotate, 7);
+        assert_eq!(request(&mut state, rotate()).unwrap_err(), Refusal::Stale);
+        request(&mut state, certificate(IssuanceState::Renew, 1)).unwrap();
+        assert_eq!(request(&mut state, rotate()).unwrap_err(), Refusal::Stale);
+        store(&mut state, certificate(IssuanceState::Issued, 1)).unwrap();
+        request(&mut state, rotate()).unwrap();
+        let marked = state.node("w1").unwrap().certificate.clone().unwrap();
+        assert_eq!(
+            (marked.serial, marked.certificate),
+            (vec![1], b"pem".to_vec())
+        );
+        assert_eq!(request(&mut state, rotate()).unwrap_err(), Refusal::Stale);
+    }
+
+    #[test]
+    fn a_failure_is_recorded_with_its_cause() {
+        let mut state = with_worker();
+        request(&mut state, certificate(IssuanceState::Renew, 1)).unwrap();
+        let mut failed = certificate(IssuanceState::Failed, 1);
+        failed.status.as_mut().unwrap().err = "no signer".into();
+        store(&mut state, failed).unwrap();
+        let stored = state.node("w1").unwrap().certificate.clone().unwrap();
+        assert_eq!(stored.status.as_ref().unwrap().err, "no signer");
+        assert!(stored.certificate.is_empty() && stored.not_after.is_none());
+    }
+}
