@@ -1,3 +1,36 @@
 //! Plans: (view of the state, now, randomness) to the changes that bring the
 //! cluster closer to what was asked. Idempotent; the leader runs them after
 //! every change and when one says it wants to be woken.
+//!
+//! - [`orchestrate`]: services to tasks (replicas, global, rolling updates,
+//!   restarts, history);
+//! - [`schedule`]: tasks to nodes;
+//! - [`check_nodes`]: heartbeats to node states, and what follows from a node
+//!   that stays away;
+//! - [`build_task`], [`attachments`], [`check_outgoing_task`]: what a task looks
+//!   like and what must hold of it before it is sent to a node.
+//!
+//! Nothing here remembers: what a plan needs to know is in the state. A plan
+//! returns a bounded number of changes ([`MAX_CHANGES`]); running it again after
+//! they are applied gives the rest, and at last nothing.
+
+mod changes;
+mod nodes;
+mod orchestrator;
+mod outgoing;
+mod reaper;
+mod scheduler;
+mod task;
+#[cfg(test)]
+mod testing;
+mod times;
+
+pub use nodes::{Heartbeat, NodesPlan, check_nodes};
+pub use orchestrator::{MAX_CHANGES, MAX_REPLICAS, Planned, orchestrate};
+pub use outgoing::{OutgoingFault, check_outgoing_task};
+pub use scheduler::{
+    LABEL_NATIVE_TASKS, PLUGIN_ENGINE, PLUGIN_HOST, PLUGIN_LIMITS, PLUGIN_TYPE,
+    constraint::{Constraint, ConstraintError, Operator, parse_constraints},
+    schedule,
+};
+pub use task::{Place, attachments, build_task, is_host_image, is_wanted};

@@ -1,0 +1,129 @@
+//! The changes of tasks that a plan collects.
+
+use std::collections::BTreeMap;
+
+use super::MAX_CHANGES;
+use crate::{
+    objects::{Task, TaskChange, TaskState, TaskStatus, TaskUpdate, task_change},
+    version_of,
+};
+
+/// Changes of tasks, at most one for each task that exists.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    existing: BTreeMap<String, task_change::Change>,
+    created: Vec<Task>,
+}
+
+impl Changes {
+    /// Whether the plan may grow. What belongs together may still be added whole.
+    pub(super) fn has_room(&self) -> bool {
+        self.existing.len() + self.created.len() < MAX_CHANGES
+    }
+
+    /// Raises what is desired of a task; it never sinks.
+    pub(super) fn want(&mut self, task: &Task, desired: TaskState) {
+        if task.desired_state < desired as i32
+            && let Some(update) = self.update(task)
+        {
+            let most = update.desired_state.unwrap_or(0).max(desired as i32);
+            update.desired_state = Some(most);
+        }
+    }
+
+    /// Writes a task's status.
+    pub(super) fn set_status(&mut self, task: &Task, status: TaskStatus) {
+        if let Some(update) = self.update(task) {
+            update.status = Some(status);
+        }
+    }
+
+    /// Hands a task to a node.
+    pub(super) fn assign(&mut self, task: &Task, node_id: &str, status: TaskStatus) {
+        if let Some(update) = self.update(task) {
+            update.node_id = Some(node_id.to_owned());
+            update.status = Some(status);
+        }
+    }
+
+    /// Deletes a task's record, whatever else was to happen to it.
+    pub(super) fn remove(&mut self, task: &Task) {
+        let removal = task_change::Change::Remove(task.id.clone());
+        self.existing.insert(task.id.clone(), removal);
+    }
+
+    /// Adds a new task.
+    pub(super) fn create(&mut self, task: Task) {
+        self.created.push(task);
+    }
+
+    /// All of them: first what happens to tasks that exist, then the new ones.
+    pub(super) fn into_list(self) -> Vec<TaskChange> {
+        let created = self.created.into_iter().map(task_change::Change::Create);
+        self.existing
+            .into_values()
+            .chain(created)
+            .map(|change| TaskChange {
+                change: Some(change),
+            })
+            .collect()
+    }
+
+    /// The update of a task, begun if there is none; `None` if it is removed.
+    fn update(&mut self, task: &Task) -> Option<&mut TaskUpdate> {
+        let change = self.existing.entry(task.id.clone()).or_insert_with(|| {
+            task_change::Change::Update(TaskUpdate {
+                task_id: task.id.clone(),
+                expected_version: version_of(task.meta.as_ref()),
+                ..TaskUpdate::default()
+            })
+        });
+        match change {
+            task_change::Change::Update(update) => Some(update),
+            task_change::Change::Create(_) | task_change::Change::Remove(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task() -> Task {
+        Task {
+            id: "t".to_owned(),
+            desired_state: TaskState::Running as i32,
+            ..Task::default()
+        }
+    }
+
+    #[test]
+    fn a_desired_state_never_sinks_and_changes_merge() {
+        let mut changes = Changes::default();
+        changes.want(&task(), TaskState::Ready);
+        changes.want(&task(), TaskState::Running);
+        assert!(changes.existing.is_empty());
+        changes.want(&task(), TaskState::Remove);
+        changes.want(&task(), TaskState::Shutdown);
+        changes.set_status(&task(), TaskStatus::default());
+        let list = changes.into_list();
+        let [change] = list.as_slice() else {
+            panic!("{list:?}");
+        };
+        let Some(task_change::Change::Update(update)) = &change.change else {
+            panic!("{change:?}");
+        };
+        assert_eq!(update.desired_state, Some(TaskState::Remove as i32));
+        assert!(update.status.is_some());
+    }
+
+    #[test]
+    fn a_removal_wins() {
+        let mut changes = Changes::default();
+        changes.want(&task(), TaskState::Remove);
+        changes.remove(&task());
+        changes.set_status(&task(), TaskStatus::default());
+        let removal = task_change::Change::Remove("t".to_owned());
+        assert_eq!(changes.into_list()[0].change, Some(removal));
+    }
+}

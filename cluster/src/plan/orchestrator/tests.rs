@@ -1,0 +1,6 @@
+//! Scenarios of services on a small cluster.
+
+mod generative;
+mod replicas;
+mod restarts;
+mod updates;

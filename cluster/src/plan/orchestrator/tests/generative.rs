@@ -1,0 +1,425 @@
+//! Random events on a small cluster; after each one the plans are run to their
+//! fixpoint and the invariants below are checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use time::Duration;
+
+use crate::{
+    is_final,
+    objects::{
+        Availability, NodeState, RemoveNode, RemoveService, RestartPolicy, ServiceSpec, Task,
+        TaskState, UpdateConfig, UpdateService, command::Op, restart_policy::Condition,
+        service_spec::Mode, update_config::Order,
+    },
+    observed_state,
+    plan::{
+        is_wanted, schedule,
+        testing::{World, container, engine_node, global, native_node, replicated, task_spec},
+    },
+};
+
+const NODES: usize = 4;
+const SERVICES: usize = 3;
+
+#[derive(Clone, Debug)]
+enum Event {
+    NodeState(usize, NodeState),
+    Availability(usize, Availability),
+    RemoveNode(usize),
+    AddNode(usize),
+    Label(usize, bool),
+    Create(usize, Shape),
+    Scale(usize, u64),
+    Update(usize, u8),
+    Rollback(usize),
+    Remove(usize),
+    /// The n-th task that a node holds ends or advances so.
+    Report(prop::sample::Index, TaskState),
+    /// All reachable nodes do as told.
+    Obey,
+    Pass(u32),
+}
+
+/// What a service is like.
+#[derive(Clone, Debug)]
+struct Shape {
+    is_global: bool,
+    replicas: u64,
+    condition: Condition,
+    max_attempts: u64,
+    order: Order,
+    parallelism: u64,
+    failure_action: i32,
+    constrained: bool,
+    engine: bool,
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    let conditions = prop_oneof![
+        1 => Just(Condition::None),
+        1 => Just(Condition::OnFailure),
+        4 => Just(Condition::Any)
+    ];
+    let restart = (conditions, prop_oneof![3 => Just(0u64), 1 => 1..4u64]);
+    let update = (any::<bool>(), 0..3u64, 0..3i32);
+    let place = (any::<bool>(), 0..6u64, any::<bool>(), any::<bool>());
+    (restart, update, place).prop_map(|((condition, max_attempts), update, place)| Shape {
+        is_global: place.0,
+        replicas: place.1,
+        condition,
+        max_attempts,
+        order: if update.0 {
+            Order::StartFirst
+        } else {
+            Order::StopFirst
+        },
+        parallelism: update.1,
+        failure_action: update.2,
+        constrained: place.2,
+        engine: place.3,
+    })
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let node = 1..=NODES;
+    let service = 1..=SERVICES;
+    let state = prop_oneof![
+        Just(NodeState::Ready),
+        Just(NodeState::Down),
+        Just(NodeState::Unknown)
+    ];
+    let availability = prop_oneof![
+        2 => Just(Availability::Active),
+        1 => Just(Availability::Pause),
+        1 => Just(Availability::Drain)
+    ];
+    let report = prop_oneof![
+        Just(TaskState::Running),
+        Just(TaskState::Failed),
+        Just(TaskState::Rejected),
+        Just(TaskState::Complete),
+        Just(TaskState::Shutdown)
+    ];
+    prop_oneof![
+        2 => (node.clone(), state).prop_map(|(node, state)| Event::NodeState(node, state)),
+        2 => (node.clone(), availability).prop_map(|(node, to)| Event::Availability(node, to)),
+        1 => node.clone().prop_map(Event::RemoveNode),
+        1 => node.clone().prop_map(Event::AddNode),
+        1 => (node, any::<bool>()).prop_map(|(node, label)| Event::Label(node, label)),
+        4 => (service.clone(), shape()).prop_map(|(service, shape)| Event::Create(service, shape)),
+        2 => (service.clone(), 0..7u64).prop_map(|(service, to)| Event::Scale(service, to)),
+        3 => (service.clone(), 0..3u8).prop_map(|(service, version)| Event::Update(service, version)),
+        1 => service.clone().prop_map(Event::Rollback),
+        1 => service.prop_map(Event::Remove),
+        6 => (any::<prop::sample::Index>(), report).prop_map(|(task, to)| Event::Report(task, to)),
+        4 => Just(Event::Obey),
+        4 => (1..60_000u32).prop_map(Event::Pass),
+    ]
+}
+
+fn spec_of(name: &str, shape: &Shape) -> ServiceSpec {
+    let mut spec = if shape.is_global {
+        global(name)
+    } else {
+        replicated(name, shape.replicas)
+    };
+    spec.update = Some(UpdateConfig {
+        parallelism: shape.parallelism,
+        order: shape.order as i32,
+        failure_action: shape.failure_action,
+        ..UpdateConfig::default()
+    });
+    spec.rollback = spec.update;
+    if shape.engine {
+        container(&mut spec).image = "busybox".to_owned();
+    }
+    let task = task_spec(&mut spec);
+    task.restart = Some(RestartPolicy {
+        condition: shape.condition as i32,
+        max_attempts: shape.max_attempts,
+        ..RestartPolicy::default()
+    });
+    if shape.constrained {
+        let placement = task.placement.get_or_insert_default();
+        placement.constraints = vec!["node.labels.disk==ssd".to_owned()];
+    }
+    spec
+}
+
+/// Odd nodes are ours, even ones are engines.
+fn add_node(world: &mut World, index: usize) {
+    let id = format!("n{index}");
+    // A removed node never returns under its id.
+    if world.state.node(&id).is_some() || world.state.is_banned(&id) {
+        return;
+    }
+    world.add_node(if index % 2 == 1 {
+        native_node(&id)
+    } else {
+        engine_node(&id)
+    });
+}
+
+fn happen(world: &mut World, event: &Event) {
+    let has_node = |world: &World, id: &str| world.state.node(id).is_some();
+    match event {
+        Event::NodeState(index, state) => {
+            let id = format!("n{index}");
+            if has_node(world, &id) {
+                world.set_node_state(&id, *state);
+            }
+        }
+        Event::Availability(index, availability) => {
+            let id = format!("n{index}");
+            if has_node(world, &id) {
+                world.change_node(&id, |spec| spec.availability = *availability as i32);
+            }
+        }
+        Event::Label(index, fits) => {
+            let id = format!("n{index}");
+            if has_node(world, &id) {
+                world.change_node(&id, |spec| {
+                    let labels = &mut spec.annotations.get_or_insert_default().labels;
+                    let value = if *fits { "ssd" } else { "hdd" };
+                    labels.insert("disk".to_owned(), value.to_owned());
+                });
+            }
+        }
+        Event::RemoveNode(index) => {
+            let _absent = world.try_apply(Op::RemoveNode(RemoveNode {
+                node_id: format!("n{index}"),
+                force: true,
+                ban_expires_at: None,
+            }));
+        }
+        Event::AddNode(index) => add_node(world, *index),
+        Event::Report(index, state) => report(world, *index, *state),
+        Event::Obey => {
+            world.run();
+        }
+        Event::Pass(millis) => world.pass(Duration::milliseconds(i64::from(*millis))),
+        on_service => service_event(world, on_service),
+    }
+}
+
+fn service_event(world: &mut World, event: &Event) {
+    let (Event::Create(index, _)
+    | Event::Scale(index, _)
+    | Event::Update(index, _)
+    | Event::Rollback(index)
+    | Event::Remove(index)) = event
+    else {
+        unreachable!("{event:?}");
+    };
+    let id = format!("s{index}");
+    let exists = world.state.service(&id).is_some();
+    match event {
+        Event::Create(_, shape) if !exists => {
+            world.add_service(spec_of(&id, shape));
+        }
+        Event::Scale(_, replicas) if exists => {
+            let spec = world.service(&id).spec.as_ref().unwrap();
+            if matches!(spec.mode, Some(Mode::Replicated(_))) {
+                world.scale(&id, *replicas);
+            }
+        }
+        Event::Update(_, version) if exists => world.change_service(&id, |spec| {
+            container(spec).env = vec![format!("V={version}")];
+        }),
+        Event::Rollback(_) if exists => {
+            let _without_previous = world.try_apply(Op::UpdateService(UpdateService {
+                service_id: id,
+                rollback: true,
+                ..UpdateService::default()
+            }));
+        }
+        Event::Remove(_) if exists => {
+            world.apply(Op::RemoveService(RemoveService { service_id: id }));
+        }
+        _ => {}
+    }
+}
+
+fn report(world: &mut World, index: prop::sample::Index, state: TaskState) {
+    let held: Vec<String> = world
+        .state
+        .tasks()
+        .filter(|task| observed_state(task) >= TaskState::Assigned && !is_final(task))
+        .map(|task| task.id.clone())
+        .collect();
+    if !held.is_empty() {
+        let id = &held[index.index(held.len())];
+        world.report(id, state);
+    }
+}
+
+/// The tasks of a service by place.
+fn places(world: &World, service: &str) -> BTreeMap<String, Vec<Task>> {
+    let mut places: BTreeMap<String, Vec<Task>> = BTreeMap::new();
+    for task in world.state.tasks_of_service(service) {
+        let place = match task.slot {
+            0 => task.node_id.clone(),
+            slot => slot.to_string(),
+        };
+        places.entry(place).or_default().push(Task::clone(task));
+    }
+    places
+}
+
+fn no_two_wanted_in_one_place_beyond_start_first(world: &World) {
+    for service in world.state.services() {
+        let update = service.spec.as_ref().unwrap().update.unwrap();
+        for (place, tasks) in places(world, &service.id) {
+            let wanted: Vec<_> = tasks.iter().filter(|task| is_wanted(task)).collect();
+            let most = if update.order() == Order::StartFirst {
+                2
+            } else {
+                1
+            };
+            assert!(wanted.len() <= most, "{place}: {wanted:#?}");
+            let running = wanted
+                .iter()
+                .filter(|task| observed_state(task) == TaskState::Running);
+            assert!(running.count() <= 1, "{place}: {wanted:#?}");
+        }
+    }
+}
+
+fn nothing_wanted_on_a_node_that_holds_no_tasks(world: &World) {
+    for task in world.state.tasks().filter(|task| is_wanted(task)) {
+        if task.node_id.is_empty() {
+            continue;
+        }
+        let node = world.state.node(&task.node_id).unwrap();
+        let spec = node.spec.as_ref().unwrap();
+        assert_ne!(spec.availability(), Availability::Drain, "{task:#?}");
+        let state = node.status.as_ref().unwrap().state();
+        assert_ne!(state, NodeState::Down, "{task:#?}");
+    }
+}
+
+fn nothing_ended_is_wanted(world: &World) {
+    for task in world.state.tasks() {
+        assert!(!is_wanted(task) || !is_final(task), "{task:#?}");
+    }
+}
+
+fn as_many_places_as_asked_for(world: &World) {
+    for service in world.state.services() {
+        let spec = service.spec.as_ref().unwrap();
+        let Some(Mode::Replicated(mode)) = spec.mode else {
+            continue;
+        };
+        let staying: BTreeSet<u64> = world
+            .state
+            .tasks_of_service(&service.id)
+            .filter(|task| task.desired_state() < TaskState::Remove)
+            .map(|task| task.slot)
+            .collect();
+        assert_eq!(staying.len() as u64, mode.replicas, "{staying:?}");
+    }
+}
+
+fn history_is_bounded(world: &World) {
+    for service in world.state.services() {
+        for (place, tasks) in places(world, &service.id) {
+            // Five, and what must not be removed yet: tasks that may still run.
+            let ended = tasks.iter().filter(|task| is_final(task)).count();
+            assert!(ended <= 5, "{place}: {ended}");
+        }
+    }
+}
+
+fn nothing_is_left_of_removed_services_but_what_runs(world: &World) {
+    for task in world.state.tasks() {
+        if world.state.service(&task.service_id).is_none() {
+            let state = observed_state(task);
+            let may_run = (TaskState::Assigned..=TaskState::Running).contains(&state);
+            assert!(
+                may_run && task.desired_state() == TaskState::Remove,
+                "{task:#?}"
+            );
+        }
+    }
+}
+
+fn plans_ask_for_nothing(world: &mut World) {
+    let planned = world.plan();
+    assert!(planned.changes.is_empty(), "{:#?}", planned.changes);
+    assert!(planned.service_updates.is_empty());
+    assert!(schedule(&world.state, world.now).is_empty());
+    assert!(planned.wake_at.is_none_or(|at| at > world.now), "spins");
+}
+
+fn check(world: &mut World) {
+    world.settle();
+    plans_ask_for_nothing(world);
+    no_two_wanted_in_one_place_beyond_start_first(world);
+    nothing_wanted_on_a_node_that_holds_no_tasks(world);
+    nothing_ended_is_wanted(world);
+    as_many_places_as_asked_for(world);
+    history_is_bounded(world);
+    nothing_is_left_of_removed_services_but_what_runs(world);
+}
+
+/// With all nodes well and time enough, every service that is restarted without
+/// limit runs whole.
+fn converges(world: &mut World) {
+    for index in 1..=NODES {
+        let id = format!("n{index}");
+        if world.state.node(&id).is_some() {
+            world.set_node_state(&id, NodeState::Ready);
+            world.change_node(&id, |spec| spec.availability = Availability::Active as i32);
+        }
+    }
+    world.run_for(Duration::minutes(3));
+    check(world);
+    for service in world.state.services() {
+        let spec = service.spec.as_ref().unwrap();
+        let task = spec.task.as_ref().unwrap();
+        let restart = task.restart.as_ref().unwrap();
+        let image = &task.container.as_ref().unwrap().image;
+        let parity = usize::from(image == "host");
+        let can_run = |node: &crate::objects::Node| {
+            let index: usize = node.id.trim_start_matches('n').parse().unwrap_or(0);
+            let labels = &node.spec.as_ref().unwrap().annotations;
+            let disk = labels.as_ref().and_then(|all| all.labels.get("disk"));
+            index > 0
+                && index % 2 == parity
+                && (task.placement.is_none() || disk.is_some_and(|disk| disk == "ssd"))
+        };
+        let able = world.state.nodes().filter(|node| can_run(node)).count();
+        if restart.condition() != Condition::Any || restart.max_attempts > 0 {
+            continue;
+        }
+        let expected = match spec.mode.unwrap() {
+            Mode::Replicated(_) if able == 0 => continue,
+            Mode::Replicated(mode) => usize::try_from(mode.replicas).unwrap(),
+            _ => able,
+        };
+        assert_eq!(world.running(&service.id), expected, "{service:#?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 250,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn invariants_hold_whatever_happens(events in prop::collection::vec(event(), 1..60)) {
+        let mut world = World::new();
+        for index in 1..=NODES {
+            add_node(&mut world, index);
+        }
+        for event in &events {
+            happen(&mut world, event);
+            check(&mut world);
+        }
+        converges(&mut world);
+    }
+}
