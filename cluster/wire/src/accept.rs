@@ -6,6 +6,8 @@
 mod preface;
 mod registry;
 mod request;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,

@@ -16,6 +16,7 @@ pub mod waxseal {
 
 mod accept;
 mod dial;
+mod features;
 pub mod limits;
 mod peer;
 mod redact;
@@ -24,6 +25,7 @@ mod text;
 
 pub use accept::{Acceptor, Connections, Listening};
 pub use dial::{Credentials, DialError, ManagerChannel, Unreachable, tls_cause};
+pub use features::{FEATURE_LEVEL, FEATURES, announce_features, announced_features};
 pub use peer::Peer;
-pub use status::{issuance_status, refusal_status};
+pub use status::{engine_text, issuance_status, refusal_status};
 pub use text::{PEER_TEXT_LIMIT, peer_text};

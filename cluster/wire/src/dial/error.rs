@@ -2,9 +2,8 @@
 
 use std::{error::Error as StdError, io};
 
-use rustls::{AlertDescription, CertificateError, pki_types::UnixTime};
-use time::{Date, OffsetDateTime, Time};
-use waxseal_ca::describe_validity_skew;
+use rustls::{AlertDescription, CertificateError, OtherError};
+use waxseal_ca::{ChainError, tls::describe_handshake_failure};
 
 /// A manager could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -122,58 +121,36 @@ impl Unreachable {
         }
     }
 
-    fn clock(
-        now: OffsetDateTime,
-        not_before: OffsetDateTime,
-        not_after: OffsetDateTime,
-    ) -> Unreachable {
-        let skew = describe_validity_skew(now, not_before, not_after).unwrap_or_else(|| {
-            "the manager's certificate is not valid by this host's clock; set the clock".to_owned()
-        });
-        Unreachable::Clock { skew }
-    }
-
+    /// A manager's certificate that this side refused.
     fn certificate(cause: &CertificateError, error: &io::Error) -> Unreachable {
-        match cause {
-            CertificateError::NotValidYetContext { time, not_before } => {
-                let (now, not_before) = (moment(*time), moment(*not_before));
-                // Only the violated side of the validity is known here.
-                Self::clock(now, not_before, LAST_MOMENT)
-            }
-            CertificateError::ExpiredContext { time, not_after } => Self::clock(
-                moment(*time),
-                OffsetDateTime::UNIX_EPOCH,
-                moment(*not_after),
-            ),
-            CertificateError::NotValidYet => Unreachable::Clock {
-                skew: "its certificate is not valid yet by this host's clock, which is behind; \
-                       set the clock and try again"
-                    .to_owned(),
-            },
-            CertificateError::Expired => Unreachable::Clock {
-                skew: "its certificate has expired by this host's clock; set the clock if it is \
-                       ahead, else restart the manager so that it renews"
-                    .to_owned(),
-            },
-            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+        let described = tls_cause(error).and_then(describe_handshake_failure);
+        match (cause, described) {
+            (CertificateError::NotValidYetContext { .. }, Some(skew))
+            | (CertificateError::ExpiredContext { .. }, Some(skew)) => Unreachable::Clock { skew },
+            (CertificateError::UnknownIssuer | CertificateError::BadSignature, _) => {
                 Unreachable::UnknownIssuer
             }
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                Unreachable::NotAManager
+            (
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+                _,
+            ) => Unreachable::NotAManager,
+            (CertificateError::Other(OtherError(other)), described) => {
+                match (other.downcast_ref::<ChainError>(), described) {
+                    (Some(ChainError::NotAManager(_)), _) => Unreachable::NotAManager,
+                    (Some(ChainError::OtherCluster { .. }), _) => Unreachable::UnknownIssuer,
+                    (Some(ChainError::NoValidRoot { .. }), Some(skew)) => {
+                        Unreachable::Clock { skew }
+                    }
+                    _ => Unreachable::Tls(same(error)),
+                }
             }
-            _ => Unreachable::Tls(io::Error::new(error.kind(), error.to_string())),
+            _ => Unreachable::Tls(same(error)),
         }
     }
 }
 
-/// The end of time for a validity whose end is not known.
-const LAST_MOMENT: OffsetDateTime = OffsetDateTime::new_utc(Date::MAX, Time::MIDNIGHT);
-
-fn moment(time: UnixTime) -> OffsetDateTime {
-    i64::try_from(time.as_secs())
-        .ok()
-        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
-        .unwrap_or(LAST_MOMENT)
+fn same(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
 }
 
 /// The TLS error behind an error of a connection, if there is one.
@@ -205,6 +182,8 @@ fn blames_certificate(alert: AlertDescription) -> bool {
             | AlertDescription::CertificateExpired
             | AlertDescription::CertificateUnknown
             | AlertDescription::UnknownCA
+            // What a signature of another root with the same name looks like.
+            | AlertDescription::DecryptError
             | AlertDescription::AccessDenied
             | AlertDescription::CertificateRequired
     )
