@@ -8,10 +8,19 @@ use crate::{
     meta::{Stamp, version_of},
     needs,
     objects::{
-        ChangeTasks, ReportTasks, Task, TaskChange, TaskReport, TaskState, TaskUpdate, task_change,
+        ChangeTasks, ReportTasks, Task, TaskChange, TaskReport, TaskState, TaskStatus, TaskUpdate,
+        task_change,
     },
     state::State,
 };
+
+/// Longest text of a status that is kept, in bytes: what a node says of a task is
+/// shown in one line of a table, not archived.
+const MAX_STATUS_TEXT_BYTES: usize = 1024;
+/// Longest container id that is kept, in bytes (the Docker Engine's have 64).
+const MAX_CONTAINER_ID_BYTES: usize = 128;
+/// Most published ports of one task that are kept.
+const MAX_STATUS_PORTS: usize = 256;
 
 impl State {
     /// Each change stands for itself: one that was overtaken by another command
@@ -114,6 +123,7 @@ impl State {
         if old.node_id != node_id || node_id.is_empty() || needs::is_final(&old) || backwards {
             return None;
         }
+        bound(&mut status);
         // Not the node's to say.
         status.applied_at = Some(stamp.time);
         status.applied_by = old
@@ -129,6 +139,28 @@ impl State {
         new.status = Some(status);
         new.meta = stamp.updated(old.meta.as_ref());
         Some(self.set_task(&report.task_id, Some(new)))
+    }
+}
+
+/// Cuts what a node could make arbitrarily long: it would be kept on every manager.
+fn bound(status: &mut TaskStatus) {
+    cut(&mut status.message, MAX_STATUS_TEXT_BYTES);
+    cut(&mut status.err, MAX_STATUS_TEXT_BYTES);
+    if let Some(container) = &mut status.container {
+        cut(&mut container.container_id, MAX_CONTAINER_ID_BYTES);
+    }
+    if let Some(ports) = &mut status.port_status {
+        ports.ports.truncate(MAX_STATUS_PORTS);
+        for port in &mut ports.ports {
+            cut(&mut port.name, MAX_CONTAINER_ID_BYTES);
+        }
+    }
+}
+
+fn cut(text: &mut String, max_bytes: usize) {
+    if text.len() > max_bytes {
+        text.truncate(text.floor_char_boundary(max_bytes));
+        text.shrink_to_fit();
     }
 }
 
@@ -329,6 +361,22 @@ mod tests {
             ..TaskUpdate::default()
         };
         assert_skipped(&update(&mut state, revive));
+    }
+
+    #[test]
+    fn what_a_node_says_at_length_is_cut() {
+        let mut state = with_running_service();
+        let mut op = report("w1", "t1", TaskState::Failed);
+        if let Op::ReportTasks(reports) = &mut op {
+            let status = reports.reports[0].status.as_mut().unwrap();
+            status.err = "ä".repeat(1_000_000) + "x";
+            status.message = format!("a{}", "ä".repeat(1_000_000));
+            status.port_status.get_or_insert_default().ports = vec![Default::default(); 10_000];
+        }
+        run(&mut state, op).unwrap();
+        let status = state.task("t1").unwrap().status.clone().unwrap();
+        assert_eq!((status.err.len(), status.message.len()), (1024, 1023));
+        assert_eq!(status.port_status.unwrap().ports.len(), MAX_STATUS_PORTS);
     }
 
     #[test]
