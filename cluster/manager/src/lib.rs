@@ -1,1 +1,27 @@
 //! The manager: Raft node, CA and Dispatcher services, control loops.
+//!
+//! Decisions are made elsewhere (`waxseal-ca`, `waxseal-cluster`); here they meet
+//! the log, the clock and the network. One door: everything between hosts comes
+//! in through one TLS port, and every write goes through one proposer.
+
+mod authorize;
+mod ca;
+mod core;
+mod dispatcher;
+mod error;
+mod hello;
+mod log_broker;
+mod loops;
+mod manager;
+mod proposer;
+mod raft;
+mod state_machine;
+mod vault;
+
+pub use ca::IssuerError;
+pub use error::{ProposeError, StartError};
+pub use hello::FEATURE_LEVEL;
+pub use log_broker::{IncompleteLogs, LogLines, TooManyReaders};
+pub use manager::{Manager, ManagerConfig, NewCluster, component};
+pub use state_machine::RestoreError;
+pub use vault::{PageVault, VaultError};

@@ -1,0 +1,65 @@
+//! Who may call: the verified certificate and the node table, at the time of the call.
+
+use tonic::{Request, Status};
+use waxseal_ca::{NodeIdentity, Role};
+use waxseal_cluster::{State, objects::NodeRole};
+use waxseal_wire::Peer;
+
+use crate::core::Core;
+
+/// The caller, if it is a member in the role that its certificate says.
+///
+/// # Errors
+/// `Unauthenticated` without a certificate; `PermissionDenied` for a node of
+/// another cluster, a removed one, or one whose record bears another role.
+pub(crate) fn member<T>(core: &Core, request: &Request<T>) -> Result<NodeIdentity, Status> {
+    let identity = Peer::of(request)?.member()?.clone();
+    core.read(|state| check_member(state, &core.cluster_id, core.clock.now(), &identity))?;
+    Ok(identity)
+}
+
+/// Whether a verified identity is that of a member now.
+pub(crate) fn check_member(
+    state: &State,
+    cluster_id: &str,
+    now: time::OffsetDateTime,
+    identity: &NodeIdentity,
+) -> Result<(), Status> {
+    let NodeIdentity { node_id, role, .. } = identity;
+    // 1. A certificate can be of another cluster only if both share a root.
+    if identity.cluster_id != cluster_id {
+        return Err(denied(format!(
+            "remote certificate not part of organization: {cluster_id}"
+        )));
+    }
+    // 2. Removed nodes stay out although their certificates are still valid.
+    if state.is_banned(node_id) {
+        return Err(denied(format!("node {node_id} was removed from swarm")));
+    }
+    // 3. A connection can outlive the certificate it was opened with.
+    if now > identity.not_after {
+        return Err(Status::unauthenticated(
+            "the node certificate has expired; the node must renew it or leave and join again",
+        ));
+    }
+    let Some(node) = state.node(node_id) else {
+        return Err(Status::not_found("node not registered"));
+    };
+    // 4. A role change acts at once: the record decides, not the certificate.
+    let recorded = match node.role() {
+        NodeRole::Worker => Role::Worker,
+        NodeRole::Manager => Role::Manager,
+    };
+    if recorded != *role {
+        return Err(denied(format!(
+            "the certificate says {}, the node's record says {}; renew the certificate",
+            role.ou(),
+            recorded.ou(),
+        )));
+    }
+    Ok(())
+}
+
+fn denied(reason: String) -> Status {
+    Status::permission_denied(format!("Permission denied: {reason}"))
+}

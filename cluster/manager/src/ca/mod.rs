@@ -1,0 +1,8 @@
+//! Certificates: who asks, what was decided, signing, waiting for the result.
+
+mod issuer;
+mod refusals;
+mod service;
+
+pub use issuer::IssuerError;
+pub(crate) use service::{Ca, CaService, NodeCaService};

@@ -1,0 +1,545 @@
+//! The CA and NodeCA services.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use time::OffsetDateTime;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
+use waxseal_ca::{
+    CertificateExpiry, Csr, IssuanceDecision, IssuanceView, IssuedNode, JoinRequest, NodeProfile,
+    NodeRecord, NodeTable, PublicKeyDigest, Role, Serial, decide_issuance,
+};
+use waxseal_cluster::{
+    State,
+    objects::{
+        Annotations, Availability, Certificate, CreateNode, IssuanceState, IssuanceStatus,
+        Membership, Node, NodeRole, NodeSpec, NodeState, NodeStatus, RequestCertificate,
+        StoreCertificate, command::Op,
+    },
+    timestamp,
+};
+use waxseal_wire::{
+    Peer, issuance_status,
+    swarmkit::{
+        GetRootCaCertificateRequest, GetRootCaCertificateResponse, IssueNodeCertificateRequest,
+        IssueNodeCertificateResponse, NodeCertificateStatusRequest, NodeCertificateStatusResponse,
+        ca_server, node_ca_server,
+    },
+};
+
+use super::{
+    issuer::{Issuer, IssuerError},
+    refusals::Refusals,
+};
+use crate::{
+    authorize,
+    core::{Core, random_id},
+    error::propose_status,
+};
+
+/// Status calls of callers without a certificate that are held at once.
+const HELD_CALLS: usize = 64;
+/// For how long after its record was made a node without a session may ask
+/// without a certificate.
+const ANONYMOUS_STATUS: Duration = Duration::from_secs(10 * 60);
+/// A held status call answers at the latest after this; the caller asks again.
+const HOLD: Duration = Duration::from_secs(4);
+
+/// Decides, records, signs.
+pub(crate) struct Ca {
+    core: Arc<Core>,
+    issuer: ArcSwap<Issuer>,
+    /// In place of the configured expiry; set by the harness only.
+    expiry: Option<CertificateExpiry>,
+    waiting: Mutex<HashMap<String, Arc<Notify>>>,
+    held: Semaphore,
+    refusals: Refusals,
+    tasks: TaskTracker,
+}
+
+impl Ca {
+    /// The CA of a cluster whose state has been read.
+    ///
+    /// # Errors
+    /// If the root or the tokens in the state cannot be used.
+    pub(crate) fn new(
+        core: Arc<Core>,
+        expiry: Option<CertificateExpiry>,
+        tasks: TaskTracker,
+    ) -> Result<Ca, IssuerError> {
+        let issuer = Ca::read_issuer(&core, expiry)?;
+        Ok(Ca {
+            core,
+            issuer: ArcSwap::from_pointee(issuer),
+            expiry,
+            waiting: Mutex::default(),
+            held: Semaphore::new(HELD_CALLS),
+            refusals: Refusals::default(),
+            tasks,
+        })
+    }
+
+    fn read_issuer(core: &Core, expiry: Option<CertificateExpiry>) -> Result<Issuer, IssuerError> {
+        let now = core.clock.now();
+        core.read(|state| {
+            let cluster = state.cluster().ok_or(IssuerError::NoRoot)?;
+            Issuer::of(cluster, expiry, now)
+        })
+    }
+
+    /// Takes over root, tokens and expiry after the cluster object changed.
+    pub(crate) fn cluster_changed(&self) {
+        match Ca::read_issuer(&self.core, self.expiry) {
+            Ok(issuer) => self.issuer.store(Arc::new(issuer)),
+            Err(error) => {
+                tracing::error!(%error, "the changed cluster object is not used for certificates");
+            }
+        }
+    }
+
+    /// Signs what was recorded and not signed, as after a crash between the two.
+    pub(crate) async fn sign_pending(&self) {
+        let pending: Vec<String> = self.core.read(|state| {
+            let is_pending = |node: &&Arc<Node>| {
+                matches!(
+                    issuance_state(node),
+                    IssuanceState::Pending | IssuanceState::Renew
+                )
+            };
+            state
+                .nodes()
+                .filter(is_pending)
+                .map(|node| node.id.clone())
+                .collect()
+        });
+        for node_id in pending {
+            self.sign(&node_id).await;
+        }
+    }
+
+    async fn issue(
+        self: &Arc<Self>,
+        peer: &Peer,
+        request: IssueNodeCertificateRequest,
+    ) -> Result<IssueNodeCertificateResponse, Status> {
+        let now = self.core.clock.now();
+        let issuer = self.issuer.load_full();
+        // 1. Who was refused too often waits, before anything is compared.
+        let address = peer.address.ip();
+        if peer.identity.is_none()
+            && let Some(wait) = self.refusals.wait(address, Instant::now())
+        {
+            let millis = wait.as_millis();
+            return Err(Status::resource_exhausted(format!(
+                "too many refused joins from {address}; try again in {millis} ms"
+            )));
+        }
+        // 2. A connection outlives what its certificate was worth at the handshake.
+        if let Some(identity) = &peer.identity {
+            let cluster_id = &self.core.cluster_id;
+            self.core
+                .read(|state| authorize::check_member(state, cluster_id, now, identity))?;
+        }
+        // 3. The decision.
+        let decision = self.core.read(|state| {
+            let view = IssuanceView {
+                cluster_id: &issuer.cluster_id,
+                tokens: &issuer.tokens,
+                nodes: &Nodes(state),
+                managers_allowed: false,
+                caught_up: true,
+            };
+            // What is no text is no token either.
+            let token = std::str::from_utf8(&request.token).unwrap_or_default();
+            let request = JoinRequest {
+                csr_pem: &request.csr,
+                token,
+            };
+            decide_issuance(&request, peer.identity.as_ref(), &view, now)
+        });
+        let (node, csr) = match decision {
+            IssuanceDecision::Issue { node, csr } => (node, csr),
+            IssuanceDecision::Wait(_) => {
+                return Err(Status::unavailable(
+                    "the manager has not caught up; try again",
+                ));
+            }
+            IssuanceDecision::Refuse(refusal) => {
+                self.refusals.note(address, Instant::now());
+                tracing::info!(%address, %refusal, "certificate refused");
+                return Err(issuance_status(&refusal));
+            }
+        };
+        // 4. On record, serial included, before anything is signed.
+        let availability = request.availability();
+        let node_id = self.record(node, request.csr, &csr, availability).await?;
+        // 5. Signed and stored behind the caller's back; the status call waits for it.
+        let this = Arc::clone(self);
+        let signed_id = node_id.clone();
+        self.tasks.spawn(async move { this.sign(&signed_id).await });
+        Ok(IssueNodeCertificateResponse {
+            node_id,
+            node_membership: Membership::Accepted.into(),
+        })
+    }
+
+    /// Records a node, or a known node's new request; answers its id.
+    async fn record(
+        &self,
+        node: IssuedNode,
+        csr_pem: Vec<u8>,
+        csr: &Csr,
+        availability: Availability,
+    ) -> Result<String, Status> {
+        let mut certificate = Certificate {
+            csr: csr_pem,
+            serial: new_serial()?.as_bytes().to_vec(),
+            public_key_digest: csr.public_key_digest().as_bytes().to_vec(),
+            ..Certificate::default()
+        };
+        let (node_id, op) = match node {
+            IssuedNode::New { role } => {
+                let node_id =
+                    random_id().map_err(|_| Status::internal("the system gave no random bytes"))?;
+                certificate.role = node_role(role).into();
+                certificate.cn.clone_from(&node_id);
+                certificate.status = status(IssuanceState::Pending);
+                let node = Node {
+                    id: node_id.clone(),
+                    spec: Some(NodeSpec {
+                        annotations: Some(Annotations::default()),
+                        desired_role: node_role(role).into(),
+                        membership: Membership::Accepted.into(),
+                        availability: availability.into(),
+                    }),
+                    status: Some(NodeStatus {
+                        state: NodeState::Unknown.into(),
+                        ..NodeStatus::default()
+                    }),
+                    certificate: Some(certificate),
+                    role: node_role(role).into(),
+                    ..Node::default()
+                };
+                (node_id, Op::CreateNode(CreateNode { node: Some(node) }))
+            }
+            IssuedNode::Existing { node_id, role } => {
+                certificate.role = node_role(role).into();
+                certificate.cn.clone_from(&node_id);
+                certificate.status = status(IssuanceState::Renew);
+                let request = RequestCertificate {
+                    node_id: node_id.clone(),
+                    certificate: Some(certificate),
+                };
+                (node_id, Op::RequestCertificate(request))
+            }
+        };
+        self.core
+            .propose_as("ca", op)
+            .await
+            .map_err(|error| propose_status(&error))?;
+        Ok(node_id)
+    }
+
+    /// Signs a node's recorded request and stores the certificate.
+    async fn sign(&self, node_id: &str) {
+        let Some(node) = self.core.read(|state| state.node(node_id).cloned()) else {
+            return;
+        };
+        let Some(request) = node.certificate.clone() else {
+            return;
+        };
+        let signed = self.signed(&node, &request);
+        let certificate = match signed {
+            Ok(issued) => Certificate {
+                not_after: Some(timestamp(issued.identity.not_after)),
+                certificate: issued.pem.into_bytes(),
+                status: status(IssuanceState::Issued),
+                ..request
+            },
+            Err(reason) => {
+                tracing::error!(node = %node_id, %reason, "certificate not signed");
+                let err = reason;
+                let failed = IssuanceStatus {
+                    state: IssuanceState::Failed.into(),
+                    err,
+                };
+                Certificate {
+                    status: Some(failed),
+                    ..request
+                }
+            }
+        };
+        let store = StoreCertificate {
+            node_id: node_id.to_owned(),
+            certificate: Some(certificate),
+        };
+        // Refused if the node was removed or asked anew meanwhile; else the loop
+        // that looks for unsigned requests tries again.
+        if let Err(error) = self
+            .core
+            .propose_as("ca", Op::StoreCertificate(store))
+            .await
+        {
+            tracing::debug!(node = %node_id, %error, "certificate not stored");
+        }
+        self.wake(node_id);
+    }
+
+    fn signed(
+        &self,
+        node: &Node,
+        request: &Certificate,
+    ) -> Result<waxseal_ca::IssuedCertificate, String> {
+        let issuer = self.issuer.load();
+        let csr = Csr::parse(&request.csr).map_err(|error| error.to_string())?;
+        let serial = Serial::from_bytes(&request.serial).map_err(|error| error.to_string())?;
+        let profile = NodeProfile {
+            cluster_id: issuer.cluster_id.clone(),
+            node_id: node.id.clone(),
+            role: role_of(node.role()),
+            expiry: issuer.expiry,
+        };
+        issuer
+            .authority
+            .issue(&profile, &csr, serial, self.core.clock.now())
+            .map_err(|error| error.to_string())
+    }
+
+    /// The certificate's status once it is final.
+    async fn wait_final(&self, node_id: &str) -> Result<NodeCertificateStatusResponse, Status> {
+        let deadline = tokio::time::Instant::now() + HOLD;
+        loop {
+            let signal = self.signal(node_id);
+            let woken = signal.signal.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            let Some(node) = self.core.read(|state| state.node(node_id).cloned()) else {
+                return Err(Status::not_found("NotFound"));
+            };
+            let is_final = matches!(
+                issuance_state(&node),
+                IssuanceState::Issued | IssuanceState::Failed | IssuanceState::Rotate
+            );
+            if is_final || tokio::time::Instant::now() >= deadline {
+                let certificate = node.certificate.clone().unwrap_or_default();
+                return Ok(NodeCertificateStatusResponse {
+                    status: Some(certificate.status.clone().unwrap_or_default()),
+                    certificate: Some(certificate),
+                });
+            }
+            let _ = tokio::time::timeout_at(deadline, woken).await;
+        }
+    }
+
+    fn signal(&self, node_id: &str) -> Waiting<'_> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let signal = Arc::clone(waiting.entry(node_id.to_owned()).or_default());
+        Waiting {
+            ca: self,
+            node_id: node_id.to_owned(),
+            signal,
+        }
+    }
+
+    fn wake(&self, node_id: &str) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(signal) = waiting.remove(node_id) {
+            signal.notify_waiters();
+        }
+    }
+}
+
+/// One held status call; the last one of a node takes the entry with it.
+struct Waiting<'a> {
+    ca: &'a Ca,
+    node_id: String,
+    signal: Arc<Notify>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self
+            .ca
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let is_last = waiting.get(&self.node_id).is_some_and(|signal| {
+            Arc::ptr_eq(signal, &self.signal) && Arc::strong_count(signal) == 2
+        });
+        if is_last {
+            waiting.remove(&self.node_id);
+        }
+    }
+}
+
+/// Who may ask for the status of a node's certificate.
+fn check_status_caller(
+    state: &State,
+    peer: &Peer,
+    cluster_id: &str,
+    node_id: &str,
+    now: OffsetDateTime,
+) -> Result<(), Status> {
+    match &peer.identity {
+        Some(identity) => {
+            authorize::check_member(state, cluster_id, now, identity)?;
+            if identity.node_id != node_id && identity.role != Role::Manager {
+                return Err(Status::permission_denied(
+                    "Permission denied: another node's certificate",
+                ));
+            }
+        }
+        None => {
+            let node = state
+                .node(node_id)
+                .ok_or_else(|| Status::not_found("NotFound"))?;
+            let made = node.meta.as_ref().and_then(|meta| meta.created_at);
+            let age = made.map_or(i64::MAX, |made| now.unix_timestamp() - made.seconds);
+            let young = u64::try_from(age).unwrap_or(0) <= ANONYMOUS_STATUS.as_secs();
+            if node.first_session_at.is_some() || !young {
+                return Err(Status::permission_denied(
+                    "Permission denied: this node has a certificate; ask with it",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The node table as the decision reads it.
+struct Nodes<'a>(&'a State);
+
+impl NodeTable for Nodes<'_> {
+    fn node(&self, node_id: &str) -> Option<NodeRecord> {
+        self.0.node(node_id).map(|node| record_of(node))
+    }
+
+    fn node_by_public_key(&self, key: &PublicKeyDigest) -> Option<NodeRecord> {
+        self.0
+            .node_by_public_key(key.as_bytes())
+            .map(|node| record_of(node))
+    }
+
+    fn is_removed(&self, node_id: &str) -> bool {
+        self.0.is_banned(node_id)
+    }
+}
+
+fn record_of(node: &Node) -> NodeRecord {
+    let created = node.meta.as_ref().and_then(|meta| meta.created_at);
+    NodeRecord {
+        node_id: node.id.clone(),
+        role: role_of(node.role()),
+        accepted: node
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.membership() == Membership::Accepted),
+        was_manager: node.manager_status.is_some() || node.role() == NodeRole::Manager,
+        public_key: node
+            .certificate
+            .as_ref()
+            .and_then(|certificate| certificate.public_key_digest.as_slice().try_into().ok())
+            .map(PublicKeyDigest::from_bytes),
+        created_at: created
+            .and_then(|at| OffsetDateTime::from_unix_timestamp(at.seconds).ok())
+            .unwrap_or(OffsetDateTime::UNIX_EPOCH),
+        had_session: node.first_session_at.is_some(),
+    }
+}
+
+fn role_of(role: NodeRole) -> Role {
+    match role {
+        NodeRole::Worker => Role::Worker,
+        NodeRole::Manager => Role::Manager,
+    }
+}
+
+fn node_role(role: Role) -> NodeRole {
+    match role {
+        Role::Worker => NodeRole::Worker,
+        Role::Manager => NodeRole::Manager,
+    }
+}
+
+fn issuance_state(node: &Node) -> IssuanceState {
+    node.certificate
+        .as_ref()
+        .and_then(|certificate| certificate.status.as_ref())
+        .map_or(IssuanceState::Unknown, IssuanceStatus::state)
+}
+
+fn status(state: IssuanceState) -> Option<IssuanceStatus> {
+    Some(IssuanceStatus {
+        state: state.into(),
+        err: String::new(),
+    })
+}
+
+fn new_serial() -> Result<Serial, Status> {
+    let mut random = [0u8; 20];
+    getrandom::fill(&mut random)
+        .ok()
+        .and_then(|()| Serial::from_random(random).ok())
+        .ok_or_else(|| Status::internal("the system gave no random bytes"))
+}
+
+/// Serves `CA`.
+pub(crate) struct CaService(pub(crate) Arc<Ca>);
+
+#[tonic::async_trait]
+impl ca_server::Ca for CaService {
+    async fn get_root_ca_certificate(
+        &self,
+        _request: Request<GetRootCaCertificateRequest>,
+    ) -> Result<Response<GetRootCaCertificateResponse>, Status> {
+        let certificate = self.0.issuer.load().root_pem.clone();
+        Ok(Response::new(GetRootCaCertificateResponse { certificate }))
+    }
+}
+
+/// Serves `NodeCA`.
+pub(crate) struct NodeCaService(pub(crate) Arc<Ca>);
+
+#[tonic::async_trait]
+impl node_ca_server::NodeCa for NodeCaService {
+    async fn issue_node_certificate(
+        &self,
+        request: Request<IssueNodeCertificateRequest>,
+    ) -> Result<Response<IssueNodeCertificateResponse>, Status> {
+        let peer = Peer::of(&request)?.clone();
+        if request.get_ref().csr.is_empty() {
+            return Err(Status::invalid_argument("InvalidArgument"));
+        }
+        self.0
+            .issue(&peer, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn node_certificate_status(
+        &self,
+        request: Request<NodeCertificateStatusRequest>,
+    ) -> Result<Response<NodeCertificateStatusResponse>, Status> {
+        let peer = Peer::of(&request)?.clone();
+        let node_id = request.into_inner().node_id;
+        if node_id.is_empty() {
+            return Err(Status::invalid_argument("InvalidArgument"));
+        }
+        let Ca { core, held, .. } = &*self.0;
+        let now = core.clock.now();
+        core.read(|state| check_status_caller(state, &peer, &core.cluster_id, &node_id, now))?;
+        let _place = match peer.identity {
+            Some(_) => None,
+            None => Some(held.try_acquire().map_err(|_| {
+                Status::resource_exhausted("too many status calls are held; try again in 1 s")
+            })?),
+        };
+        self.0.wait_final(&node_id).await.map(Response::new)
+    }
+}

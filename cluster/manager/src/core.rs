@@ -1,0 +1,64 @@
+//! What every part of a manager leans on: the state, the way to write, the clock.
+
+use std::sync::{Arc, RwLock};
+
+use waxseal_ca::Clock;
+use waxseal_cluster::{
+    Applied, State, encode_command, new_id,
+    objects::{Actor, Command, actor, command::Op},
+    timestamp,
+};
+
+use crate::{error::ProposeError, proposer::Proposer};
+
+/// Shared by the manager's services and loops.
+pub(crate) struct Core {
+    pub(crate) node_id: String,
+    pub(crate) cluster_id: String,
+    /// Address and port that others reach this manager at.
+    pub(crate) advertise_addr: String,
+    pub(crate) state: Arc<RwLock<State>>,
+    pub(crate) proposer: Proposer,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Core {
+    /// Reads the state. Nothing in `read` may wait.
+    pub(crate) fn read<R>(&self, read: impl FnOnce(&State) -> R) -> R {
+        let state = self
+            .state
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        read(&state)
+    }
+
+    /// Makes a command durable and applies it.
+    pub(crate) async fn propose(&self, actor: Actor, op: Op) -> Result<Applied, ProposeError> {
+        let command = Command::new(actor, timestamp(self.clock.now()), op);
+        let encoded = encode_command(&command)?;
+        drop(command);
+        self.proposer.propose(encoded).await
+    }
+
+    /// Proposes on behalf of one of the manager's own parts.
+    pub(crate) async fn propose_as(
+        &self,
+        component: &'static str,
+        op: Op,
+    ) -> Result<Applied, ProposeError> {
+        let actor = Actor {
+            who: Some(actor::Who::Component(component.to_owned())),
+        };
+        self.propose(actor, op).await
+    }
+}
+
+/// A new object id.
+///
+/// # Errors
+/// The system gave no random bytes.
+pub(crate) fn random_id() -> Result<String, getrandom::Error> {
+    let mut random = [0u8; 17];
+    getrandom::fill(&mut random)?;
+    Ok(new_id(random))
+}

@@ -1,0 +1,9 @@
+//! Sessions of nodes, what they are to run, and what they report.
+
+mod assignments;
+mod reports;
+mod service;
+mod session;
+
+pub(crate) use service::{Dispatcher, notify, notify_all};
+pub(crate) use session::Sessions;

@@ -1,0 +1,325 @@
+//! The Dispatcher service.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
+use waxseal_cluster::{
+    Change,
+    objects::{
+        Node, NodeDescription, NodeObservation, NodeState, NodeStatus, ObserveNodes, ReportTasks,
+        TaskReport, command::Op,
+    },
+};
+use waxseal_wire::{
+    Peer as Caller,
+    swarmkit::{
+        AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, HeartbeatResponse, Peer,
+        SessionMessage, SessionRequest, UpdateTaskStatusRequest, UpdateTaskStatusResponse,
+        WeightedPeer, dispatcher_server,
+    },
+};
+
+use super::{
+    assignments::Sent,
+    session::{Session, Sessions},
+};
+use crate::{
+    authorize,
+    core::{Core, random_id},
+    error::propose_status,
+};
+
+/// Messages that wait in one stream; a node that does not read holds no more.
+const STREAM_BACKLOG: usize = 2;
+/// The least time between two assignment messages to a node: changes that come
+/// together go together. swarmkit waits 100 ms after the latest one.
+const ASSIGNMENT_PAUSE: Duration = Duration::from_millis(20);
+/// Reports of one node within this time share a command.
+const REPORT_PAUSE: Duration = Duration::from_millis(100);
+/// A node description in bytes at most; a stock engine's has about 2 KiB.
+const MAX_DESCRIPTION_BYTES: usize = 64 * 1024;
+/// Weight of each manager in the list (swarmkit's default).
+const MANAGER_WEIGHT: i64 = 10;
+/// Heartbeat period if the cluster's spec has none.
+const DEFAULT_PERIOD: Duration = Duration::from_secs(5);
+
+/// Serves sessions and assignments.
+pub(crate) struct Dispatcher {
+    core: Arc<Core>,
+    sessions: Arc<Sessions>,
+    tasks: TaskTracker,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(core: Arc<Core>, sessions: Arc<Sessions>, tasks: TaskTracker) -> Dispatcher {
+        Dispatcher {
+            core,
+            sessions,
+            tasks,
+        }
+    }
+
+    fn session(&self, node_id: &str, session_id: &str) -> Result<Arc<Session>, Status> {
+        self.sessions
+            .current(node_id, session_id)
+            .ok_or_else(|| Status::invalid_argument("session invalid"))
+    }
+
+    fn period(&self) -> Duration {
+        self.core.read(|state| {
+            state
+                .cluster()
+                .and_then(|cluster| cluster.spec.as_ref()?.dispatcher.as_ref()?.heartbeat_period)
+                .and_then(|period| Duration::try_from(period).ok())
+                .filter(|period| !period.is_zero())
+                .unwrap_or(DEFAULT_PERIOD)
+        })
+    }
+}
+
+type MessageStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl dispatcher_server::Dispatcher for Dispatcher {
+    type SessionStream = MessageStream<SessionMessage>;
+    type AssignmentsStream = MessageStream<AssignmentsMessage>;
+
+    async fn session(
+        &self,
+        request: Request<SessionRequest>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        // 1. Who calls, and is it a member.
+        let identity = authorize::member(&self.core, &request)?;
+        let address = Caller::of(&request)?.address.ip().to_string();
+        let SessionRequest {
+            description,
+            session_id,
+        } = request.into_inner();
+        check_description(description.as_ref())?;
+        // 2. Not more often than a healthy node would.
+        let fresh = random_id().map_err(|_| Status::internal("no random bytes"))?;
+        let session = self
+            .sessions
+            .open(&identity.node_id, &session_id, fresh, self.period())
+            .map_err(|error| Status::unavailable(error.to_string()))?;
+        // 3. On record before the first message.
+        let observed = NodeObservation {
+            node_id: identity.node_id.clone(),
+            description,
+            status: Some(NodeStatus {
+                state: NodeState::Ready.into(),
+                message: String::new(),
+                addr: address,
+            }),
+            manager_status: None,
+            session_started: true,
+        };
+        self.core
+            .propose_as(
+                "dispatcher",
+                Op::ObserveNodes(ObserveNodes {
+                    nodes: vec![observed],
+                }),
+            )
+            .await
+            .map_err(|error| propose_status(&error))?;
+        // 4. The stream, until the session ends on either side.
+        let (sender, receiver) = mpsc::channel(STREAM_BACKLOG);
+        let core = Arc::clone(&self.core);
+        self.tasks.spawn(run_session(core, session, sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<HeartbeatRequest>,
+    ) -> Result<Response<HeartbeatResponse>, Status> {
+        let identity = authorize::member(&self.core, &request)?;
+        let session = self.session(&identity.node_id, &request.get_ref().session_id)?;
+        let period = jittered(self.period());
+        session.beat(period);
+        Ok(Response::new(HeartbeatResponse {
+            period: Some(prost_types::Duration::try_from(period).unwrap_or_default()),
+        }))
+    }
+
+    async fn update_task_status(
+        &self,
+        request: Request<UpdateTaskStatusRequest>,
+    ) -> Result<Response<UpdateTaskStatusResponse>, Status> {
+        let identity = authorize::member(&self.core, &request)?;
+        let request = request.into_inner();
+        let session = self.session(&identity.node_id, &request.session_id)?;
+        let reports = request.updates.into_iter().map(|update| TaskReport {
+            task_id: update.task_id,
+            status: update.status,
+        });
+        // Unknown tasks are ignored when applied: an error would end the session.
+        session
+            .reports
+            .add(reports, REPORT_PAUSE, |reports| async {
+                let op = Op::ReportTasks(ReportTasks {
+                    node_id: identity.node_id.clone(),
+                    reports,
+                });
+                self.core.propose_as("dispatcher", op).await.map(drop)
+            })
+            .await
+            .map_err(|error| Status::resource_exhausted(error.to_string()))?
+            .map_err(|error| propose_status(&error))?;
+        Ok(Response::new(UpdateTaskStatusResponse {}))
+    }
+
+    async fn assignments(
+        &self,
+        request: Request<AssignmentsRequest>,
+    ) -> Result<Response<Self::AssignmentsStream>, Status> {
+        let identity = authorize::member(&self.core, &request)?;
+        let session = self.session(&identity.node_id, &request.get_ref().session_id)?;
+        let (sender, receiver) = mpsc::channel(STREAM_BACKLOG);
+        let core = Arc::clone(&self.core);
+        self.tasks.spawn(run_assignments(core, session, sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// Wakes the sessions that a change concerns.
+pub(crate) fn notify(sessions: &Sessions, change: &Change) {
+    match change {
+        Change::Cluster { .. } => {
+            for session in sessions.all() {
+                session.node_changed.notify_one();
+            }
+        }
+        Change::Node { old, new } => {
+            let Some(node) = new.as_ref().or(old.as_ref()) else {
+                return;
+            };
+            if new.is_none() {
+                sessions.close(&node.id);
+            } else if let Some(session) = sessions.of_node(&node.id) {
+                session.node_changed.notify_one();
+            }
+        }
+        Change::Task { old, new } => {
+            let nodes = [old, new].map(|task| task.as_ref().map(|task| task.node_id.as_str()));
+            for node_id in nodes.into_iter().flatten().filter(|id| !id.is_empty()) {
+                if let Some(session) = sessions.of_node(node_id) {
+                    session.tasks_changed.notify_one();
+                }
+            }
+        }
+        Change::Secret { .. } | Change::Config { .. } | Change::Service { .. } => {}
+    }
+}
+
+/// Wakes every session: changes were lost, so anything may have changed.
+pub(crate) fn notify_all(sessions: &Sessions) {
+    for session in sessions.all() {
+        session.node_changed.notify_one();
+        session.tasks_changed.notify_one();
+    }
+}
+
+async fn run_session(
+    core: Arc<Core>,
+    session: Arc<Session>,
+    sender: mpsc::Sender<Result<SessionMessage, Status>>,
+) {
+    let mut last = None;
+    while let Some(message) = session_message(&core, &session) {
+        if last.as_ref() != Some(&message) {
+            last = Some(message.clone());
+            if sender.send(Ok(message)).await.is_err() {
+                return;
+            }
+        }
+        tokio::select! {
+            () = session.node_changed.notified() => {}
+            () = session.ended.cancelled() => break,
+            () = sender.closed() => return,
+        }
+    }
+    let _ = sender.try_send(Err(Status::aborted("node must disconnect")));
+}
+
+async fn run_assignments(
+    core: Arc<Core>,
+    session: Arc<Session>,
+    sender: mpsc::Sender<Result<AssignmentsMessage, Status>>,
+) {
+    let node_id = session.node_id.as_str();
+    let (mut sent, mut messages) = core.read(|state| Sent::first(state, node_id));
+    loop {
+        for message in messages.drain(..) {
+            if sender.send(Ok(message)).await.is_err() {
+                return;
+            }
+        }
+        tokio::select! {
+            () = session.tasks_changed.notified() => {}
+            () = session.ended.cancelled() => break,
+            () = sender.closed() => return,
+        }
+        tokio::time::sleep(ASSIGNMENT_PAUSE).await;
+        messages = core.read(|state| sent.next(state, node_id));
+    }
+    let _ = sender.try_send(Err(Status::aborted("node must disconnect")));
+}
+
+/// What the session stream shows now; `None` once the node is gone.
+///
+/// Status and versions are left out of the node: a worker acts on its spec,
+/// role and certificate only, and would be woken by each of its own reports.
+fn session_message(core: &Core, session: &Session) -> Option<SessionMessage> {
+    core.read(|state| {
+        let node = state.node(&session.node_id)?;
+        let cluster = state.cluster()?;
+        let node = Node {
+            meta: None,
+            status: None,
+            manager_status: None,
+            ..Node::clone(node)
+        };
+        let managers = vec![WeightedPeer {
+            peer: Some(Peer {
+                node_id: core.node_id.clone(),
+                addr: core.advertise_addr.clone(),
+            }),
+            weight: MANAGER_WEIGHT,
+        }];
+        Some(SessionMessage {
+            session_id: session.id.clone(),
+            node: Some(node),
+            managers,
+            network_bootstrap_keys: Vec::new(),
+            root_ca: cluster
+                .root_ca
+                .as_ref()
+                .map(|root| root.ca_cert.clone())
+                .unwrap_or_default(),
+        })
+    })
+}
+
+fn check_description(description: Option<&NodeDescription>) -> Result<(), Status> {
+    let bytes = description.map_or(0, prost::Message::encoded_len);
+    if bytes > MAX_DESCRIPTION_BYTES {
+        return Err(Status::invalid_argument(format!(
+            "the node description has {bytes} bytes, more than {MAX_DESCRIPTION_BYTES}"
+        )));
+    }
+    Ok(())
+}
+
+/// `period` give or take a tenth, so that beats of many nodes spread.
+fn jittered(period: Duration) -> Duration {
+    let mut random = [0u8; 2];
+    // Without random bytes all beat alike, which is only less even.
+    let _ = getrandom::fill(&mut random);
+    let part = f64::from(u16::from_be_bytes(random)) / f64::from(u16::MAX);
+    period.mul_f64(0.9 + 0.2 * part)
+}

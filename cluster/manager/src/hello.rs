@@ -1,0 +1,32 @@
+//! Our own greeting: who knows it is one of ours.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+use waxseal_cluster::timestamp;
+use waxseal_wire::waxseal::{HelloRequest, HelloResponse, hello_server};
+
+use crate::core::Core;
+
+/// What this binary can do, by name.
+pub(crate) const FEATURES: [&str; 1] = ["native-tasks"];
+/// The newest cluster feature level this binary serves.
+pub const FEATURE_LEVEL: u32 = 1;
+
+/// Serves `Hello`, also to callers without a certificate.
+pub(crate) struct HelloService(pub(crate) Arc<Core>);
+
+#[tonic::async_trait]
+impl hello_server::Hello for HelloService {
+    async fn greet(
+        &self,
+        _request: Request<HelloRequest>,
+    ) -> Result<Response<HelloResponse>, Status> {
+        Ok(Response::new(HelloResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            feature_level: FEATURE_LEVEL,
+            features: FEATURES.map(str::to_owned).to_vec(),
+            server_time: Some(timestamp(self.0.clock.now())),
+        }))
+    }
+}
