@@ -67,3 +67,52 @@ async fn inspect(Path(path): Path<String>) -> Result<Response, ApiError> {
         ),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::to_bytes;
+
+    async fn answer(path: &str) -> Result<String, ApiError> {
+        let response = inspect(Path(path.to_owned())).await?;
+        let body = to_bytes(response.into_body(), 1 << 16).await.unwrap();
+        Ok(String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn other_images_are_not_looked_up() {
+        for path in [
+            "bb:1/json",
+            "registry.example:5000/a/host/json",
+            "host:1/json",
+        ] {
+            let error = answer(path).await.unwrap_err();
+            assert_eq!(error.status, StatusCode::NOT_FOUND);
+            assert!(
+                error.message.contains(path.trim_end_matches("/json")),
+                "{}",
+                error.message
+            );
+        }
+        for path in ["json", "/json", "host", "host/other"] {
+            assert_eq!(
+                answer(path).await.unwrap_err(),
+                ApiError::page_not_found(),
+                "{path}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn the_host_has_a_fixed_descriptor() {
+        for image in ["host", "host:latest", "docker.io/library/host"] {
+            assert_eq!(
+                answer(&format!("{image}/json")).await.unwrap(),
+                format!(
+                    "{{\"Descriptor\":{{\"mediaType\":\"{MEDIA_TYPE}\",\"digest\":\"{HOST_DIGEST}\",\"size\":4}},\"Platforms\":[]}}\n"
+                )
+            );
+        }
+        assert!(is_host_image(&format!("host:latest@{HOST_DIGEST}")));
+    }
+}

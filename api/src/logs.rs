@@ -277,3 +277,122 @@ fn fixed_time(time: OffsetDateTime) -> String {
         time.day(),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(data: &'static str, stderr: bool) -> Result<LogLine, ClusterError> {
+        Ok(LogLine {
+            node_id: "n".to_owned(),
+            service_id: "s".to_owned(),
+            task_id: "t".to_owned(),
+            time: OffsetDateTime::from_unix_timestamp(1_795_149_566).unwrap()
+                + time::Duration::nanoseconds(36_483_710),
+            stderr,
+            data: Bytes::from_static(data.as_bytes()),
+        })
+    }
+
+    const BARE: Form = Form {
+        tty: false,
+        timestamps: false,
+        details: false,
+    };
+
+    fn refused(query: &str) -> String {
+        let params = Params::parse(query).unwrap();
+        match Query::of(&params) {
+            Ok(_) => panic!("{query} was taken"),
+            Err(error) => format!("{} {}", error.status.as_u16(), error.message),
+        }
+    }
+
+    #[test]
+    fn refuses_what_the_engine_refuses() {
+        for query in ["", "stdout=0", "stdout=false&stderr=no", "follow=1"] {
+            assert_eq!(
+                refused(query),
+                "500 Bad parameters: you must choose at least one stream"
+            );
+        }
+        assert_eq!(
+            refused("stdout=1&tail=abc"),
+            "500 tail value must be a positive integer or \"all\""
+        );
+        assert_eq!(
+            refused("stdout=1&tail=-5"),
+            "500 negative tail values not supported"
+        );
+        assert_eq!(
+            refused("stdout=1&since=abc"),
+            "500 could not parse since timestamp: strconv.ParseInt: parsing \"abc\": invalid syntax"
+        );
+        for since in ["1.", "1.x", "1.0123456789", "9223372036854775807", "1.-5"] {
+            assert!(refused(&format!("stdout=1&since={since}")).contains("since"));
+        }
+        assert!(refused("stdout=1&until=5").starts_with("501 until is not offered"));
+    }
+
+    #[test]
+    fn reads_what_clients_send() {
+        let query = Query::of(
+            &Params::parse("details=1&follow=1&since=10.5&stderr=True&stdout=1&tail=2").unwrap(),
+        )
+        .unwrap();
+        assert!(query.details && !query.timestamps);
+        let request = query.request;
+        assert!(request.follow && request.stdout && request.stderr);
+        assert_eq!(request.tail, Some(2));
+        let since = request.since.unwrap();
+        assert_eq!(since.unix_timestamp_nanos(), 10_500_000_000);
+        let all = Query::of(&Params::parse("stdout=1&tail=all&since=0").unwrap()).unwrap();
+        assert_eq!((all.request.tail, all.request.since), (None, None));
+        assert!(!all.request.stderr);
+    }
+
+    #[test]
+    fn a_line_is_a_frame() {
+        assert_eq!(
+            &BARE.chunk(&line("tick\n", false))[..],
+            b"\x01\0\0\0\0\0\0\x05tick\n"
+        );
+        assert_eq!(&BARE.chunk(&line("", true))[..], b"\x02\0\0\0\0\0\0\0");
+    }
+
+    /// Recorded with `timestamps=1`.
+    #[test]
+    fn time_comes_before_details_before_the_line() {
+        let form = Form {
+            timestamps: true,
+            ..BARE
+        };
+        assert_eq!(
+            &form.chunk(&line("tick\n", false))[..],
+            b"\x01\0\0\0\0\0\0$2026-11-20T04:39:26.036483710Z tick\n"
+        );
+        let form = Form {
+            details: true,
+            ..form
+        };
+        let chunk = form.chunk(&line("tick\n", false));
+        assert_eq!(
+            &chunk[HEAD_BYTES..],
+            b"2026-11-20T04:39:26.036483710Z com.docker.swarm.node.id=n,com.docker.swarm.service.id=s,com.docker.swarm.task.id=t tick\n"
+        );
+        assert_eq!(usize::from(chunk[7]), chunk.len() - HEAD_BYTES);
+    }
+
+    #[test]
+    fn a_terminal_has_no_frames() {
+        let form = Form { tty: true, ..BARE };
+        assert_eq!(&form.chunk(&line("a\r\n", true))[..], b"a\r\n");
+    }
+
+    #[test]
+    fn failures_are_escaped_in_a_stream_of_their_own() {
+        let chunk = BARE.chunk(&Err(ClusterError::Internal("a\nb".to_owned())));
+        assert_eq!(chunk[0], SYSTEM_ERROR);
+        assert_eq!(&chunk[HEAD_BYTES..], b"Error grabbing logs: a\\nb\n");
+    }
+}

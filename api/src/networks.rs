@@ -245,3 +245,73 @@ async fn remove<C: Cluster>(
         None => ApiError::not_found("network", &id),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(filters: &str, version: ApiVersion) -> Result<Vec<&'static str>, ApiError> {
+        let filters = Filters::parse(filters, &FILTERS, version)?;
+        check_filters(&filters, version)?;
+        Ok(PREDEFINED
+            .into_iter()
+            .filter(|network| is_listed(*network, &filters))
+            .map(|network| network.name)
+            .collect())
+    }
+
+    #[test]
+    fn refuses_filters_as_the_engine_does() {
+        let old = ApiVersion::new(41);
+        let error = |filters, version| listed(filters, version).unwrap_err();
+        assert_eq!(
+            error(r#"{"type":["x"]}"#, old),
+            ApiError::internal("invalid filter: 'type'='x'")
+        );
+        assert_eq!(
+            error(r#"{"type":["x"]}"#, ApiVersion::MAX),
+            ApiError::bad_request("invalid filter 'type=x'")
+        );
+        assert_eq!(
+            error(r#"{"bogus":["x"]}"#, old),
+            ApiError::bad_request("Invalid filter 'bogus'")
+        );
+    }
+
+    #[test]
+    fn lists_by_filters() {
+        let all = vec!["host", "none", "bridge"];
+        let cases: [(&str, &[&str]); 11] = [
+            ("", &all),
+            (r#"{"name":["ho"]}"#, &["host"]),
+            (r#"{"name":{"host":true,"none":true}}"#, &["host", "none"]),
+            (r#"{"driver":["null"]}"#, &["none"]),
+            (r#"{"scope":["swarm"]}"#, &all),
+            (r#"{"scope":["local"]}"#, &[]),
+            (r#"{"type":["builtin"]}"#, &all),
+            (r#"{"type":["custom"]}"#, &[]),
+            (r#"{"dangling":["true"]}"#, &[]),
+            (r#"{"label":["com.docker.stack.namespace=st"]}"#, &[]),
+            (r#"{"label":["com.docker.swarm.predefined"]}"#, &all),
+        ];
+        for (filters, expected) in cases {
+            assert_eq!(
+                listed(filters, ApiVersion::MAX).unwrap(),
+                expected,
+                "{filters}"
+            );
+        }
+    }
+
+    /// Recorded: `GET /networks/host?scope=swarm`, but for the id.
+    #[test]
+    fn looks_as_in_the_engine() {
+        let host = find("host").unwrap();
+        assert_eq!(
+            serde_json::to_string(&network_json(host, Time::default())).unwrap(),
+            r#"{"Name":"host","Id":"host","Created":"0001-01-01T00:00:00Z","Scope":"swarm","Driver":"host","EnableIPv6":false,"IPAM":{"Driver":"","Options":null,"Config":[]},"Internal":false,"Attachable":false,"Ingress":false,"ConfigFrom":{"Network":""},"ConfigOnly":false,"Containers":null,"Options":null,"Labels":{"com.docker.swarm.predefined":"true"}}"#
+        );
+        assert_eq!(find("hos"), None);
+        assert_eq!(find(""), None);
+    }
+}

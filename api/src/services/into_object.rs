@@ -13,7 +13,7 @@ use waxseal_cluster::objects::{
 };
 
 use super::{
-    container_into_object,
+    container_into_object, native,
     refuse::refuse_unsupported,
     spec::{
         EndpointSpecJson, GenericResourceJson, NetworkAttachmentConfigJson, PlacementJson,
@@ -36,6 +36,7 @@ pub(crate) fn service_spec(spec: ServiceSpecJson) -> Result<ServiceSpec, ApiErro
     check_runtime(&spec.task_template)?;
     check_mode(&spec.mode)?;
     refuse_unsupported(&spec)?;
+    native::check_command(&spec.task_template)?;
     let mut task = task_spec(spec.task_template)?;
     task.networks.extend(attachments(spec.networks)?);
     Ok(ServiceSpec {

@@ -7,6 +7,7 @@ mod defaults;
 mod from_object;
 mod into_object;
 mod names;
+mod native;
 mod refuse;
 mod spec;
 #[cfg(test)]

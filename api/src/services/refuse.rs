@@ -9,6 +9,7 @@ use waxseal_cluster::plan::is_host_image;
 
 use super::{
     container::ContainerSpecJson,
+    native,
     spec::{NetworkAttachmentConfigJson, ServiceSpecJson, TaskSpecJson},
 };
 use crate::error::ApiError;
@@ -25,7 +26,7 @@ pub(super) fn refuse_unsupported(spec: &ServiceSpecJson) -> Result<(), ApiError>
     if let Some(container) = &spec.task_template.container_spec {
         container_parts(container, &mut faults);
         if is_host_image(&container.image) {
-            native_task(container, &spec.task_template, &mut faults);
+            native::unsupported(container, spec, &mut faults);
         }
     }
     if faults.is_empty() {
@@ -96,43 +97,5 @@ fn container_parts(container: &ContainerSpecJson, faults: &mut Vec<String>) {
                 mount.target
             ));
         }
-    }
-}
-
-/// A native task is a plain process of the host: what only a container has is
-/// not there for it.
-fn native_task(container: &ContainerSpecJson, task: &TaskSpecJson, faults: &mut Vec<String>) {
-    let dns = container.dns_config.as_ref();
-    let asked = [
-        (!container.mounts.is_empty(), "Mounts"),
-        (container.healthcheck.is_some(), "Healthcheck"),
-        (!container.hosts.is_empty(), "Hosts"),
-        (
-            dns.is_some_and(|dns| {
-                !(dns.nameservers.is_empty() && dns.search.is_empty() && dns.options.is_empty())
-            }),
-            "DNSConfig",
-        ),
-        (!container.capability_add.is_empty(), "CapabilityAdd"),
-        (!container.capability_drop.is_empty(), "CapabilityDrop"),
-        (!container.sysctls.is_empty(), "Sysctls"),
-        (!container.ulimits.is_empty(), "Ulimits"),
-        (container.tty, "TTY"),
-        (container.open_stdin, "OpenStdin"),
-        (container.read_only, "ReadOnly"),
-        (container.privileges.is_some(), "Privileges"),
-        (container.oom_score_adj != 0, "OomScoreAdj"),
-    ];
-    let log_driver = task.log_driver.is_some();
-    let fields = asked
-        .into_iter()
-        .filter_map(|(set, field)| set.then(|| format!("ContainerSpec.{field}")))
-        .chain(log_driver.then(|| "LogDriver".to_owned()))
-        .collect::<Vec<_>>();
-    if !fields.is_empty() {
-        faults.push(format!(
-            "tasks of image host are processes of the node itself and do not take {}: leave them out, or run an image on Docker Engine workers",
-            fields.join(", ")
-        ));
     }
 }

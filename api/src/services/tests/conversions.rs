@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use waxseal_cluster::{objects::ServiceSpec, service_name, validate_service_spec};
 
-use super::{
+use super::super::{
     defaults::insert_defaults, from_object, into_object, names, spec::ServiceSpecJson, view,
 };
 use crate::{
@@ -13,9 +13,9 @@ use crate::{
 };
 
 /// Requests to a Docker Engine 20.10 and what it read back for them.
-const SPECS: &str = include_str!("../../tests/data/service-specs.jsonl");
+const SPECS: &str = include_str!("../../../tests/data/service-specs.jsonl");
 /// Requests that it refused, and how.
-const ERRORS: &str = include_str!("../../tests/data/service-errors.jsonl");
+const ERRORS: &str = include_str!("../../../tests/data/service-errors.jsonl");
 
 #[derive(Deserialize)]
 struct Recorded {
@@ -92,8 +92,8 @@ fn what_the_engine_refuses_is_refused_in_its_words() {
 fn what_is_not_offered_is_refused_by_name() {
     let container = |part: Value| json!({"TaskTemplate": {"ContainerSpec": part}});
     let host = |part: Value| {
-        let mut spec = container(part);
-        merge(&mut spec, container(json!({"Image": "host"})));
+        let mut spec = container(json!({"Image": "host", "Args": ["true"]}));
+        merge(&mut spec, part);
         spec
     };
     let cases = [
@@ -201,19 +201,49 @@ fn what_is_not_offered_is_refused_by_name() {
             "seccomp profile",
         ),
         (
-            host(json!({"Mounts": [{"Type": "tmpfs", "Target": "/t"}], "TTY": true})),
+            host(container(json!({"TTY": true, "Sysctls": {"a": "b"}}))),
             501,
-            "ContainerSpec.Mounts, ContainerSpec.TTY",
+            "do not take ContainerSpec.TTY, ContainerSpec.Sysctls:",
         ),
         (
-            host(json!({"Healthcheck": {"Test": ["CMD", "true"]}})),
+            host(container(json!({"Healthcheck": {"Test": ["CMD", "true"]}}))),
             501,
             "ContainerSpec.Healthcheck",
         ),
         (
-            json!({"TaskTemplate": {"ContainerSpec": {"Image": "host:latest"}, "LogDriver": {"Name": "syslog"}}}),
+            host(container(
+                json!({"Mounts": [{"Type": "volume", "Target": "/v"}]}),
+            )),
+            501,
+            "ContainerSpec.Mounts",
+        ),
+        (
+            host(container(
+                json!({"Privileges": {"Seccomp": {"Mode": "default"}}}),
+            )),
+            501,
+            "Privileges.Seccomp",
+        ),
+        (
+            host(json!({"TaskTemplate": {"LogDriver": {"Name": "syslog"}}})),
             501,
             "LogDriver",
+        ),
+        (
+            host(json!({"TaskTemplate": {"Networks": [{"Target": "bridge"}]}})),
+            501,
+            "Networks with target bridge",
+        ),
+        (
+            host(json!({"EndpointSpec": {"Ports": [
+                {"TargetPort": 80, "PublishedPort": 8080, "PublishMode": "host"}]}})),
+            501,
+            "EndpointSpec.Ports",
+        ),
+        (
+            container(json!({"Image": "host:latest"})),
+            400,
+            "has no command of its own",
         ),
     ];
     for (part, status, needle) in cases {
@@ -277,6 +307,26 @@ fn what_was_read_can_be_sent_back_unchanged() {
     }
 }
 
+/// What nodes carry out for native tasks, and what `stack deploy` sends always.
+#[test]
+fn native_tasks_take_what_processes_have() {
+    let sent = minimal(json!({
+        "TaskTemplate": {
+            "ContainerSpec": {
+                "Image": "host:latest", "Args": ["true"], "DNSConfig": {}, "Init": false,
+                "Privileges": {"CredentialSpec": null, "SELinuxContext": null,
+                    "Seccomp": {"Mode": "unconfined"}, "NoNewPrivileges": false},
+                "Mounts": [{"Type": "tmpfs", "Target": "/t"}, {"Type": "bind", "Source": "/a", "Target": "/b"}],
+                "Healthcheck": {"Test": ["NONE"]}, "ReadOnly": true, "CapabilityDrop": ["CAP_CHOWN"],
+                "Ulimits": [{"Name": "nofile", "Hard": 20, "Soft": 10}], "Isolation": "default",
+            },
+            "LogDriver": {"Name": "json-file"}, "Networks": [{"Target": "none"}],
+        },
+        "EndpointSpec": {"Ports": [{"TargetPort": 80, "PublishedPort": 80, "PublishMode": "host"}]},
+    }));
+    object(&sent).unwrap();
+}
+
 #[test]
 fn newer_fields_survive() {
     let container = json!({
@@ -338,9 +388,9 @@ fn networks_of_old_clients_are_kept() {
 #[test]
 fn credentials_of_a_registry_are_not_read_back() {
     let mut spec = object(&minimal(json!({}))).unwrap();
-    super::set_registry_auth(&mut spec, Some("marker".to_owned()));
+    super::super::set_registry_auth(&mut spec, Some("marker".to_owned()));
     assert_eq!(
-        super::stored_registry_auth(&spec).as_deref(),
+        super::super::stored_registry_auth(&spec).as_deref(),
         Some("marker")
     );
     let read = rendered(&from_object::service_spec(&spec)).to_string();
