@@ -1,0 +1,382 @@
+//! The session with a manager: who this node is, that it lives, what it is to run.
+//!
+//! One session at a time, with one manager. Whatever ends a part of it ends the whole;
+//! the next one begins with a complete set of assignments. Tasks do not notice.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time};
+use tonic::{Code, Status, Streaming};
+use tracing::{debug, info, warn};
+use waxseal_ca::TrustBundle;
+use waxseal_cluster::objects::{Node, NodeDescription, NodeRole};
+use waxseal_wire::{
+    Credentials, DialError, ManagerChannel, Unreachable, engine_text,
+    swarmkit::{AssignmentsRequest, HeartbeatRequest, SessionMessage, SessionRequest},
+};
+
+use crate::{
+    assignments::{AssignedSet, AssignmentStream, ChainBreak},
+    backoff::SessionBackoff,
+    certificate::bounded,
+    logs,
+    managers::managers_of,
+    random::spread,
+    renew::{vouches_for_us, wants_renewal},
+    shared::Shared,
+    status::SessionStatus,
+};
+
+/// Time for the first message of a session.
+const FIRST_MESSAGE: Duration = Duration::from_secs(5);
+/// The period between heartbeats if a manager names none.
+const DEFAULT_PERIOD: Duration = Duration::from_secs(5);
+/// The shortest period: what a manager names below it would be a busy loop.
+const SHORTEST_PERIOD: Duration = Duration::from_millis(100);
+/// How often the description is looked at for changes.
+const DESCRIPTION_CHECK: Duration = Duration::from_secs(20);
+
+const IGNORED_KEYS: &str =
+    "network keys: this node has no overlay networks, so that it starts no gossip";
+const IGNORED_ROLE: &str =
+    "promotion: this node stays a worker; demote it with `docker node demote` on a manager";
+const IGNORED_ROOT: &str =
+    "a root certificate that does not cover this node's own: see the managers' root rotation";
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum SessionEnd {
+    #[error("no manager is known; leave the cluster and join it again")]
+    NoManager,
+    #[error(transparent)]
+    Unreachable(#[from] DialError),
+    #[error("the manager sent nothing for 5 s; see the manager's log")]
+    Silent,
+    #[error("{call}: {}", engine_text(.status))]
+    Call { call: &'static str, status: Status },
+    #[error("the manager ended {0}")]
+    Ended(&'static str),
+    #[error(transparent)]
+    Chain(#[from] ChainBreak),
+    /// Not a failure: something that a session is made with has changed.
+    #[error("{0}")]
+    Renewed(&'static str),
+}
+
+impl SessionEnd {
+    /// Whether managers do not take this node for a member any more.
+    fn is_refusal(&self) -> bool {
+        match self {
+            SessionEnd::Unreachable(error) => {
+                matches!(error.cause, Unreachable::CertificateRefused { .. })
+            }
+            SessionEnd::Call { status, .. } => {
+                matches!(
+                    status.code(),
+                    Code::PermissionDenied | Code::Unauthenticated
+                )
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Keeps a session with one of the managers. Never ends by itself.
+pub(crate) async fn hold_sessions(
+    shared: Arc<Shared>,
+    assigned: watch::Sender<Option<AssignedSet>>,
+) {
+    let mut holder = Holder {
+        shared,
+        assigned,
+        session_id: String::new(),
+        backoff: SessionBackoff::default(),
+        failures: 0,
+        last: None,
+    };
+    loop {
+        let end = match holder.session().await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        };
+        holder.note_end(&end);
+        if !matches!(end, SessionEnd::Renewed(_)) {
+            time::sleep(holder.backoff.next(spread())).await;
+        }
+    }
+}
+
+struct Holder {
+    shared: Arc<Shared>,
+    assigned: watch::Sender<Option<AssignedSet>>,
+    /// Of the last session, so that a manager can resume it.
+    session_id: String,
+    backoff: SessionBackoff,
+    failures: u32,
+    /// The manager of the last failed session: another one is tried next.
+    last: Option<String>,
+}
+
+impl Holder {
+    /// One session, from dialling to its end.
+    async fn session(&mut self) -> Result<Infallible, SessionEnd> {
+        let shared = Arc::clone(&self.shared);
+        let mut renewals = shared.renewals.subscribe();
+        renewals.mark_unchanged();
+        let manager = shared
+            .choose_manager(self.last.as_deref())
+            .ok_or(SessionEnd::NoManager)?;
+        self.last = Some(manager.address.clone());
+        let credentials = Credentials::Member(&shared.tls);
+        let channel = ManagerChannel::dial(&manager.address, credentials).await?;
+        let description = shared.facts.describe(&shared.tls);
+        let (messages, first) = self.register(&channel, description.clone()).await?;
+        info!(manager = %manager.address, session = %first.session_id, "session registered");
+        self.session_id.clone_from(&first.session_id);
+        self.backoff.reset();
+        self.failures = 0;
+        self.last = None;
+        let since = shared.now();
+        let registered = SessionStatus::Registered {
+            manager: manager.address,
+            since,
+        };
+        shared
+            .status
+            .send_modify(|status| status.session = registered);
+
+        let session_id = &self.session_id;
+        tokio::select! {
+            end = follow_messages(&shared, first, messages) => end,
+            end = beat(&channel, session_id) => end,
+            end = follow_assignments(&channel, session_id, &self.assigned) => end,
+            end = shared.reports.send_all(&channel, session_id) => {
+                end.map_err(|status| SessionEnd::Call { call: "UpdateTaskStatus", status })
+            }
+            end = logs::serve(&shared, &channel, &self.assigned) => {
+                end.map_err(|status| SessionEnd::Call { call: "ListenSubscriptions", status })
+            }
+            () = description_changes(&shared, &description) => {
+                Err(SessionEnd::Renewed("this node's description changed"))
+            }
+            _ = renewals.changed() => {
+                Err(SessionEnd::Renewed("this node's certificate was renewed"))
+            }
+            () = channel.closed() => Err(SessionEnd::Ended("the connection")),
+        }
+    }
+
+    async fn register(
+        &self,
+        channel: &ManagerChannel,
+        description: NodeDescription,
+    ) -> Result<(Streaming<SessionMessage>, SessionMessage), SessionEnd> {
+        let call = "Session";
+        let request = SessionRequest {
+            description: Some(description),
+            session_id: self.session_id.clone(),
+        };
+        let mut dispatcher = channel.dispatcher();
+        let registering = async {
+            let mut messages = dispatcher.session(request).await?.into_inner();
+            let first = messages.message().await?;
+            Ok((messages, first))
+        };
+        let (messages, first) = time::timeout(FIRST_MESSAGE, registering)
+            .await
+            .map_err(|_| SessionEnd::Silent)?
+            .map_err(|status| SessionEnd::Call { call, status })?;
+        Ok((messages, first.ok_or(SessionEnd::Ended("the session"))?))
+    }
+
+    fn note_end(&mut self, end: &SessionEnd) {
+        if matches!(end, SessionEnd::Renewed(_)) {
+            debug!(%end, "making a new session");
+            return;
+        }
+        self.failures = self.failures.saturating_add(1);
+        let failures = self.failures;
+        let session = if end.is_refusal() {
+            let error = format!(
+                "the managers refuse this node ({end}); its tasks are kept: if it was removed, \
+                 leave the cluster with `docker swarm leave` and join it again"
+            );
+            SessionStatus::Refused { error }
+        } else {
+            SessionStatus::Failing {
+                failures,
+                error: end.to_string(),
+            }
+        };
+        if failures == 1 {
+            warn!(%end, "session ended, trying again");
+        } else {
+            debug!(%end, failures, "session failed, trying again");
+        }
+        self.shared
+            .status
+            .send_modify(|status| status.session = session);
+    }
+}
+
+/// Handles what a manager says of this node, of managers and of the root.
+async fn follow_messages(
+    shared: &Shared,
+    first: SessionMessage,
+    mut messages: Streaming<SessionMessage>,
+) -> Result<Infallible, SessionEnd> {
+    let mut message = first;
+    loop {
+        follow_message(shared, message).await?;
+        message = match messages.message().await {
+            Ok(Some(message)) => message,
+            Ok(None) => return Err(SessionEnd::Ended("the session")),
+            Err(status) => {
+                return Err(SessionEnd::Call {
+                    call: "Session",
+                    status,
+                });
+            }
+        };
+    }
+}
+
+async fn follow_message(shared: &Shared, message: SessionMessage) -> Result<(), SessionEnd> {
+    note_ignored(
+        shared,
+        IGNORED_KEYS,
+        !message.network_bootstrap_keys.is_empty(),
+    );
+    if let Some(node) = message.node {
+        follow_node(shared, node);
+    }
+    let managers = managers_of(&message.managers);
+    // An empty list would leave this node without a way back.
+    if !managers.is_empty() && shared.status.borrow().managers != managers {
+        // Not kept on disk is no reason not to use it now.
+        if let Err(error) = shared.store.save_managers(&managers).await {
+            warn!(%error, "cannot keep the list of managers");
+        }
+        shared
+            .status
+            .send_modify(|status| status.managers = managers);
+    }
+    if message.root_ca.is_empty() || message.root_ca == shared.tls.trust().pem() {
+        note_ignored(shared, IGNORED_ROOT, false);
+        return Ok(());
+    }
+    follow_root(shared, &message.root_ca).await
+}
+
+fn follow_node(shared: &Shared, node: Node) {
+    let promoted = node.spec.as_ref().is_some_and(|spec| {
+        spec.desired_role() == NodeRole::Manager && node.role() == NodeRole::Worker
+    });
+    note_ignored(shared, IGNORED_ROLE, promoted);
+    if wants_renewal(&node, shared.newest_csr().as_deref()) {
+        shared.renew.notify_one();
+    }
+    shared
+        .status
+        .send_modify(|status| status.node = Some(Arc::new(node)));
+}
+
+/// Takes a new trust bundle, if it covers this node's own certificate.
+async fn follow_root(shared: &Shared, pem: &[u8]) -> Result<(), SessionEnd> {
+    let trust = match TrustBundle::from_pem(pem, shared.now()) {
+        Ok(trust) => trust,
+        Err(error) => {
+            warn!(%error, "the manager sent a root certificate that cannot be used");
+            note_ignored(shared, IGNORED_ROOT, true);
+            return Ok(());
+        }
+    };
+    if let Err(error) = vouches_for_us(shared, &trust) {
+        warn!(%error, "the manager sent a root certificate that does not cover this node's own");
+        note_ignored(shared, IGNORED_ROOT, true);
+        return Ok(());
+    }
+    note_ignored(shared, IGNORED_ROOT, false);
+    if let Some(credentials) = shared.tls.credentials()
+        && let Err(error) = shared.store.save_identity(&credentials, &trust).await
+    {
+        warn!(%error, "cannot keep the cluster's new root certificate, using the old one");
+        return Ok(());
+    }
+    info!(digest = %trust.digest(), "the cluster's root certificate changed");
+    shared.tls.swap_trust(Arc::new(trust));
+    Err(SessionEnd::Renewed(
+        "the cluster's root certificate changed",
+    ))
+}
+
+fn note_ignored(shared: &Shared, what: &'static str, ignored: bool) {
+    shared.status.send_if_modified(|status| {
+        let noted = status.ignored.contains(&what);
+        if ignored && !noted {
+            status.ignored.push(what);
+        } else if !ignored && noted {
+            status.ignored.retain(|other| *other != what);
+        }
+        ignored != noted
+    });
+}
+
+/// Beats at once, then after the period that each answer names.
+async fn beat(channel: &ManagerChannel, session_id: &str) -> Result<Infallible, SessionEnd> {
+    loop {
+        let request = HeartbeatRequest {
+            session_id: session_id.to_owned(),
+        };
+        let mut dispatcher = channel.dispatcher();
+        let answer = bounded(request, |request| dispatcher.heartbeat(request))
+            .await
+            .map_err(|status| SessionEnd::Call {
+                call: "Heartbeat",
+                status,
+            })?;
+        let period = answer
+            .period
+            .and_then(|period| Duration::try_from(period).ok());
+        let period = period
+            .filter(|period| !period.is_zero())
+            .unwrap_or(DEFAULT_PERIOD);
+        time::sleep(period.max(SHORTEST_PERIOD)).await;
+    }
+}
+
+async fn follow_assignments(
+    channel: &ManagerChannel,
+    session_id: &str,
+    assigned: &watch::Sender<Option<AssignedSet>>,
+) -> Result<Infallible, SessionEnd> {
+    let failed = |status| SessionEnd::Call {
+        call: "Assignments",
+        status,
+    };
+    let request = AssignmentsRequest {
+        session_id: session_id.to_owned(),
+    };
+    let answer = channel
+        .dispatcher()
+        .assignments(request)
+        .await
+        .map_err(failed)?;
+    let mut messages = answer.into_inner();
+    let mut stream = AssignmentStream::default();
+    while let Some(message) = messages.message().await.map_err(failed)? {
+        let set = stream.apply(message)?.clone();
+        assigned.send_replace(Some(set));
+    }
+    Err(SessionEnd::Ended("the assignments"))
+}
+
+/// Completes when this node has something else to say of itself.
+async fn description_changes(shared: &Shared, sent: &NodeDescription) {
+    loop {
+        time::sleep(DESCRIPTION_CHECK).await;
+        if shared.facts.describe(&shared.tls) != *sent {
+            return;
+        }
+    }
+}

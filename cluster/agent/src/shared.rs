@@ -1,0 +1,135 @@
+//! What the agent's loops have in common.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prost_types::Timestamp;
+use time::OffsetDateTime;
+use tokio::sync::{Notify, watch};
+use waxseal_ca::{Clock, LiveTls};
+
+use crate::{
+    describe::HostFacts,
+    executor::Executor,
+    managers::{ManagerAddress, choose},
+    random::spread,
+    reports::Reports,
+    status::AgentStatus,
+    store::IdentityStore,
+};
+
+pub(crate) struct Shared {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) tls: Arc<LiveTls>,
+    pub(crate) store: Arc<dyn IdentityStore>,
+    pub(crate) executor: Arc<dyn Executor>,
+    pub(crate) facts: HostFacts,
+    pub(crate) node_id: String,
+    pub(crate) status: watch::Sender<AgentStatus>,
+    pub(crate) reports: Reports,
+    /// A renewal is wanted before it is due.
+    pub(crate) renew: Notify,
+    /// Counts renewals; a session made under an older identity is made anew.
+    pub(crate) renewals: watch::Sender<u64>,
+    /// The newest certificate request, to know answers to it from others.
+    newest_csr: Mutex<Option<String>>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        parts: crate::agent::AgentConfig,
+        node_id: String,
+        managers: Vec<ManagerAddress>,
+    ) -> Shared {
+        Shared {
+            clock: parts.clock,
+            tls: parts.tls,
+            store: parts.store,
+            executor: parts.executor,
+            facts: parts.facts,
+            node_id,
+            status: watch::Sender::new(AgentStatus {
+                managers,
+                ..AgentStatus::default()
+            }),
+            reports: Reports::default(),
+            renew: Notify::new(),
+            renewals: watch::Sender::new(0),
+            newest_csr: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn now(&self) -> OffsetDateTime {
+        self.clock.now()
+    }
+
+    /// A manager to call; another than `avoid` if there is one.
+    pub(crate) fn choose_manager(&self, avoid: Option<&str>) -> Option<ManagerAddress> {
+        choose(&self.status.borrow().managers, avoid, spread()).cloned()
+    }
+
+    pub(crate) fn newest_csr(&self) -> Option<String> {
+        self.newest_csr
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn note_csr(&self, csr_pem: &str) {
+        *self
+            .newest_csr
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(csr_pem.to_owned());
+    }
+}
+
+/// A time as the wire has it.
+pub(crate) fn timestamp(time: OffsetDateTime) -> Timestamp {
+    Timestamp {
+        seconds: time.unix_timestamp(),
+        nanos: i32::try_from(time.nanosecond()).unwrap_or(0),
+    }
+}
+
+/// A wire time, if it is one.
+pub(crate) fn moment(time: &Timestamp) -> Option<OffsetDateTime> {
+    let seconds = OffsetDateTime::from_unix_timestamp(time.seconds).ok()?;
+    seconds
+        .replace_nanosecond(u32::try_from(time.nanos).ok()?)
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_out_of_range_are_none() {
+        assert_eq!(
+            moment(&Timestamp {
+                seconds: i64::MAX,
+                nanos: 0
+            }),
+            None
+        );
+        assert_eq!(
+            moment(&Timestamp {
+                seconds: 0,
+                nanos: -1
+            }),
+            None
+        );
+        assert_eq!(
+            moment(&Timestamp {
+                seconds: 0,
+                nanos: i32::MAX
+            }),
+            None
+        );
+    }
+
+    #[test]
+    fn a_time_survives_the_wire() {
+        let time = OffsetDateTime::from_unix_timestamp_nanos(1_700_000_000_123_456_789).unwrap();
+        assert_eq!(moment(&timestamp(time)), Some(time));
+    }
+}

@@ -1,0 +1,25 @@
+//! What the agent asks its host to keep on disk.
+
+use std::io;
+
+use futures::future::BoxFuture;
+use waxseal_ca::{NodeCredentials, TrustBundle};
+
+use crate::managers::ManagerAddress;
+
+/// Keeps a node's identity and the managers it knows.
+///
+/// The agent uses a new identity or trust bundle only after it is kept, so that a
+/// restart never finds less than what managers have seen.
+pub trait IdentityStore: Send + Sync {
+    /// Keeps certificate chain, key and trust bundle, all or nothing.
+    fn save_identity<'a>(
+        &'a self,
+        credentials: &'a NodeCredentials,
+        trust: &'a TrustBundle,
+    ) -> BoxFuture<'a, io::Result<()>>;
+
+    /// Keeps the list of managers.
+    fn save_managers<'a>(&'a self, managers: &'a [ManagerAddress])
+    -> BoxFuture<'a, io::Result<()>>;
+}
