@@ -1,1 +1,29 @@
 //! Local node state and data directory; starts and stops agent and manager.
+//!
+//! A [`Daemon`] is what the process on every host holds: where the local node
+//! stands (inactive, pending, active, locked, error), the files of its
+//! membership, and while it is a member the agent and perhaps the manager. It
+//! is the [`Cluster`](waxseal_api::Cluster) behind the Engine API.
+
+mod address;
+mod cluster;
+mod config;
+mod daemon;
+mod data_root;
+mod facts;
+mod found;
+mod join;
+mod keys;
+mod member;
+mod node_file;
+mod run;
+mod sockets;
+mod text;
+
+pub use cluster::DaemonCluster;
+pub use config::DaemonConfig;
+pub use daemon::Daemon;
+pub use data_root::{DataRoot, DataRootError};
+pub use keys::KeysError;
+pub use run::{RunError, run};
+pub use sockets::SocketError;

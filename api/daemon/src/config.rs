@@ -1,0 +1,35 @@
+//! How a daemon is set up.
+
+use std::{path::PathBuf, time::Duration};
+
+/// A daemon's configuration, checked. The flags are in `waxseal daemon --help`.
+#[derive(Clone, Debug)]
+pub struct DaemonConfig {
+    /// Sockets of the Engine API.
+    pub hosts: Vec<PathBuf>,
+    /// Where state is kept.
+    pub data_root: PathBuf,
+    /// Where running tasks have their sockets.
+    pub exec_root: PathBuf,
+    /// Where the process id is written.
+    pub pidfile: Option<PathBuf>,
+    /// Group of the sockets; the daemon's own if absent.
+    pub group: Option<String>,
+    /// Engine labels, `key=value`.
+    pub labels: Vec<String>,
+    /// Whether debug logging is on.
+    pub debug: bool,
+    /// Address or interface to advertise if `swarm init` names none.
+    pub default_advertise_addr: Option<String>,
+    /// How long a stop may take.
+    pub shutdown_timeout: Duration,
+    /// Which native tasks this node runs.
+    pub native_tasks: waxseal_agent::native::UserPolicy,
+    /// What happens to tasks whose daemon stays away or whose node is removed.
+    pub orphan_tasks: waxseal_agent::native::OrphanPolicy,
+    /// Whether TLS 1.2 is accepted from old engines.
+    pub allow_tls12: bool,
+    /// Life of certificates in place of the cluster's; for the harness only, no
+    /// flag of the product leads here.
+    pub danger_certificate_expiry: Option<waxseal_ca::CertificateExpiry>,
+}

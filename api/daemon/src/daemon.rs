@@ -1,0 +1,624 @@
+//! The daemon: the local node's state, and what moves it.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex as StdMutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use time::OffsetDateTime;
+use tokio::sync::{Mutex, broadcast, oneshot};
+use tokio_util::sync::CancellationToken;
+use waxseal_agent::{Executor, HostFacts};
+use waxseal_api::{ClusterError, DaemonInfo, LocalNode, LocalState};
+use waxseal_autolock::{LockEvent, LockState, OpenError, UnlockKey};
+use waxseal_ca::{ChainError, Clock, CredentialsError};
+use waxseal_cluster::ChangeRecord;
+use waxseal_manager::Manager;
+use zeroize::Zeroizing;
+
+use crate::{
+    config::DaemonConfig,
+    data_root::DataRoot,
+    keys::{Keys, KeysError},
+    member::{Member, MemberError},
+    node_file::{NodeFile, NodeFileError, Phase},
+    text::chain_text,
+};
+
+/// Changes that a slow follower may be behind before it is told that it lost some.
+const CHANGE_BACKLOG: usize = 4096;
+/// How long a caller of join waits; the join itself goes on (spec/engine-api.md §5.2).
+const JOIN_WAIT: Duration = Duration::from_secs(20);
+/// Pause after a wrong unlock key.
+const UNLOCK_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the text of state `locked` says, as clients know it.
+pub(crate) const LOCKED_TEXT: &str = "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"docker swarm unlock\" to unlock it.";
+
+/// What the daemon's parts share.
+pub(crate) struct Shared {
+    pub(crate) config: DaemonConfig,
+    pub(crate) root: DataRoot,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) changes: broadcast::Sender<ChangeRecord>,
+    pub(crate) executor: Arc<dyn Executor>,
+    pub(crate) facts: HostFacts,
+    pub(crate) info: DaemonInfo,
+}
+
+impl Shared {
+    pub(crate) fn node_file_path(&self) -> PathBuf {
+        self.root.swarm().join("node.pb")
+    }
+}
+
+/// A daemon; the API's [`Cluster`](waxseal_api::Cluster).
+pub struct Daemon {
+    pub(crate) shared: Arc<Shared>,
+    /// Held by init, join, leave, unlock: one at a time.
+    control: Mutex<Control>,
+    /// What readers see; replaced whole at each transition.
+    view: ArcSwap<View>,
+    unlock_failed: StdMutex<Option<tokio::time::Instant>>,
+    pub(crate) stopped: CancellationToken,
+}
+
+/// The local node.
+enum Control {
+    Inactive,
+    /// A join under way; ends by itself or when told.
+    Joining {
+        cancel: CancellationToken,
+    },
+    Member(Box<Member>),
+    Locked,
+    Error,
+}
+
+/// What readers see of [`Control`].
+pub(crate) struct View {
+    pub(crate) state: LockState,
+    pub(crate) error: String,
+    pub(crate) expired: bool,
+    pub(crate) node_id: String,
+    pub(crate) node_addr: String,
+    pub(crate) manager: Option<Arc<Manager>>,
+    pub(crate) agent: Option<tokio::sync::watch::Receiver<waxseal_agent::AgentStatus>>,
+    pub(crate) tls: Option<Arc<waxseal_ca::LiveTls>>,
+    pub(crate) remotes: Vec<(String, String)>,
+}
+
+impl View {
+    fn bare(state: LockState) -> View {
+        View {
+            state,
+            error: String::new(),
+            expired: false,
+            node_id: String::new(),
+            node_addr: String::new(),
+            manager: None,
+            agent: None,
+            tls: None,
+            remotes: Vec::new(),
+        }
+    }
+}
+
+/// Why a node that is part of a cluster did not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BeginError {
+    #[error(transparent)]
+    NodeFile(#[from] NodeFileError),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    #[error(transparent)]
+    Member(#[from] MemberError),
+}
+
+impl BeginError {
+    /// Whether the unlock key helps.
+    fn needs_key(&self) -> bool {
+        matches!(
+            self,
+            BeginError::Keys(KeysError::Open(
+                OpenError::Locked(_) | OpenError::WrongKey(_)
+            ))
+        )
+    }
+
+    fn is_expired(&self) -> bool {
+        matches!(
+            self,
+            BeginError::Keys(KeysError::Certificate {
+                source: CredentialsError::Chain(ChainError::Expired { .. }),
+                ..
+            })
+        )
+    }
+}
+
+impl Daemon {
+    /// A daemon whose node has not been looked at; see [`Daemon::resume`].
+    pub(crate) fn new(shared: Arc<Shared>, stopped: CancellationToken) -> Arc<Daemon> {
+        Arc::new(Daemon {
+            shared,
+            control: Mutex::new(Control::Inactive),
+            view: ArcSwap::from_pointee(View::bare(LockState::Inactive)),
+            unlock_failed: StdMutex::default(),
+            stopped,
+        })
+    }
+
+    pub(crate) fn shared_parts(
+        config: DaemonConfig,
+        root: DataRoot,
+        clock: Arc<dyn Clock>,
+        executor: Arc<dyn Executor>,
+        facts: HostFacts,
+        info: DaemonInfo,
+    ) -> Arc<Shared> {
+        let (changes, _) = broadcast::channel(CHANGE_BACKLOG);
+        Arc::new(Shared {
+            config,
+            root,
+            clock,
+            changes,
+            executor,
+            facts,
+            info,
+        })
+    }
+
+    /// Takes up what the data root holds.
+    pub(crate) async fn resume(self: &Arc<Daemon>) {
+        let mut control = self.control.lock().await;
+        let path = self.shared.node_file_path();
+        let file = match NodeFile::read(&path) {
+            Ok(None) => return,
+            Ok(Some(file)) if file.phase() == Phase::Joining => {
+                // An init or join that did not end: nobody was told that it did.
+                tracing::info!("an interrupted init or join is undone");
+                if let Err(error) = self.shared.root.clear_swarm() {
+                    tracing::error!(%error, "its files could not be removed");
+                }
+                return;
+            }
+            Ok(Some(file)) => file,
+            Err(error) => return self.failed(&mut control, &error.into(), ""),
+        };
+        self.moved(LockEvent::Begin);
+        self.begin(&mut control, file, None).await;
+    }
+
+    /// Starts the member that the files describe; the state says how it went.
+    async fn begin(
+        self: &Arc<Daemon>,
+        control: &mut Control,
+        file: NodeFile,
+        unlock_key: Option<UnlockKey>,
+    ) {
+        let addr = host_of(&file.advertise_addr);
+        match self.member_from_files(file, unlock_key).await {
+            Ok(member) => self.became_member(control, member),
+            Err(error) if error.needs_key() => {
+                *control = Control::Locked;
+                self.set_view(View {
+                    error: LOCKED_TEXT.to_owned(),
+                    node_addr: addr,
+                    ..View::bare(self.after(LockEvent::KeyNeeded))
+                });
+                tracing::warn!(
+                    "this manager is locked; run `docker swarm unlock` or `waxseal unlock`"
+                );
+            }
+            Err(error) => self.failed(control, &error, &addr),
+        }
+    }
+
+    async fn member_from_files(
+        self: &Arc<Daemon>,
+        file: NodeFile,
+        unlock_key: Option<UnlockKey>,
+    ) -> Result<Member, BeginError> {
+        let now = self.shared.clock.now();
+        let keys = Keys::open(&self.shared.root.swarm(), unlock_key)?;
+        let trust = keys.trust(now)?;
+        let credentials = keys.credentials(&trust, now)?;
+        Ok(Member::start(&self.shared, keys, file, trust, credentials, None).await?)
+    }
+
+    fn became_member(self: &Arc<Daemon>, control: &mut Control, member: Member) {
+        let view = View {
+            node_id: member.node_file.node_id.clone(),
+            node_addr: host_of(&member.node_file.advertise_addr),
+            manager: member.manager.clone(),
+            agent: Some(member.status()),
+            tls: Some(Arc::clone(&member.tls)),
+            ..View::bare(self.after(LockEvent::Ready))
+        };
+        if let Some(manager) = &member.manager {
+            self.watch_manager(manager);
+        }
+        self.set_view(view);
+        *control = Control::Member(Box::new(member));
+    }
+
+    /// A manager whose log fails stops the node with the cause.
+    fn watch_manager(self: &Arc<Daemon>, manager: &Manager) {
+        let daemon = Arc::downgrade(self);
+        let failed = manager.failure();
+        tokio::spawn(async move {
+            let Some(cause) = failed.await else { return };
+            let Some(daemon) = daemon.upgrade() else {
+                return;
+            };
+            let mut control = daemon.control.lock().await;
+            let addr = daemon.view().node_addr.clone();
+            if let Control::Member(member) = std::mem::replace(&mut *control, Control::Error) {
+                daemon.failed_with(&mut control, chain_text(&*cause), false, &addr);
+                member
+                    .stop(false, daemon.shared.config.shutdown_timeout)
+                    .await;
+            }
+        });
+    }
+
+    fn failed(&self, control: &mut Control, error: &BeginError, addr: &str) {
+        let expired = error.is_expired();
+        self.failed_with(control, chain_text(error), expired, addr);
+    }
+
+    fn failed_with(&self, control: &mut Control, cause: String, expired: bool, addr: &str) {
+        tracing::error!(error = %cause, "the node does not run");
+        *control = Control::Error;
+        // From inactive, a node file that cannot be read leads straight to error.
+        let state = self
+            .view()
+            .state
+            .after(LockEvent::Fail)
+            .unwrap_or(LockState::Error);
+        self.set_view(View {
+            error: cause,
+            expired,
+            node_addr: addr.to_owned(),
+            ..View::bare(state)
+        });
+    }
+
+    /// Creates a cluster with this node as its first manager.
+    pub(crate) async fn create(
+        self: &Arc<Daemon>,
+        request: waxseal_api::InitRequest,
+    ) -> Result<String, ClusterError> {
+        let mut control = self.control.lock().await;
+        match *control {
+            Control::Inactive => {}
+            _ if request.force_new_cluster => {
+                return Err(ClusterError::NotImplemented(
+                    "--force-new-cluster recovers a cluster that lost managers; this release runs \
+                     one manager, whose state is whole: restart it instead"
+                        .to_owned(),
+                ));
+            }
+            _ => return Err(ClusterError::AlreadyInSwarm),
+        }
+        let plan = crate::found::plan(&self.shared, request)?;
+        self.moved(LockEvent::Begin);
+        let started = crate::found::found(&self.shared, plan).await;
+        match started {
+            Ok(member) => {
+                let node_id = member.node_file.node_id.clone();
+                self.became_member(&mut control, member);
+                Ok(node_id)
+            }
+            Err(error) => {
+                self.undo();
+                Err(error)
+            }
+        }
+    }
+
+    /// Joins a cluster; goes on behind the caller's back after [`JOIN_WAIT`].
+    pub(crate) async fn join_cluster(
+        self: &Arc<Daemon>,
+        request: waxseal_api::JoinRequest,
+    ) -> Result<(), ClusterError> {
+        let cancel = self.stopped.child_token();
+        {
+            let mut control = self.control.lock().await;
+            if !matches!(*control, Control::Inactive) {
+                return Err(ClusterError::AlreadyInSwarm);
+            }
+            let remotes = request
+                .remote_addrs
+                .iter()
+                .map(|addr| (String::new(), addr.clone()));
+            let remotes = remotes.collect();
+            let node_addr = crate::join::local_address(&request.remote_addrs);
+            *control = Control::Joining {
+                cancel: cancel.clone(),
+            };
+            let state = self.after(LockEvent::Begin);
+            self.set_view(View {
+                remotes,
+                node_addr,
+                ..View::bare(state)
+            });
+        }
+        let (done, outcome) = oneshot::channel();
+        let daemon = Arc::clone(self);
+        tokio::spawn(async move {
+            let joined = tokio::select! {
+                joined = crate::join::join(&daemon.shared, request) => joined,
+                () = cancel.cancelled() => Err(ClusterError::Internal("the join was given up".to_owned())),
+            };
+            // Whoever asked may have stopped waiting.
+            let _ = done.send(daemon.join_ended(&cancel, joined).await);
+        });
+        match tokio::time::timeout(JOIN_WAIT, outcome).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(ClusterError::Internal("the join was given up".to_owned())),
+            Err(_) => Err(ClusterError::JoinTimeout),
+        }
+    }
+
+    async fn join_ended(
+        self: &Arc<Daemon>,
+        cancel: &CancellationToken,
+        joined: Result<Member, ClusterError>,
+    ) -> Result<(), ClusterError> {
+        let mut control = self.control.lock().await;
+        if cancel.is_cancelled() {
+            // Left meanwhile: `leave` has cleaned up, or the daemon stops.
+            return Err(ClusterError::Internal("the join was given up".to_owned()));
+        }
+        match joined {
+            Ok(member) => {
+                self.became_member(&mut control, member);
+                Ok(())
+            }
+            Err(error) => {
+                *control = Control::Inactive;
+                self.undo();
+                Err(error)
+            }
+        }
+    }
+
+    /// Leaves the cluster: nothing of it stays.
+    pub(crate) async fn leave_cluster(&self, force: bool) -> Result<(), ClusterError> {
+        let mut control = self.control.lock().await;
+        match &*control {
+            Control::Inactive => return Err(ClusterError::NotInSwarm),
+            Control::Locked if !force => {
+                return Err(ClusterError::LeaveRefused(LEAVE_LOCKED.to_owned()));
+            }
+            Control::Member(member) if member.manager.is_some() && !force => {
+                return Err(ClusterError::LeaveRefused(LEAVE_LAST_MANAGER.to_owned()));
+            }
+            _ => {}
+        }
+        let left = std::mem::replace(&mut *control, Control::Inactive);
+        // No reader holds the manager longer than its call.
+        self.set_view(View::bare(self.after(LockEvent::Leave)));
+        match left {
+            Control::Joining { cancel } => cancel.cancel(),
+            Control::Member(member) => {
+                member.stop(true, self.shared.config.shutdown_timeout).await;
+            }
+            Control::Inactive | Control::Locked | Control::Error => {
+                self.remove_tasks().await;
+            }
+        }
+        self.shared.root.clear_swarm().map_err(|error| {
+            ClusterError::Internal(format!("the cluster's files could not be removed: {error}"))
+        })
+    }
+
+    /// Opens a locked manager.
+    pub(crate) async fn unlock_with(
+        self: &Arc<Daemon>,
+        key: Zeroizing<String>,
+    ) -> Result<(), ClusterError> {
+        let mut control = self.control.lock().await;
+        match &*control {
+            Control::Locked => {}
+            Control::Inactive => return Err(ClusterError::NotInSwarm),
+            Control::Member(member) if member.manager.is_some() => {
+                return Err(ClusterError::NotLocked);
+            }
+            _ => return Err(ClusterError::NotManager),
+        }
+        let key = UnlockKey::parse(&key).map_err(|_| ClusterError::MalformedUnlockKey)?;
+        // One try at a time (the lock), and none within a second of a failed one.
+        let failed = *self
+            .unlock_failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(failed) = failed {
+            tokio::time::sleep_until(failed + UNLOCK_PAUSE).await;
+        }
+        let file = NodeFile::read(&self.shared.node_file_path())
+            .map_err(|error| ClusterError::Internal(chain_text(&error)))?
+            .ok_or_else(|| ClusterError::Internal("node.pb is gone".to_owned()))?;
+        let locked = self.view();
+        self.moved(LockEvent::Unlock);
+        match self.member_from_files(file, Some(key)).await {
+            Ok(member) => {
+                self.became_member(&mut control, member);
+                Ok(())
+            }
+            Err(error) => {
+                // Stays locked: another key, or another try, may do.
+                self.view.store(locked);
+                if error.needs_key() {
+                    let now = tokio::time::Instant::now();
+                    *self
+                        .unlock_failed
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner) = Some(now);
+                    return Err(ClusterError::WrongUnlockKey);
+                }
+                let cause = chain_text(&error);
+                Err(ClusterError::Internal(format!(
+                    "swarm component could not be started: {cause}"
+                )))
+            }
+        }
+    }
+
+    /// Makes the key file follow the cluster object, now.
+    pub(crate) async fn follow_key(&self) -> Result<(), ClusterError> {
+        let (keys, manager) = {
+            let control = self.control.lock().await;
+            let Control::Member(member) = &*control else {
+                return Ok(());
+            };
+            let Some(manager) = &member.manager else {
+                return Ok(());
+            };
+            (Arc::clone(&member.keys), Arc::clone(manager))
+        };
+        keys.follow(&manager).await.map_err(|error| {
+            ClusterError::Storage(format!(
+                "the unlock key changed, but this manager's key file could not be rewritten: {}; \
+                 it is tried again",
+                chain_text(&error)
+            ))
+        })
+    }
+
+    /// Ends tasks of a node that does not run.
+    async fn remove_tasks(&self) {
+        let executor = &self.shared.executor;
+        let tasks = match executor.adopt().await {
+            Ok(tasks) => tasks,
+            Err(error) => return tracing::warn!(%error, "tasks of the cluster were not looked for"),
+        };
+        for (id, found) in tasks {
+            drop(found);
+            if let Err(error) = executor.remove(&id).await {
+                tracing::warn!(task = %id, %error, "a task of the cluster could not be removed");
+            }
+        }
+    }
+
+    /// Stops the member; its tasks go on under their shims.
+    pub async fn stop(&self) {
+        let mut control = self.control.lock().await;
+        let left = std::mem::replace(&mut *control, Control::Inactive);
+        self.set_view(View::bare(LockState::Inactive));
+        match left {
+            Control::Member(member) => {
+                member
+                    .stop(false, self.shared.config.shutdown_timeout)
+                    .await;
+            }
+            Control::Joining { cancel } => cancel.cancel(),
+            Control::Inactive | Control::Locked | Control::Error => {}
+        }
+    }
+
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// The manager, or why there is none to ask.
+    pub(crate) fn manager(&self) -> Result<Arc<Manager>, ClusterError> {
+        let view = self.view.load();
+        match (&view.manager, view.state) {
+            (Some(manager), LockState::Active) => Ok(Arc::clone(manager)),
+            (_, LockState::Locked) => Err(ClusterError::Locked),
+            (_, LockState::Inactive) => Err(ClusterError::NotInSwarm),
+            (_, LockState::Error) if view.expired => Err(ClusterError::CertificatesExpired),
+            (_, LockState::Error) => Err(ClusterError::NotInSwarm),
+            (_, LockState::Active | LockState::Pending) => Err(ClusterError::NotManager),
+        }
+    }
+
+    /// The local node as `/info` shows it.
+    pub(crate) fn local_node(&self) -> LocalNode {
+        let view = self.view.load();
+        let agent = view.agent.as_ref().map(|agent| agent.borrow().clone());
+        let remote_managers = match (&view.manager, &agent) {
+            (Some(manager), _) => vec![(view.node_id.clone(), manager.advertise_addr().to_owned())],
+            (None, Some(agent)) => agent
+                .managers
+                .iter()
+                .map(|manager| (manager.node_id.clone(), manager.address.clone()))
+                .collect(),
+            (None, None) => view.remotes.clone(),
+        };
+        let mut warnings = Vec::new();
+        if self.shared.config.allow_tls12 {
+            warnings.push("WARNING: TLS 1.2 is accepted between nodes (--tls12)".to_owned());
+        }
+        warnings.extend(
+            agent
+                .iter()
+                .flat_map(|agent| agent.ignored.iter().map(|text| (*text).to_owned())),
+        );
+        LocalNode {
+            state: match view.state {
+                LockState::Inactive => LocalState::Inactive,
+                LockState::Pending => LocalState::Pending,
+                LockState::Active => LocalState::Active,
+                LockState::Locked => LocalState::Locked,
+                LockState::Error => LocalState::Error,
+            },
+            node_id: view.node_id.clone(),
+            node_addr: view.node_addr.clone(),
+            control_available: view.manager.is_some(),
+            error: view.error.clone(),
+            remote_managers,
+            warnings,
+        }
+    }
+
+    pub(crate) fn now(&self) -> OffsetDateTime {
+        self.shared.clock.now()
+    }
+
+    fn undo(&self) {
+        if let Err(error) = self.shared.root.clear_swarm() {
+            tracing::error!(%error, "files of a failed init or join could not be removed");
+        }
+        self.set_view(View::bare(LockState::Inactive));
+    }
+
+    fn set_view(&self, view: View) {
+        self.view.store(Arc::new(view));
+    }
+
+    /// Moves the state shown to readers.
+    fn moved(&self, event: LockEvent) {
+        let view = self.view();
+        self.set_view(View {
+            node_addr: view.node_addr.clone(),
+            ..View::bare(self.after(event))
+        });
+    }
+
+    /// The state after an event. Which events can come is upheld by [`Control`].
+    fn after(&self, event: LockEvent) -> LockState {
+        let state = self.view().state;
+        state.after(event).unwrap_or_else(|error| {
+            tracing::error!(%error, "the local node's state is out of step");
+            state
+        })
+    }
+}
+
+/// Text E of spec/engine-api.md §5.2.
+const LEAVE_LOCKED: &str = "Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message.";
+/// Text A of spec/engine-api.md §5.2.
+const LEAVE_LAST_MANAGER: &str = "You are attempting to leave the swarm on a node that is participating as a manager. Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ";
+
+/// The host of `host:port`.
+fn host_of(address: &str) -> String {
+    address
+        .parse::<std::net::SocketAddr>()
+        .map_or_else(|_| String::new(), |address| address.ip().to_string())
+}

@@ -1,0 +1,290 @@
+//! The node's keys and certificate: in memory, and under `swarm/certificates`.
+
+use std::{
+    fs::Permissions,
+    io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use time::OffsetDateTime;
+use waxseal_autolock::{
+    ClusterKey, Dek, HeldKey, KeyChange, KeyConflict, KeyFile, OpenError, TooManyRetiredDeks,
+    UnlockKey, plan_key_change,
+};
+use waxseal_ca::{CredentialsError, NodeCredentials, NodeKey, TrustBundle};
+use waxseal_raft_store::{Disk, OsDisk, write_atomically};
+use zeroize::Zeroizing;
+
+/// Names of spec/pki.md §3.3, so that `openssl` and scripts find them.
+const KEY: &str = "swarm-node.key";
+const CERTIFICATE: &str = "swarm-node.crt";
+const NEXT_CERTIFICATE: &str = ".swarm-node.crt";
+const ROOT: &str = "swarm-root-ca.crt";
+
+/// No certificate file is larger: four certificates and a bundle of roots.
+const MAX_PEM_BYTES: u64 = 1 << 20;
+
+/// The keys of this node, and the files that hold them.
+///
+/// Every change of a key is one atomic replacement of the key file. Certificate
+/// and key are replaced in two phases (the certificate under another name, the
+/// key, the rename), and whoever reads takes the certificate that fits the key.
+pub(crate) struct Keys {
+    dir: PathBuf,
+    file: KeyFile,
+    unlock_key: Option<UnlockKey>,
+}
+
+/// Why keys or certificates could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeysError {
+    /// The key file does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A file cannot be read or written.
+    #[error("{} cannot be accessed", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The certificate does not fit.
+    #[error(
+        "{} cannot be used; leave with `docker swarm leave --force` and join again",
+        path.display()
+    )]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: CredentialsError,
+    },
+    /// The root certificate cannot be used.
+    #[error("{} cannot be used", path.display())]
+    Root {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: waxseal_ca::TrustError,
+    },
+    /// The key in the key file is none.
+    #[error("the key in the key file cannot be used")]
+    Key(#[from] waxseal_ca::KeyError),
+    /// The cluster's unlock key and ours disagree.
+    #[error(transparent)]
+    Conflict(#[from] KeyConflict),
+    /// Too many rotations under way.
+    #[error(transparent)]
+    Rotations(#[from] TooManyRetiredDeks),
+    /// No random bytes.
+    #[error("the system gave no random bytes")]
+    Random,
+}
+
+impl Keys {
+    /// Writes the first key file of a node.
+    pub(crate) fn create(
+        swarm: &Path,
+        file: KeyFile,
+        unlock_key: Option<UnlockKey>,
+    ) -> Result<Keys, KeysError> {
+        let dir = swarm.join("certificates");
+        crate::data_root::make_dir(&dir).map_err(io_error(&dir))?;
+        let keys = Keys {
+            dir,
+            file,
+            unlock_key,
+        };
+        keys.write()?;
+        Ok(keys)
+    }
+
+    /// Opens the key file.
+    ///
+    /// # Errors
+    /// [`OpenError::Locked`] and [`OpenError::WrongKey`] mean that the node is locked.
+    pub(crate) fn open(swarm: &Path, unlock_key: Option<UnlockKey>) -> Result<Keys, KeysError> {
+        let dir = swarm.join("certificates");
+        let path = dir.join(KEY);
+        let text = Zeroizing::new(read_bounded(&path)?);
+        let file = KeyFile::open(&text, unlock_key.as_ref())?;
+        Ok(Keys {
+            dir,
+            file,
+            unlock_key,
+        })
+    }
+
+    /// The keys themselves.
+    pub(crate) fn file(&self) -> &KeyFile {
+        &self.file
+    }
+
+    /// The trust bundle on disk.
+    pub(crate) fn trust(&self, now: OffsetDateTime) -> Result<TrustBundle, KeysError> {
+        let path = self.dir.join(ROOT);
+        let pem = read_bounded(&path)?;
+        TrustBundle::from_pem(pem.as_bytes(), now)
+            .map_err(|source| KeysError::Root { path, source })
+    }
+
+    /// The certificate that fits the key; a replacement that was cut short is completed.
+    pub(crate) fn credentials(
+        &self,
+        trust: &TrustBundle,
+        now: OffsetDateTime,
+    ) -> Result<Arc<NodeCredentials>, KeysError> {
+        let load = |name: &str| {
+            let path = self.dir.join(name);
+            let pem = read_bounded(&path)?;
+            let key = NodeKey::from_pkcs8_pem(self.file.node_key_pkcs8_pem().as_bytes())?;
+            NodeCredentials::new(pem.as_bytes(), key, trust, now)
+                .map_err(|source| KeysError::Certificate { path, source })
+        };
+        let present = load(CERTIFICATE);
+        if present.is_ok() {
+            return present;
+        }
+        match load(NEXT_CERTIFICATE) {
+            Ok(credentials) => {
+                self.rename_next()?;
+                Ok(credentials)
+            }
+            Err(_) => present,
+        }
+    }
+
+    /// Takes a renewed key and certificate, and the bundle they lead to.
+    pub(crate) fn save_identity(
+        &mut self,
+        chain_pem: &str,
+        key: &NodeKey,
+    ) -> Result<(), KeysError> {
+        // 1. The certificate beside the old one.
+        let next = self.dir.join(NEXT_CERTIFICATE);
+        write_public(&next, chain_pem.as_bytes())?;
+        // 2. The key: from here on the new pair counts.
+        let former = self.file.node_key_pkcs8_pem();
+        self.file.replace_node_key(&key.pkcs8_pem())?;
+        if let Err(error) = self.write() {
+            self.file.replace_node_key(&former)?;
+            return Err(error);
+        }
+        // 3. The certificate's own name.
+        self.rename_next()
+    }
+
+    /// Writes the first certificate of a node, whose key is on disk already.
+    pub(crate) fn save_certificate(&self, chain_pem: &str) -> Result<(), KeysError> {
+        write_public(&self.dir.join(CERTIFICATE), chain_pem.as_bytes())
+    }
+
+    fn rename_next(&self) -> Result<(), KeysError> {
+        let next = self.dir.join(NEXT_CERTIFICATE);
+        let renamed = OsDisk
+            .rename(&next, &self.dir.join(CERTIFICATE))
+            .and_then(|()| OsDisk.sync_dir(&self.dir));
+        renamed.map_err(io_error(&next))
+    }
+
+    /// Takes another trust bundle.
+    pub(crate) fn save_trust(&self, pem: &[u8]) -> Result<(), KeysError> {
+        write_public(&self.dir.join(ROOT), pem)
+    }
+
+    /// Follows the cluster's unlock key: rewrites the key file in one step, with
+    /// a new DEK where the change asks for one. Answers what was done.
+    pub(crate) fn follow(
+        &mut self,
+        key: Option<UnlockKey>,
+        epoch: u64,
+    ) -> Result<KeyChange, KeysError> {
+        let held = HeldKey {
+            key: self.unlock_key.as_ref(),
+            epoch: self.file.header.kek_epoch,
+        };
+        let change = plan_key_change(
+            held,
+            ClusterKey {
+                key: key.as_ref(),
+                epoch,
+            },
+        )?;
+        if !change.rewrites_file() {
+            return Ok(change);
+        }
+        if change.rotates_dek() {
+            let dek =
+                Dek::generate(|bytes| getrandom::fill(bytes)).map_err(|_| KeysError::Random)?;
+            self.file.rotate_dek(dek)?;
+        }
+        let former = std::mem::replace(&mut self.unlock_key, key);
+        let former_epoch = std::mem::replace(&mut self.file.header.kek_epoch, epoch);
+        if let Err(error) = self.write() {
+            // The disk still has the former file; the next try brings one more DEK.
+            self.unlock_key = former;
+            self.file.header.kek_epoch = former_epoch;
+            return Err(error);
+        }
+        Ok(change)
+    }
+
+    /// The DEK that the log is to be sealed under, if files under a former one may be left.
+    pub(crate) fn unfinished_rotation(&self) -> Option<Dek> {
+        let raft = self.file.raft.as_ref()?;
+        (!raft.retired.is_empty()).then(|| raft.current.duplicate())
+    }
+
+    /// Forgets DEKs that no file needs any more.
+    pub(crate) fn forget_retired_deks(&mut self) -> Result<(), KeysError> {
+        if let Some(raft) = &mut self.file.raft
+            && !raft.retired.is_empty()
+        {
+            let retired = std::mem::take(&mut raft.retired);
+            if let Err(error) = self.write() {
+                if let Some(raft) = &mut self.file.raft {
+                    raft.retired = retired;
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self) -> Result<(), KeysError> {
+        let text = match &self.unlock_key {
+            None => self.file.encode_open(),
+            Some(key) => {
+                let mut salt = [0u8; waxseal_autolock::SALT_LEN];
+                getrandom::fill(&mut salt).map_err(|_| KeysError::Random)?;
+                self.file.encode_sealed(key, &salt)
+            }
+        };
+        let path = self.dir.join(KEY);
+        write_atomically(&OsDisk, &path, text.as_bytes()).map_err(io_error(&path))
+    }
+}
+
+/// Writes a file that anybody may read.
+fn write_public(path: &Path, bytes: &[u8]) -> Result<(), KeysError> {
+    write_atomically(&OsDisk, path, bytes)
+        .and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o644)))
+        .map_err(io_error(path))
+}
+
+fn read_bounded(path: &Path) -> Result<String, KeysError> {
+    let metadata = std::fs::metadata(path).map_err(io_error(path))?;
+    if metadata.len() > MAX_PEM_BYTES {
+        return Err(io_error(path)(io::ErrorKind::FileTooLarge.into()));
+    }
+    std::fs::read_to_string(path).map_err(io_error(path))
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> KeysError + use<> {
+    let path = path.to_owned();
+    move |source| KeysError::Io { path, source }
+}

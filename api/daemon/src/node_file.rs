@@ -1,0 +1,215 @@
+//! What a node remembers of its membership: `<data-root>/swarm/node.pb`.
+
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+use waxseal_agent::ManagerAddress as KnownManager;
+use waxseal_raft_store::{OsDisk, write_atomically};
+
+/// The format that this binary writes.
+pub(crate) const NODE_FILE_FORMAT: u32 = 1;
+/// No such file is larger: some ids and a list of managers.
+const MAX_BYTES: usize = 1 << 20;
+
+/// The content of `node.pb`.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct NodeFile {
+    /// [`NODE_FILE_FORMAT`].
+    #[prost(uint32, tag = "1")]
+    pub(crate) format: u32,
+    /// How far the node got.
+    #[prost(enumeration = "Phase", tag = "2")]
+    pub(crate) phase: i32,
+    /// The cluster, once known.
+    #[prost(string, tag = "3")]
+    pub(crate) cluster_id: String,
+    /// The node, once known.
+    #[prost(string, tag = "4")]
+    pub(crate) node_id: String,
+    /// Whether it was made as a manager. The certificate says what it is now.
+    #[prost(bool, tag = "5")]
+    pub(crate) manager: bool,
+    /// Where a manager listens.
+    #[prost(string, tag = "6")]
+    pub(crate) listen_addr: String,
+    /// Where others reach it.
+    #[prost(string, tag = "7")]
+    pub(crate) advertise_addr: String,
+    /// Managers as last told.
+    #[prost(message, repeated, tag = "8")]
+    pub(crate) managers: Vec<ManagerAddress>,
+    /// Incarnation of the cluster, raised by a forced new one.
+    #[prost(uint64, tag = "9")]
+    pub(crate) incarnation: u64,
+}
+
+/// A manager and where it is reached.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct ManagerAddress {
+    /// Its node id.
+    #[prost(string, tag = "1")]
+    pub(crate) node_id: String,
+    /// `host:port`.
+    #[prost(string, tag = "2")]
+    pub(crate) addr: String,
+    /// Weight in the choice among managers.
+    #[prost(int64, tag = "3")]
+    pub(crate) weight: i64,
+}
+
+impl From<&KnownManager> for ManagerAddress {
+    fn from(manager: &KnownManager) -> ManagerAddress {
+        ManagerAddress {
+            node_id: manager.node_id.clone(),
+            addr: manager.address.clone(),
+            weight: manager.weight,
+        }
+    }
+}
+
+impl From<&ManagerAddress> for KnownManager {
+    fn from(manager: &ManagerAddress) -> KnownManager {
+        KnownManager {
+            node_id: manager.node_id.clone(),
+            address: manager.addr.clone(),
+            weight: manager.weight,
+        }
+    }
+}
+
+/// How far a node got in becoming a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub(crate) enum Phase {
+    /// An init or join is under way: what it wrote is removed if it does not end.
+    Joining = 0,
+    /// A member: nothing is removed but by leaving.
+    Member = 1,
+}
+
+/// Why the file cannot be used; the node starts in state error and touches nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum NodeFileError {
+    /// It cannot be read or written.
+    #[error("{} cannot be accessed", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is damaged.
+    #[error(
+        "{} is damaged; restore it from a backup, or leave with `docker swarm leave --force` and join again",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A newer binary wrote it.
+    #[error("{} has format {format}, newer than the {NODE_FILE_FORMAT} this binary reads; start the newer binary", path.display())]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
+    },
+}
+
+impl NodeFile {
+    /// Reads the file; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`NodeFileError`].
+    pub(crate) fn read(path: &Path) -> Result<Option<NodeFile>, NodeFileError> {
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => {
+                return Err(NodeFileError::Io {
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+        };
+        let damaged = || NodeFileError::Damaged {
+            path: path.to_owned(),
+        };
+        if bytes.is_empty() || bytes.len() > MAX_BYTES {
+            return Err(damaged());
+        }
+        let file = NodeFile::decode(bytes.as_slice()).map_err(|_| damaged())?;
+        match file.format {
+            NODE_FILE_FORMAT => Ok(Some(file)),
+            0 => Err(damaged()),
+            format => Err(NodeFileError::TooNew {
+                path: path.to_owned(),
+                format,
+            }),
+        }
+    }
+
+    /// Replaces the file atomically.
+    ///
+    /// # Errors
+    /// [`NodeFileError::Io`]; the file is as it was.
+    pub(crate) fn write(&self, path: &Path) -> Result<(), NodeFileError> {
+        write_atomically(&OsDisk, path, &self.encode_to_vec()).map_err(|source| NodeFileError::Io {
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damaged_and_newer_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.pb");
+        assert_eq!(NodeFile::read(&path).unwrap(), None);
+        for bytes in [&b""[..], b"\xff\xff\xff", b"\x10\x01"] {
+            std::fs::write(&path, bytes).unwrap();
+            assert!(
+                matches!(NodeFile::read(&path), Err(NodeFileError::Damaged { .. })),
+                "{bytes:?}"
+            );
+        }
+        let newer = NodeFile {
+            format: NODE_FILE_FORMAT + 1,
+            ..NodeFile::default()
+        };
+        std::fs::write(&path, newer.encode_to_vec()).unwrap();
+        assert!(matches!(
+            NodeFile::read(&path),
+            Err(NodeFileError::TooNew { format: 2, .. })
+        ));
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.pb");
+        let file = NodeFile {
+            format: NODE_FILE_FORMAT,
+            phase: Phase::Member.into(),
+            cluster_id: "c".into(),
+            node_id: "n".into(),
+            manager: true,
+            listen_addr: "127.0.0.1:1".into(),
+            advertise_addr: "127.0.0.1:1".into(),
+            managers: vec![ManagerAddress {
+                node_id: "n".into(),
+                addr: "a:1".into(),
+                weight: 10,
+            }],
+            incarnation: 1,
+        };
+        file.write(&path).unwrap();
+        assert_eq!(NodeFile::read(&path).unwrap(), Some(file));
+    }
+}

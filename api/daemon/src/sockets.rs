@@ -1,0 +1,125 @@
+//! The sockets of the Engine API.
+
+use std::{
+    io,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::Gid;
+use tokio::net::{UnixListener, UnixStream};
+
+/// Owner and group may call; whoever may is root on this cluster.
+const MODE: u32 = 0o660;
+
+/// Why a socket cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SocketError {
+    /// The path cannot be used.
+    #[error("cannot listen on {}; choose another path with -H or check its directory", path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Somebody answers there.
+    #[error("{} is served by another process; stop it or choose another path with -H", path.display())]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// No such group.
+    #[error("there is no group {group}; create it or choose another with --group")]
+    Group {
+        /// What was asked for.
+        group: String,
+    },
+}
+
+/// Listens on a path; what a dead process left there is replaced.
+///
+/// # Errors
+/// [`SocketError`].
+pub(crate) async fn listen(path: &Path, group: Option<&str>) -> Result<UnixListener, SocketError> {
+    let io = |source| SocketError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        std::fs::create_dir_all(dir).map_err(io)?;
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => {
+            if UnixStream::connect(path).await.is_ok() {
+                return Err(SocketError::InUse {
+                    path: path.to_owned(),
+                });
+            }
+            std::fs::remove_file(path).map_err(io)?;
+        }
+        Ok(_) => return Err(io(io::ErrorKind::AlreadyExists.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io(error)),
+    }
+    // Nobody but us may connect before owner and mode are as they should be.
+    let former = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(former);
+    let listener = listener.map_err(io)?;
+    if let Some(group) = group {
+        let gid = group_id(group)?;
+        rustix::fs::chown(path, None, Some(Gid::from_raw(gid)))
+            .map_err(|error| io(error.into()))?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE)).map_err(io)?;
+    Ok(listener)
+}
+
+/// The id of a group, given as a number or a name of `/etc/group`.
+fn group_id(group: &str) -> Result<u32, SocketError> {
+    if let Ok(gid) = group.parse() {
+        return Ok(gid);
+    }
+    std::fs::read_to_string("/etc/group")
+        .unwrap_or_default()
+        .lines()
+        .find_map(|line| {
+            let mut fields = line.split(':');
+            (fields.next() == Some(group))
+                .then(|| fields.nth(1)?.parse().ok())
+                .flatten()
+        })
+        .ok_or_else(|| SocketError::Group {
+            group: group.to_owned(),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_served_path_and_a_file_are_refused_and_a_stale_socket_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub/waxseal.sock");
+        let served = listen(&path, None).await.unwrap();
+        assert!(matches!(
+            listen(&path, None).await,
+            Err(SocketError::InUse { .. })
+        ));
+        drop(served);
+        listen(&path, None).await.unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, MODE);
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(matches!(
+            listen(&file, None).await,
+            Err(SocketError::Io { .. })
+        ));
+        let unknown = listen(&path.with_extension("2"), Some("no such group")).await;
+        assert!(matches!(unknown, Err(SocketError::Group { .. })));
+    }
+}
