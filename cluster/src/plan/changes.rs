@@ -2,23 +2,33 @@
 
 use std::collections::BTreeMap;
 
-use super::MAX_CHANGES;
+use prost::Message;
+
+use super::{MAX_CHANGES, MAX_TASK_BYTES};
 use crate::{
+    MAX_COMMAND_BYTES,
     objects::{Task, TaskChange, TaskState, TaskStatus, TaskUpdate, task_change},
     version_of,
 };
+
+/// No slot is added to a plan whose new tasks have so many bytes: with the largest
+/// task on top it still fits into one command.
+const MAX_CREATED_BYTES: usize = 256 * 1024;
+const _: () = assert!(MAX_CREATED_BYTES + MAX_TASK_BYTES + 200 * MAX_CHANGES < MAX_COMMAND_BYTES);
 
 /// Changes of tasks, at most one for each task that exists.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     existing: BTreeMap<String, task_change::Change>,
     created: Vec<Task>,
+    created_bytes: usize,
 }
 
 impl Changes {
     /// Whether the plan may grow. What belongs together may still be added whole.
     pub(super) fn has_room(&self) -> bool {
         self.existing.len() + self.created.len() < MAX_CHANGES
+            && self.created_bytes < MAX_CREATED_BYTES
     }
 
     /// Raises what is desired of a task; it never sinks.
@@ -52,9 +62,14 @@ impl Changes {
         self.existing.insert(task.id.clone(), removal);
     }
 
-    /// Adds a new task.
+    /// Adds a new task; one of more than [`MAX_TASK_BYTES`] is left out, as no command
+    /// could carry it.
     pub(super) fn create(&mut self, task: Task) {
-        self.created.push(task);
+        let bytes = task.encoded_len();
+        if bytes <= MAX_TASK_BYTES {
+            self.created_bytes += bytes;
+            self.created.push(task);
+        }
     }
 
     /// All of them: first what happens to tasks that exist, then the new ones.
@@ -115,6 +130,27 @@ mod tests {
         };
         assert_eq!(update.desired_state, Some(TaskState::Remove as i32));
         assert!(update.status.is_some());
+    }
+
+    #[test]
+    fn a_plan_fits_into_a_command() {
+        let mut changes = Changes::default();
+        let with_env = |bytes| {
+            let mut task = task();
+            let spec = task.spec.get_or_insert_default();
+            spec.container.get_or_insert_default().env = vec!["x".repeat(bytes)];
+            task
+        };
+        changes.create(with_env(MAX_TASK_BYTES));
+        assert!(changes.created.is_empty(), "no command could carry it");
+        while changes.has_room() {
+            changes.create(with_env(100_000));
+        }
+        changes.create(with_env(MAX_TASK_BYTES - 100));
+        let changes = changes.into_list();
+        assert_eq!(changes.len(), 4);
+        let bytes = crate::objects::ChangeTasks { changes }.encoded_len();
+        assert!(bytes < MAX_COMMAND_BYTES, "{bytes}");
     }
 
     #[test]

@@ -13,8 +13,8 @@ use crate::{
         CreateNode, CreateService, EngineDescription, GlobalService, Membership, Node,
         NodeDescription, NodeSpec, NodeState, NodeStatus, Platform, PluginDescription,
         ReplicatedService, ReportTasks, Resources, RootCa, Service, ServiceSpec, Task, TaskReport,
-        TaskSpec, TaskState, TaskStatus, UpdateNode, UpdateService, UpdateStatus, actor,
-        command::Op, service_spec::Mode,
+        TaskSpec, TaskState, TaskStatus, UpdateCluster, UpdateNode, UpdateService, UpdateStatus,
+        actor, command::Op, service_spec::Mode,
     },
     observed_state, timestamp,
 };
@@ -65,6 +65,18 @@ impl World {
             world.add_node(native_node(&format!("n{index}")));
         }
         world
+    }
+
+    /// How many tasks of a slot are kept.
+    pub(super) fn keep_history(&mut self, limit: i64) {
+        let mut cluster = Cluster::clone(self.state.cluster().unwrap());
+        let spec = cluster.spec.as_mut().unwrap();
+        let orchestration = spec.orchestration.get_or_insert_default();
+        orchestration.task_history_retention_limit = limit;
+        self.apply(Op::UpdateCluster(UpdateCluster {
+            cluster: Some(cluster),
+            expected_version: 0,
+        }));
     }
 
     pub(super) fn pass(&mut self, span: Duration) {

@@ -24,9 +24,12 @@ use crate::{
 };
 
 /// About the most task changes in one plan; the rest follows in the next round.
-/// Keeps a plan's command below the limit of what is proposed at once for task
-/// specs of a common size; the proposer splits what is larger.
+/// A plan always fits into one command, and is to be applied as one: what belongs
+/// together is then done together.
 pub const MAX_CHANGES: usize = 1_000;
+
+/// Largest task that is made, in bytes; validation refuses service specs so large.
+pub const MAX_TASK_BYTES: usize = 1024 * 1024;
 
 /// Most slots of a replicated service that a plan fills; validation refuses more.
 pub const MAX_REPLICAS: u64 = 100_000;
@@ -34,7 +37,7 @@ pub const MAX_REPLICAS: u64 = 100_000;
 /// What [`orchestrate`] asks for.
 #[derive(Clone, Debug, Default)]
 pub struct Planned {
-    /// For `ChangeTasks` commands: changes of existing tasks, then new tasks.
+    /// For one `ChangeTasks` command: changes of existing tasks, then new tasks.
     pub changes: Vec<TaskChange>,
     /// `UpdateService` commands: progress of updates, rollbacks. Each names the
     /// version it was derived from, so that a stale one is refused.

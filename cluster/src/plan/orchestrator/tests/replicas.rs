@@ -321,15 +321,7 @@ fn a_slot_keeps_so_much_history() {
 #[test]
 fn without_history_the_last_task_of_an_ended_slot_stays() {
     let mut world = World::with_nodes(1);
-    let mut cluster = crate::objects::Cluster::clone(world.state.cluster().unwrap());
-    let spec = cluster.spec.as_mut().unwrap();
-    spec.orchestration
-        .get_or_insert_default()
-        .task_history_retention_limit = 0;
-    world.apply(Op::UpdateCluster(crate::objects::UpdateCluster {
-        cluster: Some(cluster),
-        expected_version: 0,
-    }));
+    world.keep_history(0);
     let mut spec = replicated("web", 1);
     task_spec(&mut spec).restart = Some(crate::objects::RestartPolicy::default());
     world.add_service(spec);

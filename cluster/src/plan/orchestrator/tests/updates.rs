@@ -354,6 +354,21 @@ fn a_start_first_newcomer_that_fails_is_tried_again_at_the_pace_of_restarts() {
 }
 
 #[test]
+fn a_start_first_newcomer_that_failed_is_remembered_without_history() {
+    let mut world = world(config(|config| {
+        config.order = Order::StartFirst as i32;
+        config.failure_action = FailureAction::Continue as i32;
+    }));
+    world.keep_history(0);
+    update(&mut world, "v2");
+    world.settle();
+    let failed = newcomer(&world, "v2");
+    world.report(&failed.id, TaskState::Failed);
+    let due = world.now + Duration::seconds(5);
+    assert_eq!(world.settle(), Some(due), "not at once, over and over");
+}
+
+#[test]
 fn a_spec_replaced_while_it_rolls_out() {
     for order in [Order::StartFirst, Order::StopFirst] {
         let mut world = world(config(|config| config.order = order as i32));
