@@ -1,0 +1,10 @@
+//! The store as openraft and a manager use it, on real and on treacherous disks.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its short cuts too"
+)]
+
+mod conformance;
+mod power_failure;
+mod support;
