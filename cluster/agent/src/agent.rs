@@ -85,20 +85,26 @@ impl Agent {
 
     /// Stops the agent. Tasks run on and are adopted at the next start.
     pub async fn shutdown(self) {
-        for mut task in [self.sessions, self.renewals, self.worker] {
-            task.abort();
-            // An aborted task ends with an error that says just that.
-            let _ = (&mut task).await;
+        for task in [self.sessions, self.renewals, self.worker] {
+            end(task).await;
         }
     }
 
     /// Stops the agent and its tasks, and deletes what they left. Takes as long as the
     /// longest grace period.
-    pub async fn leave(mut self) {
+    pub async fn leave(self) {
         self.leaving.cancel();
-        let _ = (&mut self.worker).await;
-        self.shutdown().await;
+        // A worker that died has nothing to stop its tasks with; the next start adopts them.
+        let _ = self.worker.await;
+        end(self.sessions).await;
+        end(self.renewals).await;
     }
+}
+
+async fn end(task: AbortOnDropHandle<()>) {
+    task.abort();
+    // An aborted task ends with an error that says just that.
+    let _ = task.await;
 }
 
 /// Asks for renewals of an agent's certificate; outlives borrowing the agent.

@@ -306,9 +306,9 @@ impl Joiner {
 /// A root that is not valid yet is in use elsewhere: this host's clock is behind.
 fn root(error: TrustError) -> JoinError {
     let skew = match &error {
-        TrustError::NotValidYet { not_before, now, .. } => {
-            describe_validity_skew(*now, *not_before, *not_before)
-        }
+        TrustError::NotValidYet {
+            not_before, now, ..
+        } => describe_validity_skew(*now, *not_before, *not_before),
         _ => None,
     };
     skew.map_or(JoinError::Root(error), |skew| JoinError::Clock { skew })

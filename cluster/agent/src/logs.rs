@@ -156,6 +156,9 @@ impl Subscription {
                     pumps.spawn(pump.run());
                 }
             }
+            if pumps.is_empty() && !options.follow {
+                break;
+            }
             tokio::select! {
                 // The manager hung up.
                 () = sender.closed() => return,
@@ -165,7 +168,6 @@ impl Subscription {
                         return;
                     }
                 }
-                else => break,
             }
         }
         let close = PublishLogsMessage {

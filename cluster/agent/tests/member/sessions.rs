@@ -1,0 +1,215 @@
+//! Sessions: what managers say of themselves, the root and this node.
+
+use std::time::Duration;
+
+use tonic::Status;
+use waxseal_agent::SessionStatus;
+use waxseal_ca::{Clock, RootAuthority};
+use waxseal_cluster::objects::{Node, NodeRole, NodeSpec};
+use waxseal_wire::swarmkit::{EncryptionKey, Peer, WeightedPeer};
+
+use crate::{
+    host::{Host, wait_for_status},
+    manager::{Manager, secret, task},
+};
+
+#[tokio::test]
+async fn a_session_says_who_this_node_is_and_that_it_lives() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    let agent = host.agent(&manager);
+    let request = manager
+        .wait_for(|behaviour| behaviour.sessions.first().map(|s| s.0.clone()))
+        .await;
+    let description = request.description.unwrap();
+    assert_eq!(request.session_id, "");
+    assert_eq!(description.platform.unwrap().os, "linux");
+    let tls = description.tls_info.unwrap();
+    assert_eq!(tls.trust_root, manager.root.trust().pem());
+    assert_eq!(
+        tls.cert_issuer_public_key,
+        manager.root.issuer_info().public_key_der
+    );
+    wait_for_status(&agent, |status| {
+        matches!(status.session, SessionStatus::Registered { .. })
+    })
+    .await;
+    manager
+        .wait_for(|behaviour| (behaviour.beats > 2).then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_made_anew_with_the_old_session_id() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    let _agent = host.agent(&manager);
+    manager
+        .wait_for(|behaviour| (behaviour.beats > 0).then_some(()))
+        .await;
+    assert_eq!(manager.connections.close_node("node"), 1);
+    let again = manager
+        .wait_for(|behaviour| behaviour.sessions.get(1).map(|session| session.0.clone()))
+        .await;
+    assert_eq!(again.session_id, "session");
+}
+
+#[tokio::test]
+async fn a_removed_node_keeps_its_tasks_and_says_so() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    manager.with(|behaviour| behaviour.complete = vec![task("t", "")]);
+    let agent = host.agent(&manager);
+    host.wait_for(|kept| kept.tasks.get("t").map(drop)).await;
+    let refusal = Status::permission_denied("removed");
+    manager.with(|behaviour| behaviour.refusal = Some(refusal));
+    manager.connections.close_node("node");
+    wait_for_status(&agent, |status| match &status.session {
+        SessionStatus::Refused { error } => error.contains("docker swarm leave"),
+        _ => false,
+    })
+    .await;
+    assert!(host.with(|kept| kept.stopped.is_empty() && kept.removed.is_empty()));
+}
+
+#[tokio::test]
+async fn managers_are_kept_and_an_empty_list_is_not_believed() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    let agent = host.agent(&manager);
+    manager
+        .wait_for(|behaviour| (behaviour.beats > 0).then_some(()))
+        .await;
+    manager.say(|message| message.managers.clear()).await;
+    let second = Peer {
+        node_id: "second".to_owned(),
+        addr: "127.0.0.1:1".to_owned(),
+    };
+    manager
+        .say(|message| {
+            message.managers.push(WeightedPeer {
+                peer: None,
+                weight: 5,
+            });
+            message.managers.push(WeightedPeer {
+                peer: Some(second),
+                weight: 5,
+            });
+        })
+        .await;
+    wait_for_status(&agent, |status| status.managers.len() == 2).await;
+    let kept = host.with(|kept| kept.managers.clone());
+    assert!(kept.iter().all(|managers| !managers.is_empty()), "{kept:?}");
+}
+
+#[tokio::test]
+async fn keys_and_promotion_are_ignored_and_shown() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    let agent = host.agent(&manager);
+    manager
+        .wait_for(|behaviour| (behaviour.beats > 0).then_some(()))
+        .await;
+    let spec = NodeSpec {
+        desired_role: NodeRole::Manager.into(),
+        ..Default::default()
+    };
+    manager
+        .say(|message| {
+            message.network_bootstrap_keys = vec![EncryptionKey::default()];
+            message.node = Some(Node {
+                spec: Some(spec),
+                ..Default::default()
+            });
+        })
+        .await;
+    wait_for_status(&agent, |status| status.ignored.len() == 2).await;
+    manager
+        .say(|message| message.node = Some(Node::default()))
+        .await;
+    wait_for_status(&agent, |status| status.ignored.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_root_that_does_not_cover_this_node_is_refused() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    let agent = host.agent(&manager);
+    manager
+        .wait_for(|behaviour| (behaviour.beats > 0).then_some(()))
+        .await;
+    let other = RootAuthority::generate(manager.clock.now()).unwrap();
+    manager
+        .say(|message| message.root_ca = other.trust().pem().to_vec())
+        .await;
+    wait_for_status(&agent, |status| status.ignored.len() == 1).await;
+    manager
+        .say(|message| message.root_ca = b"garbage".to_vec())
+        .await;
+    assert!(host.with(|kept| kept.identities.is_empty()));
+    assert_eq!(manager.with(|behaviour| behaviour.sessions.len()), 1);
+}
+
+#[tokio::test]
+async fn a_root_that_covers_this_node_is_kept_then_used() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    let _agent = host.agent(&manager);
+    manager
+        .wait_for(|behaviour| (behaviour.beats > 0).then_some(()))
+        .await;
+    let other = RootAuthority::generate(manager.clock.now()).unwrap();
+    let both = [manager.root.trust().pem(), other.trust().pem()].concat();
+    manager.say(|message| message.root_ca = both.clone()).await;
+    let again = manager
+        .wait_for(|behaviour| behaviour.sessions.get(1).map(|session| session.0.clone()))
+        .await;
+    assert_eq!(
+        again.description.unwrap().tls_info.unwrap().trust_root,
+        both
+    );
+    assert_eq!(host.with(|kept| kept.identities[0].1.clone()), both);
+}
+
+#[tokio::test]
+async fn a_root_that_cannot_be_kept_is_not_used() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    let _agent = host.agent(&manager);
+    host.with(|kept| kept.store_fails = true);
+    manager
+        .wait_for(|behaviour| (behaviour.beats > 0).then_some(()))
+        .await;
+    let other = RootAuthority::generate(manager.clock.now()).unwrap();
+    let both = [manager.root.trust().pem(), other.trust().pem()].concat();
+    manager.say(|message| message.root_ca = both.clone()).await;
+    let beats = manager.with(|behaviour| behaviour.beats);
+    manager
+        .wait_for(|behaviour| (behaviour.beats > beats + 2).then_some(()))
+        .await;
+    assert_eq!(manager.with(|behaviour| behaviour.sessions.len()), 1);
+}
+
+#[tokio::test]
+async fn a_gap_in_the_assignments_ends_the_session_and_applies_nothing() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    manager.with(|behaviour| behaviour.complete = vec![task("a", "")]);
+    let _agent = host.agent(&manager);
+    host.wait_for(|kept| kept.tasks.get("a").map(drop)).await;
+    manager.lose_a_change();
+    manager.with(|behaviour| behaviour.complete.push(task("b", "")));
+    let remove = waxseal_wire::swarmkit::assignment_change::Action::Remove;
+    manager.assign(vec![(remove, task("a", ""))]).await;
+    manager
+        .wait_for(|behaviour| behaviour.sessions.get(1).map(drop))
+        .await;
+    host.wait_for(|kept| kept.tasks.get("b").map(drop)).await;
+    assert!(host.with(|kept| kept.stopped.is_empty()));
+    assert_eq!(manager.with(|behaviour| behaviour.sessions.len()), 2);
+}
+
+#[tokio::test]
+async fn five_mebibytes_of_secrets_come_in_one_message() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    let data = vec![7; 500_000];
+    let mut complete: Vec<_> = (0..11).map(|n| secret(&format!("s{n}"), &data)).collect();
+    complete.push(task("t", "s10"));
+    manager.with(|behaviour| behaviour.complete = complete);
+    let _agent = host.agent(&manager);
+    let launched = host.wait_for(|kept| kept.launched.first().cloned()).await;
+    assert_eq!(launched, ("t".to_owned(), vec![data]));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(manager.with(|behaviour| behaviour.sessions.len()), 1);
+}
