@@ -1,0 +1,1 @@
+//! The stock CLI from init to leave.

@@ -1,0 +1,3 @@
+//! All scenarios, one file each, in one binary.
+
+mod cli_walk;
