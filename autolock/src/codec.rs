@@ -109,6 +109,18 @@ pub(crate) fn preamble(magic: &[u8; 8], version: u16) -> [u8; PREAMBLE_LEN] {
     out
 }
 
+/// Appends the CRC-32 of `head` behind it: tells damage before keys and owners are looked at.
+pub(crate) fn put_crc(head: &mut [u8], at: usize) {
+    let crc = crc32fast::hash(&head[..at]);
+    head[at..at + 4].copy_from_slice(&crc.to_be_bytes());
+}
+
+/// Whether the four bytes at `at` are the CRC-32 of those before.
+pub(crate) fn crc_fits(head: &[u8], at: usize) -> bool {
+    head.get(at..at + 4)
+        .is_some_and(|crc| crc == crc32fast::hash(&head[..at]).to_be_bytes())
+}
+
 /// Checks the preamble and that this program reads the format.
 pub(crate) fn check_preamble(
     bytes: &[u8],

@@ -15,7 +15,8 @@
 //! | 96 | 16 | id of the segment before |
 //! | 112 | 8 | records in it |
 //! | 120 | 16 | its last tag |
-//! | 136 | 40 | zero |
+//! | 136 | 36 | zero |
+//! | 172 | 4 | CRC-32 of all before, which tells damage from another key or owner |
 //! | 176 | 16 | tag over all before, under the segment's key |
 //!
 //! Record: [`RECORD_HEADER_LEN`] bytes header, the sealed body, its tag, zeros up to 8 bytes:
@@ -55,6 +56,7 @@ const MAGIC: &[u8; 8] = b"WXSLOGSG";
 const RECORD_MAGIC: [u8; 2] = *b"WX";
 const WHAT: &str = "the segment header";
 const SIGNED_LEN: usize = SEGMENT_HEADER_LEN - TAG_LEN;
+const HEADER_CRC_AT: usize = SIGNED_LEN - 4;
 const CRC_AT: usize = RECORD_HEADER_LEN - 4;
 
 /// The random id of a segment.
@@ -233,6 +235,7 @@ impl SegmentHeader {
             out[112..120].copy_from_slice(&previous.records.to_be_bytes());
             out[120..136].copy_from_slice(&previous.tag);
         }
+        codec::put_crc(&mut out, HEADER_CRC_AT);
         let sealer = dek.sealer("waxseal segment v1", owner, &self.segment_id);
         let tag = sealer.seal(HEADER_NONCE, &out[..SIGNED_LEN], &mut []);
         out[SIGNED_LEN..].copy_from_slice(&tag);
@@ -253,6 +256,7 @@ impl SegmentHeader {
         let (signed, tag) = bytes
             .first_chunk::<SEGMENT_HEADER_LEN>()
             .and_then(|header| header.split_last_chunk::<TAG_LEN>())
+            .filter(|(signed, _)| codec::crc_fits(signed, HEADER_CRC_AT))
             .ok_or(damaged.clone())?;
         let (header, owner_digest) = Self::decode(signed).ok_or(damaged)?;
         if owner_digest != owner.digest() {

@@ -7,7 +7,8 @@
 //! | 24 | 32 | digest of the owner |
 //! | 56 | 32 | random salt, new for each write: it gives the key |
 //! | 88 | 4 | length of the value |
-//! | 92 | n | the value, sealed; all of the above is in the AAD |
+//! | 92 | 4 | CRC-32 of all before |
+//! | 96 | n | the value, sealed; all of the above is in the AAD |
 //! | | 16 | tag |
 
 use zeroize::Zeroizing;
@@ -23,7 +24,8 @@ pub const SLOT_FORMAT: u16 = 1;
 /// Bytes that a slot takes beside its value.
 pub const SLOT_OVERHEAD: usize = HEAD_LEN + TAG_LEN;
 
-const HEAD_LEN: usize = 92;
+const HEAD_LEN: usize = CRC_AT + 4;
+const CRC_AT: usize = 92;
 const MAGIC: &[u8; 8] = b"WXSVOTES";
 const PURPOSE: &str = "waxseal vote v1";
 const WHAT: &str = "the vote";
@@ -37,6 +39,8 @@ pub fn seal_slot(dek: &Dek, owner: &Owner, salt: &[u8; SALT_LEN], value: &[u8]) 
     out.extend_from_slice(salt);
     let len = u32::try_from(value.len()).expect("a vote is far below 4 GiB");
     out.extend_from_slice(&len.to_be_bytes());
+    out.resize(HEAD_LEN, 0);
+    codec::put_crc(&mut out, CRC_AT);
     out.extend_from_slice(value);
     let (head, body) = out.split_at_mut(HEAD_LEN);
     let tag = dek
@@ -57,7 +61,10 @@ pub fn open_slot(
 ) -> Result<Zeroizing<Vec<u8>>, FormatError> {
     codec::check_preamble(bytes, MAGIC, SLOT_FORMAT, WHAT)?;
     let damaged = FormatError::Damaged { what: WHAT };
-    let head: &[u8; HEAD_LEN] = bytes.first_chunk().ok_or(damaged.clone())?;
+    let head: &[u8; HEAD_LEN] = bytes
+        .first_chunk()
+        .filter(|head| codec::crc_fits(&head[..], CRC_AT))
+        .ok_or(damaged.clone())?;
     let (dek_id, owner_digest, salt, len) = decode_head(head).ok_or(damaged.clone())?;
     let mut rest = Reader(&bytes[HEAD_LEN..]);
     let body = rest.take(len).ok_or(damaged.clone())?;

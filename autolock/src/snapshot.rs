@@ -1,7 +1,7 @@
 //! The sealed snapshot: chunks of the state, then one of what the snapshot is.
 //!
 //! Header, [`SNAPSHOT_HEADER_LEN`] bytes: preamble (magic `WXSSNAPS`), DEK id (8), digest of the
-//! owner (32), random snapshot id (16), tag over all before (16).
+//! owner (32), random snapshot id (16), CRC-32 of all before (4), zero (4), tag over all before (16).
 //!
 //! Chunk: 16 bytes header, the sealed body, its tag:
 //!
@@ -21,7 +21,7 @@ use crate::{Dek, DekId, DekRing, Owner};
 pub const SNAPSHOT_FORMAT: u16 = 1;
 
 /// Bytes of a snapshot's header.
-pub const SNAPSHOT_HEADER_LEN: usize = 88;
+pub const SNAPSHOT_HEADER_LEN: usize = 96;
 
 /// Bytes of a chunk's header.
 pub const CHUNK_HEADER_LEN: usize = 16;
@@ -33,6 +33,7 @@ const MAGIC: &[u8; 8] = b"WXSSNAPS";
 const PURPOSE: &str = "waxseal snapshot v1";
 const WHAT: &str = "the snapshot header";
 const SIGNED_LEN: usize = SNAPSHOT_HEADER_LEN - TAG_LEN;
+const HEADER_CRC_AT: usize = SIGNED_LEN - 8;
 
 /// The random id of a snapshot.
 pub type SnapshotId = [u8; 16];
@@ -74,6 +75,7 @@ impl SnapshotHeader {
         out[16..24].copy_from_slice(&self.dek_id.0);
         out[24..56].copy_from_slice(&owner.digest());
         out[56..72].copy_from_slice(&self.snapshot_id);
+        codec::put_crc(&mut out, HEADER_CRC_AT);
         let sealer = dek.sealer(PURPOSE, owner, &self.snapshot_id);
         let tag = sealer.seal(HEADER_NONCE, &out[..SIGNED_LEN], &mut []);
         out[SIGNED_LEN..].copy_from_slice(&tag);
@@ -100,6 +102,7 @@ impl SnapshotHeader {
         let (signed, tag) = bytes
             .first_chunk::<SNAPSHOT_HEADER_LEN>()
             .and_then(|header| header.split_last_chunk::<TAG_LEN>())
+            .filter(|(signed, _)| codec::crc_fits(signed, HEADER_CRC_AT))
             .ok_or(damaged.clone())?;
         let mut reader = Reader(&signed[PREAMBLE_LEN..]);
         let dek_id = DekId(reader.array().ok_or(damaged.clone())?);

@@ -243,7 +243,9 @@ impl Core {
     /// Refuses all later writes and notes the log's end.
     pub(crate) fn close(&self, done: Done) -> Result<(), StoreError> {
         let mut state = self.lock();
-        self.check_writable(&state)?;
+        if !state.closed {
+            self.check_writable(&state)?;
+        }
         self.write_committed(&mut state)?;
         state.closed = true;
         self.send(Op::Flush { note: true, done })

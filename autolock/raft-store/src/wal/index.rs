@@ -297,7 +297,8 @@ mod tests {
         };
         assert_eq!(indices(0..u64::MAX), [5, 6, 7, 8, 9]);
         assert_eq!(indices(6..8), [6, 7]);
-        assert_eq!(indices(8..7), [] as [u64; 0]);
+        let (end, start) = (7, 8);
+        assert_eq!(indices(start..end), [] as [u64; 0]);
         assert_eq!(indices(10..20), [] as [u64; 0]);
         assert_eq!(indices(0..5), [] as [u64; 0]);
         assert_eq!(index.next_index(), Some(10));

@@ -14,6 +14,8 @@ mod open;
 mod recovery;
 mod segment_file;
 mod spare;
+#[cfg(test)]
+mod tests;
 mod vote_file;
 mod writer;
 

@@ -86,6 +86,16 @@ pub enum LogFull {
 /// # Errors
 /// Every [`StoreError`]; the manager must not start then.
 pub fn open<C: StoreConfig>(options: StoreOptions) -> Result<Opened<C>, StoreError> {
+    let (core, snapshots, recovery) = open_all(options)?;
+    let log = LogStore::new(Arc::new(core), snapshots.clone());
+    Ok(Opened {
+        log,
+        snapshots,
+        recovery,
+    })
+}
+
+fn open_all(options: StoreOptions) -> Result<(Core, SnapshotStore, Recovery), StoreError> {
     let keys = Arc::new(Keys::new(options.deks.clone()));
     // 1. The directory, and what unfinished writes left in it.
     let names = prepare_dir(&options)?;
@@ -101,12 +111,13 @@ pub fn open<C: StoreConfig>(options: StoreOptions) -> Result<Opened<C>, StoreErr
     state.first_sequence = state.first_sequence.max(1);
     let recovery = found.recovery.clone();
     let core = start(options, keys, vote_file, state, found)?;
-    let log = LogStore::new(Arc::new(core), snapshots.clone());
-    Ok(Opened {
-        log,
-        snapshots,
-        recovery,
-    })
+    Ok((core, snapshots, recovery))
+}
+
+/// The log alone.
+#[cfg(test)]
+pub(super) fn open_core(options: StoreOptions) -> Result<Core, StoreError> {
+    open_all(options).map(|(core, ..)| core)
 }
 
 /// Removes what a store wrote in a directory, for a manager that is demoted or leaves. Blocks.

@@ -396,6 +396,11 @@ impl Records<'_> {
             .get(RECORD_HEADER_LEN..)?
             .get(..body_len.checked_add(TAG_LEN)?)?;
         let (body, tag) = sealed.split_last_chunk::<TAG_LEN>()?;
+        let disk_len = usize::try_from(header.disk_len()).ok()?;
+        let padding = rest.get(RECORD_HEADER_LEN + sealed.len()..disk_len)?;
+        if padding.iter().any(|byte| *byte != 0) {
+            return None;
+        }
         if scratch.capacity() < body_len {
             // By hand: the buffer left behind wipes itself.
             *scratch = Zeroizing::new(Vec::with_capacity(body_len.next_power_of_two()));
@@ -403,7 +408,7 @@ impl Records<'_> {
         scratch.clear();
         scratch.extend_from_slice(body);
         self.cipher.open(&header, &self.tag, scratch, tag).ok()?;
-        self.offset += usize::try_from(header.disk_len()).ok()?;
+        self.offset += disk_len;
         self.number += 1;
         self.tag = *tag;
         Some(header)

@@ -6,5 +6,9 @@
 )]
 
 mod conformance;
+mod corruption;
+mod full_disk;
 mod power_failure;
+mod rotation;
+mod single_node;
 mod support;

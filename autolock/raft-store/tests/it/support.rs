@@ -178,6 +178,18 @@ impl StateMachine {
         }
     }
 
+    /// Takes the state from the newest snapshot, as a manager does at start.
+    pub(crate) fn restore(&self) -> Result<(), StoreError> {
+        match self.snapshots.latest() {
+            Some(latest) => self.replace(&latest.meta().clone(), SnapshotData::Stored(latest)),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn notes(&self) -> BTreeMap<u64, Vec<u8>> {
+        self.state.lock().unwrap().notes.clone()
+    }
+
     fn build(&self) -> Result<Snapshot<TypeConfig>, StoreError> {
         let draft = self.snapshots.begin()?;
         let meta = {
