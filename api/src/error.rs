@@ -45,8 +45,6 @@ pub(crate) enum Code {
     FailedPrecondition,
     /// 501.
     Unimplemented,
-    /// 503.
-    Unavailable,
     /// 500.
     DeadlineExceeded,
     /// 500.
@@ -59,7 +57,6 @@ impl Code {
             Code::InvalidArgument | Code::FailedPrecondition => StatusCode::BAD_REQUEST,
             Code::AlreadyExists => StatusCode::CONFLICT,
             Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
-            Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Code::DeadlineExceeded | Code::Unknown => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -70,7 +67,6 @@ impl Code {
             Code::AlreadyExists => "AlreadyExists",
             Code::FailedPrecondition => "FailedPrecondition",
             Code::Unimplemented => "Unimplemented",
-            Code::Unavailable => "Unavailable",
             Code::DeadlineExceeded => "DeadlineExceeded",
             Code::Unknown => "Unknown",
         }
@@ -210,20 +206,13 @@ impl From<Refusal> for ApiError {
             Refusal::NotFound { .. } => {
                 return ApiError::new(StatusCode::NOT_FOUND, refusal.to_string());
             }
-            Refusal::NameTaken {
-                kind: "service", ..
-            } => {
-                return ApiError::rpc(
-                    Code::AlreadyExists,
-                    format_args!("name conflicts with an existing object: {refusal}"),
-                );
-            }
             Refusal::NameTaken { .. } => Code::AlreadyExists,
             Refusal::Stale => Code::Unknown,
             Refusal::InUse { .. } | Refusal::OnlyLabels | Refusal::Invalid { .. } => {
                 Code::InvalidArgument
             }
             Refusal::Precondition { .. } => Code::FailedPrecondition,
+            Refusal::Unimplemented { .. } => Code::Unimplemented,
             Refusal::TooNew { .. } => return ApiError::internal(refusal.to_string()),
             // The enum may grow in its crate; what is not known here is nobody's fault but ours.
             _ => Code::Unknown,

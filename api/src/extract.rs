@@ -13,6 +13,7 @@ use http::{
     request::Parts,
 };
 use http_body_util::BodyExt;
+use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
 use waxseal_cluster::objects::{Actor, actor::Who};
 use zeroize::Zeroize;
@@ -239,7 +240,7 @@ impl<T: DeserializeOwned + Default, C: Cluster> FromRequest<Arc<Api<C>>> for Jso
         let modern = RequestInfo::of(&parts).version.is_modern();
         let length = content_length(&parts.headers);
         if modern {
-            check_content_type(&parts.headers, length)?;
+            check_content_type(&parts.headers, !body.is_end_stream())?;
         }
         let _room = api.room_for_body(length).await;
         let bytes = read_body(body, length).await?;
@@ -266,9 +267,9 @@ fn content_length(headers: &HeaderMap) -> Option<usize> {
 }
 
 /// 28.x: a body must say that it is JSON.
-fn check_content_type(headers: &HeaderMap, length: Option<usize>) -> Result<(), ApiError> {
+fn check_content_type(headers: &HeaderMap, has_body: bool) -> Result<(), ApiError> {
     let value = headers.get(CONTENT_TYPE).map_or(&[][..], |v| v.as_bytes());
-    if value == b"application/json" || (value.is_empty() && length.unwrap_or(0) == 0) {
+    if value == b"application/json" || (value.is_empty() && !has_body) {
         return Ok(());
     }
     let text = String::from_utf8_lossy(value);

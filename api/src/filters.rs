@@ -147,3 +147,71 @@ fn wrong_kind(value: &Value) -> String {
     };
     format!("json: cannot unmarshal {kind} into Go value of type {GO_SHAPE}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: ApiVersion = ApiVersion::new(41);
+
+    fn refusal(text: &str, version: ApiVersion) -> (u16, String) {
+        let error = Filters::parse(text, &["name"], version).unwrap_err();
+        (error.status.as_u16(), error.message)
+    }
+
+    #[test]
+    fn refuses_in_the_manner_of_the_version() {
+        let old = |text: &str| refusal(text, OLD);
+        let new = |text: &str| refusal(text, ApiVersion::MAX);
+        assert_eq!(
+            old("[]"),
+            (
+                500,
+                "json: cannot unmarshal array into Go value of type map[string]map[string]bool"
+                    .to_owned()
+            )
+        );
+        assert_eq!(
+            old("x"),
+            (
+                500,
+                "invalid character 'x' looking for beginning of value".to_owned()
+            )
+        );
+        assert_eq!(old("{").0, 500);
+        assert_eq!(old(r#"{"name":5}"#).0, 500);
+        assert_eq!(old(r#"{"x":[]}"#), (400, "Invalid filter 'x'".to_owned()));
+        assert_eq!(new(r#"{"x":[]}"#), (400, "invalid filter 'x'".to_owned()));
+        assert_eq!(new("x"), (400, "invalid filter".to_owned()));
+    }
+
+    #[test]
+    fn both_shapes_say_the_same() {
+        let set = Filters::parse(r#"{"name":{"a":true,"b":true}}"#, &["name"], OLD).unwrap();
+        let list = Filters::parse(r#"{"name":["a","b"]}"#, &["name"], OLD).unwrap();
+        assert_eq!(set, list);
+        for none in ["", "{}", "null"] {
+            assert!(Filters::parse(none, &[], OLD).unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn values_are_alternatives_but_labels_add_up() {
+        let filters = Filters::parse(
+            r#"{"name":["a","Bc"],"label":["k","l=1"]}"#,
+            &["name", "label"],
+            OLD,
+        )
+        .unwrap();
+        assert!(filters.prefix("name", "abc") && !filters.prefix("name", "bcd"));
+        assert!(filters.prefix_any_case("name", "bcd") && !filters.prefix_any_case("name", "b"));
+        assert!(!filters.prefix_any_case("name", "bé"));
+        let labels = |pairs: &[(&str, &str)]| {
+            let owned = |(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned());
+            filters.labels("label", &pairs.iter().map(owned).collect())
+        };
+        assert!(labels(&[("k", "x"), ("l", "1")]));
+        assert!(!labels(&[("k", "x"), ("l", "2")]));
+        assert!(!labels(&[("l", "1")]));
+    }
+}

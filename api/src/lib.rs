@@ -34,6 +34,8 @@ mod swarm;
 mod system;
 mod tasks;
 mod version;
+#[cfg(test)]
+mod testing;
 mod wiping;
 
 pub use cluster::*;

@@ -15,6 +15,7 @@ use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
+use futures::future::{Either, ready};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header, uri::PathAndQuery};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -286,14 +287,15 @@ impl EngineService {
         B: hyper::body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let routed = self.route(request.map(Body::new));
+        let mut request = request.map(Body::new);
+        let routed = match read_prefix(&mut request, self.uid) {
+            None => Either::Left(self.router.clone().call(request)),
+            Some(answer) => Either::Right(ready(Ok::<_, Infallible>(answer))),
+        };
         async move {
-            let mut response = match routed {
-                Ok(routed) => match routed.await {
-                    Ok(response) => response,
-                    Err(never) => match never {},
-                },
-                Err(response) => response,
+            let mut response = match routed.await {
+                Ok(response) => response,
+                Err(never) => match never {},
             };
             if response.extensions().get::<PageNotFound>().is_none() {
                 describe(response.headers_mut());
@@ -301,41 +303,36 @@ impl EngineService {
             response
         }
     }
+}
 
-    /// Reads the version prefix and hands the request to its route, or
-    /// answers what is not for any route.
-    fn route(
-        &self,
-        mut request: Request<Body>,
-    ) -> Result<axum::routing::future::RouteFuture<Infallible>, Response> {
-        if request.method() == Method::OPTIONS {
-            return Err(respond::empty(StatusCode::OK));
-        }
-        let path = request.uri().path();
-        if has_encoded_slash(path) {
-            return Err(ApiError::page_not_found().into_response());
-        }
-        let (version, rest) = match prefix(path) {
-            Prefix::None => (ApiVersion::MAX, None),
-            Prefix::Served(version, rest) => (version, Some(rest)),
-            Prefix::TooNew(text) => return Err(too_new(text)),
-            Prefix::TooOld(text) => return Err(too_old(text)),
-        };
-        // HEAD exists for _ping alone; the router would derive it from any GET.
-        if request.method() == Method::HEAD && rest.unwrap_or(path) != "/_ping" {
-            return Err(ApiError::page_not_found().into_response());
-        }
-        if let Some(rest) = rest {
-            let uri = without_prefix(request.uri(), rest)
-                .ok_or_else(|| ApiError::page_not_found().into_response())?;
-            *request.uri_mut() = uri;
-        }
-        request.extensions_mut().insert(RequestInfo {
-            version,
-            uid: self.uid,
-        });
-        Ok(self.router.clone().call(request))
+/// Takes the version prefix off the path and notes it and the caller in the
+/// request, or answers what is not for any route.
+fn read_prefix(request: &mut Request<Body>, uid: Option<u32>) -> Option<Response> {
+    if request.method() == Method::OPTIONS {
+        return Some(respond::empty(StatusCode::OK));
     }
+    let path = request.uri().path();
+    let (version, rest) = match prefix(path) {
+        Prefix::None => (ApiVersion::MAX, None),
+        Prefix::Served(version, rest) => (version, Some(rest)),
+        Prefix::TooNew(text) => return Some(too_new(text)),
+        Prefix::TooOld(text) => return Some(too_old(text)),
+    };
+    // HEAD exists for _ping alone; the router would derive it from any GET.
+    let is_headless = request.method() == Method::HEAD && rest.unwrap_or(path) != "/_ping";
+    if is_headless || has_encoded_slash(path) {
+        return Some(ApiError::page_not_found().into_response());
+    }
+    if let Some(rest) = rest {
+        match without_prefix(request.uri(), rest) {
+            Some(uri) => *request.uri_mut() = uri,
+            None => return Some(ApiError::page_not_found().into_response()),
+        }
+    }
+    request
+        .extensions_mut()
+        .insert(RequestInfo { version, uid });
+    None
 }
 
 impl Service<Request<Body>> for EngineService {

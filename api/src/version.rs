@@ -82,3 +82,40 @@ fn number(digits: &str) -> u32 {
         digits.parse().unwrap_or(u32::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_version_is_a_path() {
+        for path in [
+            "/info",
+            "/v",
+            "/v1.41",
+            "/v1.41x/info",
+            "/volumes",
+            "/v/info",
+        ] {
+            assert_eq!(prefix(path), Prefix::None, "{path}");
+        }
+    }
+
+    #[test]
+    fn versions_have_bounds() {
+        assert_eq!(prefix("/v9.99/info"), Prefix::TooNew("9.99"));
+        assert_eq!(prefix("/v1.45/info"), Prefix::TooNew("1.45"));
+        assert_eq!(prefix("/v99999999999/info"), Prefix::TooNew("99999999999"));
+        assert_eq!(prefix("/v1.23/info"), Prefix::TooOld("1.23"));
+        assert_eq!(prefix("/v1/info"), Prefix::TooOld("1"));
+        assert_eq!(prefix("/v./info"), Prefix::TooOld("."));
+        assert_eq!(
+            prefix("/v1.24/info"),
+            Prefix::Served(ApiVersion::MIN, "/info")
+        );
+        assert_eq!(
+            prefix("/v1.44/a/b"),
+            Prefix::Served(ApiVersion::MAX, "/a/b")
+        );
+    }
+}

@@ -1,6 +1,6 @@
 //! Parts that several objects have: version, times, labels, drivers, bytes.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt};
 
 use base64::{DecodeError, Engine, engine::general_purpose::STANDARD};
 use prost_types::Timestamp;
@@ -47,14 +47,8 @@ impl Meta {
 
 /// A time, rendered as RFC 3339 in UTC with up to 9 fractional digits and
 /// trailing zeros cut; never set: `0001-01-01T00:00:00Z`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Time(pub(crate) Option<OffsetDateTime>);
-
-impl Default for Time {
-    fn default() -> Time {
-        Time(None)
-    }
-}
 
 impl Time {
     /// From a timestamp; one that is absent or out of range is never set.
@@ -217,14 +211,6 @@ pub(crate) fn duration(nanos: i64) -> prost_types::Duration {
     }
 }
 
-/// The duration object of a [`Duration`], the longest if it does not fit.
-pub(crate) fn duration_of(duration: Duration) -> prost_types::Duration {
-    prost_types::Duration {
-        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
-    }
-}
-
 /// The annotations of a name and labels.
 pub(crate) fn annotations(name: String, labels: Labels) -> objects::Annotations {
     objects::Annotations { name, labels }
@@ -240,4 +226,36 @@ pub(crate) fn new_id() -> Result<String, crate::error::ApiError> {
         crate::error::ApiError::internal(format!("no random bytes from the system: {error}"))
     })?;
     Ok(waxseal_cluster::new_id(random))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(seconds: i64, nanos: i32) -> String {
+        Time::of(Some(&Timestamp { seconds, nanos })).to_string()
+    }
+
+    #[test]
+    fn times_have_no_trailing_zeros() {
+        let second = 1_795_149_341;
+        assert_eq!(time(second, 143_203_612), "2026-11-20T04:35:41.143203612Z");
+        assert_eq!(time(second, 143_203_600), "2026-11-20T04:35:41.1432036Z");
+        assert_eq!(time(second, 40), "2026-11-20T04:35:41.00000004Z");
+        assert_eq!(time(second, 0), "2026-11-20T04:35:41Z");
+    }
+
+    #[test]
+    fn times_that_are_none_are_gos_zero() {
+        assert_eq!(Time::default().to_string(), "0001-01-01T00:00:00Z");
+        assert_eq!(time(i64::MAX, 0), "0001-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn durations_are_nanoseconds_in_both_directions() {
+        for value in [0, 1, -1, 5_000_000_000, -1_000_000_001, i64::MAX] {
+            assert_eq!(nanos(Some(&duration(value))), value);
+        }
+        assert_eq!(nanos(None), 0);
+    }
 }

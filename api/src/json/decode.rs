@@ -550,3 +550,140 @@ impl<'de, E: de::Error> MapAccess<'de> for Nothing<E> {
         Err(E::custom("an object without content has no value"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::json::common::Base64;
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(default, rename = "Outer", rename_all = "PascalCase")]
+    struct Target {
+        name: String,
+        #[serde(rename = "ID")]
+        id: String,
+        count: u64,
+        small: i32,
+        ratio: f32,
+        flag: bool,
+        list: Vec<String>,
+        labels: BTreeMap<String, String>,
+        inner: Inner,
+        maybe: Option<Inner>,
+    }
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(default, rename_all = "PascalCase")]
+    struct Inner {
+        limit: Option<u64>,
+        text: String,
+    }
+
+    fn read(text: &str) -> Result<Target, DecodeError> {
+        decode(text.as_bytes(), Rest::Ignored)
+    }
+
+    fn refusal(text: &str) -> String {
+        read(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn wrong_kinds_are_refused_in_gos_words() {
+        let field = "json: cannot unmarshal";
+        assert_eq!(
+            refusal(r#"{"Name":5}"#),
+            format!("{field} number into Go struct field Outer.Name of type string")
+        );
+        assert_eq!(
+            refusal(r#"{"Count":-1}"#),
+            format!("{field} number -1 into Go struct field Outer.Count of type uint64")
+        );
+        assert_eq!(
+            refusal(r#"{"Small":2147483648}"#),
+            format!("{field} number 2147483648 into Go struct field Outer.Small of type int32")
+        );
+        assert_eq!(
+            refusal(r#"{"Count":1.5}"#),
+            format!("{field} number 1.5 into Go struct field Outer.Count of type uint64")
+        );
+        assert_eq!(
+            refusal(r#"{"Maybe":{"Limit":"x"}}"#),
+            format!("{field} string into Go struct field Inner.Maybe.Limit of type uint64")
+        );
+        assert_eq!(
+            refusal(r#"{"List":[true]}"#),
+            format!("{field} bool into Go struct field Outer.List of type string")
+        );
+        assert_eq!(
+            refusal(r#"{"Inner":[]}"#),
+            format!("{field} array into Go struct field Outer.Inner of type swarm.Inner")
+        );
+        assert_eq!(
+            refusal("5"),
+            format!("{field} number into Go value of type swarm.Outer")
+        );
+    }
+
+    #[test]
+    fn what_is_not_json_is_refused() {
+        assert_eq!(read("").unwrap_err(), DecodeError::Empty);
+        assert_eq!(read(" \n").unwrap_err(), DecodeError::Empty);
+        for cut in ["{", "{\"Name\"", "{\"Name\":\"a", "{\"List\":["] {
+            assert_eq!(read(cut).unwrap_err(), DecodeError::UnexpectedEof, "{cut}");
+        }
+        assert!(refusal("g").starts_with("invalid character 'g'"));
+        assert!(refusal(r#"{"Name":"a","name":"b"}"#).contains("duplicate field"));
+        let deep = "[".repeat(100_000);
+        assert!(decode::<serde_json::Value>(deep.as_bytes(), Rest::Ignored).is_err());
+    }
+
+    #[test]
+    fn what_follows_is_refused_only_if_asked() {
+        assert!(read("{} x").is_ok());
+        let strict = decode::<Target>(b"{} x", Rest::Refused);
+        assert_eq!(strict.unwrap_err(), DecodeError::Trailing);
+        assert!(decode::<Target>(b"{} \n", Rest::Refused).is_ok());
+    }
+
+    #[test]
+    fn names_match_in_any_case_and_unknown_ones_are_ignored() {
+        let target = read(r#"{"NAME":"a","id":"b","bogus":{"x":[1]},"inner":{"TEXT":"c"}}"#);
+        let target = target.unwrap();
+        assert_eq!((target.name.as_str(), target.id.as_str()), ("a", "b"));
+        assert_eq!(target.inner.text, "c");
+    }
+
+    #[test]
+    fn null_is_zero_everywhere() {
+        let text = r#"{"Name":null,"Count":null,"Small":null,"Ratio":null,"Flag":null,"List":null,
+            "Labels":null,"Inner":null,"Maybe":null}"#;
+        assert_eq!(read(text).unwrap(), Target::default());
+        assert_eq!(read("null").unwrap(), Target::default());
+        assert_eq!(read(r#"{"List":[null]}"#).unwrap().list, [""]);
+        assert_eq!(read(r#"{"Labels":{"a":null}}"#).unwrap().labels["a"], "");
+    }
+
+    #[test]
+    fn base64_is_standard_and_padded() {
+        let bytes = |text: &str| {
+            decode::<Base64>(format!("\"{text}\"").as_bytes(), Rest::Refused)
+                .map(|bytes| bytes.0.to_vec())
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(bytes("eA==").unwrap(), b"x");
+        assert_eq!(bytes("e\\u0041==").unwrap(), b"x");
+        assert_eq!(bytes("").unwrap(), b"");
+        for wrong in ["!!!", "eA", "-_8="] {
+            assert_eq!(
+                bytes(wrong).unwrap_err(),
+                "illegal base64 data at input byte 0"
+            );
+        }
+        assert_eq!(
+            bytes("eHh4!A==").unwrap_err(),
+            "illegal base64 data at input byte 4"
+        );
+    }
+}
