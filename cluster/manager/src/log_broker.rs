@@ -8,7 +8,10 @@ use std::{
 
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
-use tokio_util::task::TaskTracker;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 use tonic::{Request, Response, Status, Streaming};
 use waxseal_cluster::{
     Change, State,
@@ -73,6 +76,8 @@ struct Subscription {
     open: BTreeSet<String>,
     asked: BTreeSet<String>,
     missing: BTreeSet<String>,
+    /// Lets go of the lines when the subscription is removed.
+    _ended: DropGuard,
 }
 
 impl Subscription {
@@ -117,6 +122,7 @@ impl Subscriptions {
         options: LogSubscriptionOptions,
     ) -> Result<LogLines, TooManyReaders> {
         let (lines, receiver) = mpsc::channel(LINE_BACKLOG);
+        let ended = CancellationToken::new();
         let mut subscription = Subscription {
             selector,
             options,
@@ -124,6 +130,7 @@ impl Subscriptions {
             open: BTreeSet::new(),
             asked: BTreeSet::new(),
             missing: BTreeSet::new(),
+            _ended: ended.clone().drop_guard(),
         };
         let nodes = self.core.read(|state| nodes_of(state, &subscription));
         let Ok(id) = random_id() else {
@@ -142,8 +149,10 @@ impl Subscriptions {
         self.end_if_done(&id);
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
-            lines.closed().await;
-            this.close(&id);
+            tokio::select! {
+                () = lines.closed() => this.close(&id),
+                () = ended.cancelled() => {}
+            }
         });
         Ok(receiver)
     }

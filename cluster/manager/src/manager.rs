@@ -307,7 +307,7 @@ impl Manager {
 
     /// Completes when the manager stops: with the cause if its log cannot be
     /// written any more. Does not hold the manager.
-    pub fn failure(&self) -> impl Future<Output = Option<Arc<StoreError>>> + Send + 'static {
+    pub fn failure(&self) -> impl Future<Output = Option<Arc<StoreError>>> + Send + use<> {
         let (log, stopped) = (self.log.clone(), self.stopped.clone());
         async move {
             tokio::select! {
