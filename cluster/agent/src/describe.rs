@@ -3,20 +3,14 @@
 use std::{collections::BTreeMap, fs, thread};
 
 use waxseal_ca::LiveTls;
-use waxseal_cluster::objects::{
-    EngineDescription, NodeDescription, NodeTlsInfo, Platform, PluginDescription, Resources,
+use waxseal_cluster::{
+    objects::{
+        EngineDescription, NodeDescription, NodeTlsInfo, Platform, PluginDescription, Resources,
+    },
+    plan::{LABEL_NATIVE_TASKS, PLUGIN_HOST, PLUGIN_LIMITS, PLUGIN_TYPE},
 };
 
 use crate::native::UserPolicy;
-
-/// Type of the plugin entries by which our nodes say what they can do.
-const PLUGIN_TYPE: &str = "Waxseal";
-/// Runs native tasks.
-const PLUGIN_HOST: &str = "host";
-/// Enforces limits of native tasks.
-const PLUGIN_LIMITS: &str = "limits";
-/// Engine label with the native-task policy.
-const LABEL_NATIVE_TASKS: &str = "waxseal.native-tasks";
 
 /// Plugins that the scheduler of a stock manager asks for before it places a task: the
 /// predefined networks, and the log driver that engines use unless told otherwise.

@@ -105,7 +105,8 @@ fn dial_text(error: &DialError) -> String {
     };
     format!(
         "rpc error: code = Unavailable desc = connection error: desc = \"transport: Error while \
-         dialing {why}\"; {cause}"
+         dialing {why}\"; {}",
+        cause.hint()
     )
 }
 

@@ -189,3 +189,159 @@ fn file(
         data: Zeroizing::new(payload.as_slice().to_vec()),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use waxseal_cluster::objects::{ContainerSpec, Driver, Network as WireNetwork, TaskSpec};
+
+    use super::*;
+
+    const NODE: NodeNames<'_> = NodeNames {
+        node_id: "node",
+        hostname: "here",
+    };
+
+    fn task(change: impl FnOnce(&mut ContainerSpec)) -> Task {
+        let mut container = ContainerSpec {
+            image: "host".to_owned(),
+            ..Default::default()
+        };
+        change(&mut container);
+        let spec = TaskSpec {
+            container: Some(container),
+            ..Default::default()
+        };
+        Task {
+            id: "task".to_owned(),
+            spec: Some(spec),
+            ..Default::default()
+        }
+    }
+
+    fn secret(file: Option<FileTarget>) -> SecretReference {
+        SecretReference {
+            secret_id: "s".to_owned(),
+            secret_name: "pw".to_owned(),
+            file,
+        }
+    }
+
+    fn target(name: &str, uid: &str) -> Option<FileTarget> {
+        Some(FileTarget {
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            gid: "0".to_owned(),
+            mode: 0,
+        })
+    }
+
+    fn set() -> AssignedSet {
+        let mut set = AssignedSet::default();
+        set.secrets.insert(
+            "s".to_owned(),
+            Arc::new(Zeroizing::new(b"hunter2".to_vec())),
+        );
+        set
+    }
+
+    fn refusal(task: &Task) -> OrderError {
+        order(task, &set(), &NODE, |image| image == "host").unwrap_err()
+    }
+
+    fn rejected(task: &Task) -> String {
+        match refusal(task) {
+            OrderError::Rejected(text) => text,
+            OrderError::Failed(text) => panic!("failed instead: {text}"),
+        }
+    }
+
+    fn attachment(name: &str) -> NetworkAttachment {
+        let driver_state = Some(Driver {
+            name: name.to_owned(),
+            ..Default::default()
+        });
+        let network = WireNetwork {
+            driver_state,
+            ..Default::default()
+        };
+        NetworkAttachment {
+            network: Some(network),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_no_native_task_can_have_is_rejected_with_what_helps() {
+        assert!(rejected(&Task::default()).contains("no container part"));
+        let other = rejected(&task(|container| container.image = "nginx".to_owned()));
+        assert!(other.contains("--constraint-add node.id!=node"), "{other}");
+        let mut logged = task(|_| {});
+        logged.log_driver = Some(Driver {
+            name: "syslog".to_owned(),
+            ..Default::default()
+        });
+        assert!(rejected(&logged).contains("--log-driver json-file"));
+        let mut overlay = task(|_| {});
+        overlay.networks = vec![attachment("overlay")];
+        assert!(rejected(&overlay).contains("--network-add host"));
+        let mut both = task(|_| {});
+        both.networks = vec![attachment("host"), attachment("none")];
+        assert!(rejected(&both).contains("at once"));
+    }
+
+    #[test]
+    fn a_reference_that_cannot_become_a_file_is_rejected() {
+        for file in [
+            None,
+            target("pw", ""),
+            target("pw", "-1"),
+            target("", "0"),
+            target("../x", "0"),
+        ] {
+            let text = rejected(&task(|container| container.secrets = vec![secret(file)]));
+            assert!(text.starts_with("secret `pw`: "), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_did_not_come_fails_the_task_in_the_engines_words() {
+        let task = task(|container| container.secrets = vec![secret(target("pw", "0"))]);
+        let error = order(&task, &AssignedSet::default(), &NODE, |_| true).unwrap_err();
+        let OrderError::Failed(text) = error else {
+            panic!("{error}")
+        };
+        assert!(
+            text.starts_with("unable to get secret from secret store"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn networks_and_files_come_as_asked() {
+        let mut task = task(|container| container.secrets = vec![secret(target("pw", "7"))]);
+        let launch = order(&task, &set(), &NODE, |_| true).unwrap();
+        assert_eq!(launch.network, Network::Host);
+        let file = &launch.files[0];
+        assert_eq!(
+            (file.path.to_str().unwrap(), file.uid),
+            ("/run/secrets/pw", 7)
+        );
+        assert_eq!(file.data.as_slice(), b"hunter2");
+        task.networks = vec![attachment("null")];
+        assert_eq!(
+            order(&task, &set(), &NODE, |_| true).unwrap().network,
+            Network::None
+        );
+    }
+
+    #[test]
+    fn an_order_shows_no_payload() {
+        let task = task(|container| container.secrets = vec![secret(target("pw", "7"))]);
+        let launch = order(&task, &set(), &NODE, |_| true).unwrap();
+        assert!(!format!("{launch:?}").contains("hunter2"));
+        let bytes = format!("{:?}", b"hunter2".to_vec());
+        assert!(!format!("{launch:?}").contains(&bytes));
+    }
+}

@@ -8,7 +8,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{sync::watch, time};
 use tonic::{Code, Status, Streaming};
 use tracing::{debug, info, warn};
-use waxseal_ca::TrustBundle;
+use waxseal_ca::{Role, TrustBundle};
 use waxseal_cluster::objects::{Node, NodeDescription, NodeRole};
 use waxseal_wire::{
     Credentials, DialError, ManagerChannel, Unreachable, engine_text,
@@ -38,8 +38,8 @@ const DESCRIPTION_CHECK: Duration = Duration::from_secs(20);
 
 const IGNORED_KEYS: &str =
     "network keys: this node has no overlay networks, so that it starts no gossip";
-const IGNORED_ROLE: &str =
-    "promotion: this node stays a worker; demote it with `docker node demote` on a manager";
+const IGNORED_ROLE: &str = "promotion to manager: this node stays a worker; if the manager cannot demote it, remove it \
+     with `docker node rm --force` and join again";
 const IGNORED_ROOT: &str =
     "a root certificate that does not cover this node's own: see the managers' root rotation";
 
@@ -52,9 +52,9 @@ enum SessionEnd {
     Unreachable(#[from] DialError),
     #[error("the manager sent nothing for 5 s; see the manager's log")]
     Silent,
-    #[error("{call}: {}", engine_text(.status))]
+    #[error("{call}: {}; the manager's log says more", engine_text(.status))]
     Call { call: &'static str, status: Status },
-    #[error("the manager ended {0}")]
+    #[error("the manager ended {0}; its log says why")]
     Ended(&'static str),
     #[error(transparent)]
     Chain(#[from] ChainBreak),
@@ -269,10 +269,15 @@ async fn follow_message(shared: &Shared, message: SessionMessage) -> Result<(), 
 }
 
 fn follow_node(shared: &Shared, node: Node) {
-    let promoted = node.spec.as_ref().is_some_and(|spec| {
-        spec.desired_role() == NodeRole::Manager && node.role() == NodeRole::Worker
-    });
-    note_ignored(shared, IGNORED_ROLE, promoted);
+    let wants_manager = node
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.desired_role() == NodeRole::Manager);
+    let is_manager = shared
+        .tls
+        .identity()
+        .is_some_and(|identity| identity.role == Role::Manager);
+    note_ignored(shared, IGNORED_ROLE, wants_manager && !is_manager);
     if wants_renewal(&node, shared.newest_csr().as_deref()) {
         shared.renew.notify_one();
     }

@@ -14,7 +14,7 @@ pub fn refusal_status(refusal: &Refusal) -> Status {
         Refusal::Stale => Code::Aborted,
         Refusal::InUse { .. } | Refusal::Precondition { .. } => Code::FailedPrecondition,
         Refusal::OnlyLabels | Refusal::Invalid { .. } => Code::InvalidArgument,
-        Refusal::TooNew { .. } => Code::Unimplemented,
+        Refusal::Unimplemented { .. } | Refusal::TooNew { .. } => Code::Unimplemented,
         _ => Code::Unknown,
     };
     Status::new(code, refusal.to_string())

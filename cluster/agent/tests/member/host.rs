@@ -70,9 +70,15 @@ impl Host {
 
     /// An agent with a certificate of this manager's cluster.
     pub(crate) fn agent(&self, manager: &Manager) -> Agent {
+        self.aged_agent(manager, time::Duration::ZERO)
+    }
+
+    /// An agent whose certificate is this old; the manager's clock moves.
+    pub(crate) fn aged_agent(&self, manager: &Manager, age: time::Duration) -> Agent {
         let credentials = credentials(&manager.root, "node", Role::Worker, manager.clock.as_ref());
         let trust = Arc::new(manager.root.trust().clone());
         let tls = LiveTls::new(trust, Some(credentials), manager.clock.clone());
+        manager.clock.advance(age);
         let facts = HostFacts::read("0.1.0", BTreeMap::new(), UserPolicy::Any, false);
         Agent::start(AgentConfig {
             clock: manager.clock.clone(),

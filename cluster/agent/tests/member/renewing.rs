@@ -115,20 +115,26 @@ async fn roots_that_cover_old_and_new_are_taken_with_the_certificate() {
 }
 
 #[tokio::test]
-async fn a_due_certificate_is_renewed_by_itself() {
+async fn a_fresh_certificate_is_due_in_the_second_half_of_its_life() {
     let (manager, host) = (Manager::start().await, Host::default());
-    let agent = host.agent(&manager);
-    manager
-        .wait_for(|behaviour| behaviour.sessions.first().map(drop))
-        .await;
-    agent.shutdown().await;
-    // The same age of the certificate at the next start: the fixture issues it backdated.
     let agent = host.agent(&manager);
     wait_for_status(&agent, |status| status.renewal.due.is_some()).await;
     let due = agent.status().borrow().renewal.due.unwrap();
     let left = due - manager.clock.now();
     assert!(
-        left > time::Duration::days(40) && left < time::Duration::days(73),
+        left > time::Duration::days(44) && left < time::Duration::days(73),
         "{left}"
     );
+    manager
+        .wait_for(|behaviour| (behaviour.beats > 2).then_some(()))
+        .await;
+    assert!(host.with(|kept| kept.identities.is_empty()));
+}
+
+#[tokio::test]
+async fn a_due_certificate_is_renewed_by_itself() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    let _agent = host.aged_agent(&manager, time::Duration::days(75));
+    host.wait_for(|kept| kept.identities.first().map(drop))
+        .await;
 }

@@ -20,15 +20,10 @@ pub struct DialError {
 #[non_exhaustive]
 pub enum Unreachable {
     /// Nothing listens there.
-    #[error(
-        "connection refused; check that a manager runs there and that the address and port are \
-         those that `docker swarm join-token worker` printed"
-    )]
+    #[error("connection refused; {REFUSED_HINT}")]
     Refused,
     /// No answer within the connect deadline.
-    #[error(
-        "no answer within 5 s; check the address and that no firewall stands between the hosts"
-    )]
+    #[error("no answer within 5 s; {TIMEOUT_HINT}")]
     Timeout,
     /// The network gave another error.
     #[error("{0}; check the address and the network between the hosts")]
@@ -78,6 +73,10 @@ pub enum Unreachable {
     Protocol(Box<dyn StdError + Send + Sync>),
 }
 
+const REFUSED_HINT: &str = "check that a manager runs there and that the address and port are \
+                            those that `docker swarm join-token worker` printed";
+const TIMEOUT_HINT: &str = "check the address and that no firewall stands between the hosts";
+
 impl DialError {
     pub(super) fn new(address: &str, cause: Unreachable) -> DialError {
         DialError {
@@ -100,6 +99,15 @@ impl DialError {
 }
 
 impl Unreachable {
+    /// What to do about it, where that is told apart from what happened.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Unreachable::Refused => REFUSED_HINT,
+            Unreachable::Timeout => TIMEOUT_HINT,
+            _ => "check the address and the network between the hosts",
+        }
+    }
+
     pub(super) fn tcp(error: io::Error) -> Unreachable {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Unreachable::Refused,
