@@ -1,6 +1,8 @@
 //! Hardening of a process that holds secrets: the daemon and the shim.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 
 /// Everything below at once, for the daemon's start: not dumpable, no core files, no new
 /// privileges, and every inherited descriptor but 0–2 closed on exec.
@@ -66,6 +68,22 @@ pub fn close_on_exec() -> io::Result<()> {
 /// When the kernel refuses, or is older than 5.9.
 pub unsafe fn close_inherited() -> io::Result<()> {
     close_range(0)
+}
+
+/// Puts `/dev/null` in the place of descriptors 0–2.
+///
+/// # Errors
+/// When `/dev/null` cannot be opened.
+pub fn null_stdio() -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    for standard in 0..=2 {
+        // SAFETY: the numbers 0–2 belong to the standard streams, which are used by number only
+        // and stay open; `null` is another descriptor, since they are.
+        if unsafe { libc::dup2(null.as_raw_fd(), standard) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 fn close_range(flags: u32) -> io::Result<()> {

@@ -28,6 +28,6 @@ pub use files::{FileKind, MAX_PATH_BYTES, PathError, TaskFile};
 pub use mirror::{MAX_MIRROR_ENTRIES, MIRROR_BYTES};
 pub use namespaces::{UserNamespace, isolate, set_hostname};
 pub use pages::{LockedPages, lock_memory};
-pub use process::{Forked, child_status, fork, is_alive, start_time};
+pub use process::{Forked, child_status, children, fork, is_alive, start_time};
 pub use vault::{MAX_FILES, MAX_VAULT_BYTES, Vault};
 pub use view::{BindMount, Notes, TmpfsMount, View};

@@ -1,12 +1,13 @@
 //! Pages that stay out of swap, for where the tmpfs itself does not promise it.
 
-use std::ffi::c_void;
+use std::ffi::{OsStr, c_void};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Dir, FileType, Mode, OFlags};
 use rustix::mm::{MapFlags, ProtFlags, mlock, mmap, munmap};
 
 /// Locks the pages of a buffer in memory for the rest of the process's life, as far as
@@ -68,16 +69,33 @@ pub struct LockedPages {
 }
 
 impl LockedPages {
-    /// Locks the pages of the files with these names under `dir`.
+    /// Locks the pages of all files under `dir`, a [vault's](crate::Vault::directory) own.
     ///
     /// # Errors
     /// When a file cannot be opened or `RLIMIT_MEMLOCK` does not allow as much.
-    pub fn lock(dir: BorrowedFd<'_>, names: &[PathBuf]) -> io::Result<Self> {
+    pub fn lock(dir: BorrowedFd<'_>) -> io::Result<Self> {
         let mut pages = Self::default();
-        for name in names {
-            pages.add(dir, name)?;
-        }
+        pages.add_directory(dir)?;
         Ok(pages)
+    }
+
+    fn add_directory(&mut self, dir: BorrowedFd<'_>) -> io::Result<()> {
+        for entry in Dir::read_from(dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            let path = Path::new(OsStr::from_bytes(name.to_bytes()));
+            if entry.file_type() == FileType::Directory {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let below = rustix::fs::openat(dir, path, flags, Mode::empty())?;
+                self.add_directory(below.as_fd())?;
+            } else {
+                self.add(dir, path)?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn add(&mut self, dir: BorrowedFd<'_>, name: &Path) -> io::Result<()> {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
+use rustix::process::{Pid, WaitOptions, WaitStatus, wait, waitpid};
 
 /// Which side of a fork this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,12 @@ pub fn fork(pid_namespace: bool) -> io::Result<Forked> {
 pub fn child_status(pid: Option<u32>) -> io::Result<Option<(u32, WaitStatus)>> {
     let pid = pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
     loop {
-        match waitpid(pid, WaitOptions::NOHANG) {
+        // Without a pid, `waitpid` takes children of this process's group only.
+        let ended = match pid {
+            Some(pid) => waitpid(Some(pid), WaitOptions::NOHANG),
+            None => wait(WaitOptions::NOHANG),
+        };
+        match ended {
             Ok(ended) => return Ok(ended.map(|(pid, status)| (pid_number(pid), status))),
             Err(rustix::io::Errno::CHILD) => return Ok(None),
             Err(rustix::io::Errno::INTR) => {}
@@ -62,6 +67,25 @@ pub fn child_status(pid: Option<u32>) -> io::Result<Option<(u32, WaitStatus)>> {
 
 fn pid_number(pid: Pid) -> u32 {
     pid.as_raw_nonzero().get().cast_unsigned()
+}
+
+/// The processes whose parent is this one, by `/proc`.
+///
+/// # Errors
+/// When `/proc` cannot be listed.
+pub fn children() -> io::Result<Vec<u32>> {
+    let me = std::process::id().to_string();
+    let mut children = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        if stat_field(pid, 4).as_ref() == Some(&me) {
+            children.push(pid);
+        }
+    }
+    Ok(children)
 }
 
 /// When a process started, in clock ticks since boot (field 22 of `/proc/PID/stat`): with the pid

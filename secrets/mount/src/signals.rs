@@ -13,16 +13,36 @@ pub const MAX_SIGNAL: i32 = 64;
 /// # Errors
 /// When the kernel refuses the mask.
 pub fn reset() -> io::Result<()> {
+    // The kernel's `sigaction` with handler SIG_DFL and no flags: all zero on every machine, and
+    // no larger than this. The C library would leave its own two signals as they were inherited.
+    let default = [0u64; 8];
+    let mask_bytes = MAX_SIGNAL / 8;
     for signal in 1..=MAX_SIGNAL {
-        // SAFETY: no handler is installed, only the default. Numbers that may not be set (KILL,
-        // STOP and the two the C library keeps) are refused, which is as good.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the kernel reads one `sigaction` from the array and writes none. No handler is
+        // installed. KILL and STOP, which may not be set, are refused, which is as good.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                ptr::null_mut::<u64>(),
+                mask_bytes as usize,
+            )
+        };
     }
+    unblock_all()
+}
+
+/// Blocks no signal.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn unblock_all() -> io::Result<()> {
     set_mask(false)
 }
 
 /// Blocks all signals: they wait until [`wait`] or a [`SignalFd`] takes them. A program started
-/// from here by the standard library's `exec` starts with none blocked.
+/// from here inherits that.
 ///
 /// # Errors
 /// When the kernel refuses.

@@ -42,7 +42,6 @@ pub(crate) struct VaultFile<'a> {
 #[derive(Debug)]
 pub struct Vault {
     mount: OwnedFd,
-    names: Vec<PathBuf>,
     noswap: bool,
     locked: io::Result<LockedPages>,
 }
@@ -81,10 +80,8 @@ impl Vault {
             false,
         )
         .map_err(|error| MountError::step("make read-only", root, error))?;
-        let names = files.iter().map(|file| file.name.clone()).collect();
         Ok(Self {
             mount,
-            names,
             noswap,
             locked,
         })
@@ -102,11 +99,6 @@ impl Vault {
         } else {
             self.locked.as_ref().err()
         }
-    }
-
-    /// The files' names in the directory that [`directory`](Self::directory) gives.
-    pub fn names(&self) -> &[PathBuf] {
-        &self.names
     }
 
     /// The vault's own root, for a process that locks the pages for as long as the task runs.

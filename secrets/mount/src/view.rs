@@ -35,8 +35,10 @@ pub struct BindMount {
     pub source: PathBuf,
     /// Where: absolute.
     pub target: PathBuf,
-    /// Nothing can be written through it, nor through mounts below it if `recursive`.
+    /// Nothing can be written through it.
     pub read_only: bool,
+    /// With `read_only`: nor through what is mounted below it.
+    pub read_only_below: bool,
     /// What is mounted below the source is shown too.
     pub recursive: bool,
 }
@@ -291,7 +293,7 @@ fn bind_source(mount: &BindMount) -> Result<(OwnedFd, Shape), MountError> {
     let tree = sys::clone_tree(CWD, &source, mount.recursive).map_err(failed)?;
     if mount.read_only {
         let flags = MountAttrFlags::MOUNT_ATTR_RDONLY;
-        sys::restrict(tree.as_fd(), flags, mount.recursive).map_err(failed)?;
+        sys::restrict(tree.as_fd(), flags, mount.read_only_below).map_err(failed)?;
     }
     Ok((
         tree,

@@ -325,6 +325,7 @@ fn refusals(host: &Host<'_>) {
         source: host.dir.join("missing"),
         target: host.dir.join("directory"),
         read_only: false,
+        read_only_below: false,
         recursive: true,
     };
     let missing = view.bind(&[bind]).unwrap_err();
@@ -389,6 +390,7 @@ fn mounts(host: &Host<'_>) {
         source: at(source),
         target: at(target),
         read_only,
+        read_only_below: true,
         recursive: true,
     };
     let mut view = View::enter().unwrap();
@@ -442,12 +444,12 @@ fn locked_pages(host: &Host<'_>) {
     let mut view = View::enter().unwrap();
     let big = "x".repeat(20_000);
     let vault = view
-        .files(&[secret("a", &big), secret("empty", "")])
+        .files(&[secret("deep/a", &big), secret("empty", "")])
         .unwrap()
         .unwrap();
     let directory = vault.directory().unwrap();
     let before = locked_kib();
-    let pages = waxseal_mount::LockedPages::lock(directory.as_fd(), vault.names()).unwrap();
+    let pages = waxseal_mount::LockedPages::lock(directory.as_fd()).unwrap();
     assert!(locked_kib() >= before + 20, "{} KiB", locked_kib());
     if !host.root {
         assert!(before >= 20, "the vault has not locked its pages");
