@@ -18,6 +18,7 @@ pub(crate) const CASES: &[(&str, Case)] = &[
     case!(ended_while_no_daemon_was_there),
     case!(killed_shims_are_found_by_the_next_daemon),
     case!(cut_short_launches_leave_nothing),
+    case!(lost_with_the_machine),
     case!(orphans_are_stopped_if_asked),
     case!(many_at_once),
 ];
@@ -122,6 +123,7 @@ async fn launch_and_kill(dir: &Path, id: &str, text: &str) {
 }
 
 pub(crate) fn daemon_that_dies(arguments: &[String]) -> ExitCode {
+    waxseal_mount::harden::harden_process().unwrap();
     let [dir, id, text] = arguments else {
         return ExitCode::FAILURE;
     };
@@ -212,6 +214,42 @@ async fn cut_short_launches_leave_nothing(_: Setting) {
     assert!(host.executor.adopt_all().await.unwrap().is_empty());
     assert!(!host.dir.path().join("exec/tasks/t1").exists());
     assert!(!host.dir.path().join("data/tasks/t1").exists());
+}
+
+async fn lost_with_the_machine(_: Setting) {
+    let host = Host::new();
+    launch_and_kill(host.dir.path(), "t1", "echo bye; exit 0").await;
+    launch_and_kill(host.dir.path(), "t2", "exit 0").await;
+    within(gone(shim_of(host.dir.path(), "t1"))).await;
+    within(gone(shim_of(host.dir.path(), "t2"))).await;
+    // An exec root in memory is gone after a restart, one on disk has another boot's records.
+    let tasks = host.dir.path().join("exec/tasks");
+    std::fs::remove_dir_all(tasks.join("t1")).unwrap();
+    std::fs::remove_file(tasks.join("t2/exit.json")).unwrap();
+    let path = tasks.join("t2/meta.json");
+    let mut meta: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    meta["boot_id"] = "another".into();
+    let me = std::process::id();
+    for name in ["pid", "shim_pid"] {
+        meta[name] = me.into();
+    }
+    for name in ["pid_start", "shim_start"] {
+        meta[name] = waxseal_mount::start_time(me).into();
+    }
+    std::fs::write(&path, meta.to_string()).unwrap();
+    let adopted = host.executor.adopt_all().await.unwrap();
+    assert_eq!(adopted.len(), 2);
+    for task in adopted {
+        let Adopted::Ended { exit, .. } = task else {
+            panic!("{task:?}")
+        };
+        assert!(exit.code == 137 && exit.message.is_some());
+    }
+    assert_eq!(host.log("t1").await, "bye\n");
+    host.executor.remove("t1").await.unwrap();
+    host.executor.remove("t2").await.unwrap();
+    assert!(host.executor.adopt_all().await.unwrap().is_empty());
 }
 
 async fn orphans_are_stopped_if_asked(_: Setting) {

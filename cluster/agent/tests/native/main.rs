@@ -31,6 +31,8 @@ fn main() -> ExitCode {
         Some(secrecy::STRANGER) => return secrecy::stranger(&arguments[1..]),
         _ => {}
     }
+    // As a daemon does, which the executor must get along with.
+    waxseal_mount::harden::harden_process().unwrap();
     let words: Vec<_> = arguments
         .iter()
         .filter(|word| !word.starts_with('-'))
