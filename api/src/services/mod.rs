@@ -28,8 +28,8 @@ use serde::Serialize;
 use waxseal_cluster::{
     Refusal, State,
     objects::{
-        Annotations, CreateService, RemoveService, Service, ServiceSpec, UpdateService,
-        command::Op, container_spec::PullOptions, service_spec::Mode,
+        CreateService, RemoveService, Service, ServiceSpec, UpdateService, command::Op,
+        container_spec::PullOptions, service_spec::Mode,
     },
     service_name, validate_service_spec,
 };
@@ -39,7 +39,7 @@ pub(crate) use spec::{GenericResourceJson, PortConfigJson, TaskSpecJson};
 
 use crate::{
     cluster::Cluster,
-    error::{ApiError, Code, found},
+    error::{ApiError, found},
     extract::{Caller, Id, Json, Params},
     filters::Filters,
     json::common::new_id,
@@ -309,6 +309,8 @@ async fn update<C: Cluster>(
 }
 
 /// The operation that an update asks for, and what to tell the client of it.
+/// That name and mode stay, and that there is a spec to roll back to, is
+/// checked when it is applied.
 fn plan_update(
     state: &State,
     input: &str,
@@ -321,19 +323,12 @@ fn plan_update(
     };
     match change {
         Change::Rollback => {
-            let previous = service.previous_spec.as_ref().ok_or_else(|| {
-                let id = &service.id;
-                ApiError::rpc(
-                    Code::FailedPrecondition,
-                    format_args!("service {id} does not have a previous spec"),
-                )
-            })?;
             update.rollback = true;
-            let warnings = warnings::warnings(state, previous);
+            let previous = service.previous_spec.as_ref();
+            let warnings = previous.map_or_else(Vec::new, |spec| warnings::warnings(state, spec));
             Ok((update, warnings))
         }
         Change::Replace(mut spec, auth) => {
-            check_unchanging_parts(&service, &spec)?;
             validate_service_spec(&spec)?;
             set_registry_auth(&mut spec, auth.resolve(&service)?);
             let warnings = warnings::warnings(state, &spec);
@@ -341,32 +336,6 @@ fn plan_update(
             Ok((update, warnings))
         }
     }
-}
-
-/// Neither name nor mode of a service may change.
-fn check_unchanging_parts(service: &Service, spec: &ServiceSpec) -> Result<(), ApiError> {
-    let name = |annotations: &Option<Annotations>| {
-        annotations
-            .as_ref()
-            .map(|annotations| annotations.name.clone())
-    };
-    let Some(current) = &service.spec else {
-        return Ok(());
-    };
-    if name(&current.annotations) != name(&spec.annotations) {
-        return Err(ApiError::rpc(
-            Code::Unimplemented,
-            "renaming services is not supported",
-        ));
-    }
-    let kind = |mode: &Option<Mode>| mode.as_ref().map(std::mem::discriminant);
-    if kind(&current.mode) != kind(&spec.mode) {
-        return Err(ApiError::rpc(
-            Code::Unimplemented,
-            "service mode change is not allowed",
-        ));
-    }
-    Ok(())
 }
 
 async fn remove<C: Cluster>(

@@ -86,8 +86,8 @@ fn is_available(node: &Node) -> bool {
     ready && active
 }
 
-/// Whether a node runs native tasks, or images. Nodes that say nothing of
-/// themselves in our words are Docker Engines.
+/// Whether a node runs native tasks, or images, as the scheduler sees it. Nodes
+/// that do not say that they run native tasks are Docker Engines.
 fn runs(node: &Node, is_host: bool) -> bool {
     let engine = node
         .description
@@ -102,14 +102,11 @@ fn runs(node: &Node, is_host: bool) -> bool {
             .iter()
             .any(|plugin| plugin.r#type == PLUGIN_TYPE && plugin.name == name)
     };
-    let is_ours = engine
-        .plugins
-        .iter()
-        .any(|plugin| plugin.r#type == PLUGIN_TYPE);
+    let is_native = has(PLUGIN_HOST);
     if is_host {
         let policy = engine.labels.get(LABEL_NATIVE_TASKS).map(String::as_str);
-        has(PLUGIN_HOST) && policy != Some("off")
+        is_native && policy != Some("off")
     } else {
-        !is_ours || has(PLUGIN_ENGINE)
+        !is_native || has(PLUGIN_ENGINE)
     }
 }
