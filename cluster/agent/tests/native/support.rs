@@ -134,6 +134,28 @@ impl Host {
     }
 }
 
+impl Drop for Host {
+    /// A case that failed leaves no task behind.
+    fn drop(&mut self) {
+        let tasks = std::fs::read_dir(self.dir.path().join("exec/tasks"));
+        for entry in tasks.into_iter().flatten().flatten() {
+            if entry.path().join("exit.json").exists() {
+                continue;
+            }
+            let meta = std::fs::read(entry.path().join("meta.json")).unwrap_or_default();
+            let meta: serde_json::Value = serde_json::from_slice(&meta).unwrap_or_default();
+            let number = |name: &str| meta[name].as_u64();
+            let pid = number("shim_pid").and_then(|pid| i32::try_from(pid).ok());
+            let (Some(pid), Some(started)) = (pid, number("shim_start")) else {
+                continue;
+            };
+            if waxseal_mount::is_alive(pid.cast_unsigned(), started) {
+                let _ = waxseal_mount::signals::send(pid, libc::SIGKILL);
+            }
+        }
+    }
+}
+
 /// Directories as a host has them; the test binary is the shim.
 pub(crate) fn config(dir: &Path) -> NativeConfig {
     NativeConfig::new(dir.join("exec"), dir.join("data"))

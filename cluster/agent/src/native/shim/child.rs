@@ -43,6 +43,9 @@ pub(super) const OUTCOME_BYTES: usize = 5;
 pub(super) const OUTCOME_EXITED: u8 = 0;
 pub(super) const OUTCOME_SIGNALLED: u8 = 1;
 
+/// The number of the capability to signal any process (capabilities(7)).
+const CAP_KILL: u32 = 5;
+
 /// Runs in the child, and does not come back.
 pub(super) fn run(
     launch: &Launch,
@@ -310,6 +313,8 @@ fn plain(error: &io::Error) -> String {
 fn be_init(main: u32, outcome: OwnedFd) -> ! {
     let _ = rustix::thread::set_name(c"waxseal-init");
     let _ = rustix::process::chdir("/");
+    // All that is left to do with privileges is to signal another user's process.
+    let _ = CapSet::from_bits(1 << CAP_KILL).hold();
     loop {
         let Ok(signal) = signals::wait() else {
             exit(EXIT_NOT_STARTED)
