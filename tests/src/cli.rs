@@ -98,7 +98,12 @@ impl Cli {
     pub fn ok_with_input(&self, words: &[&str], input: &[u8]) -> Result<String> {
         let output = self.run_with_input(words, input)?;
         if output.code != 0 {
-            bail!("`{}` ended with {}: {}", words.join(" "), output.code, output.err());
+            bail!(
+                "`{}` ended with {}: {}",
+                words.join(" "),
+                output.code,
+                output.err()
+            );
         }
         Ok(output.out())
     }
@@ -145,14 +150,20 @@ impl Cli {
         let said = self.fails_with_input(words, input)?;
         let expected = format!("Error response from daemon: {}", message.trim());
         if said.lines().next() != expected.lines().next() || !said.starts_with(&expected) {
-            bail!("`{}`\n  said     {said}\n  expected {expected}", words.join(" "));
+            bail!(
+                "`{}`\n  said     {said}\n  expected {expected}",
+                words.join(" ")
+            );
         }
         Ok(())
     }
 
     /// What was run and answered, for whoever looks into a failure. Input is not kept.
     fn note(&self, words: &[&str], output: &Output) {
-        let file = OpenOptions::new().create(true).append(true).open(&self.record);
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.record);
         if let Ok(mut file) = file {
             let _ = writeln!(
                 file,

@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
-use crate::{Cli, Engine, Running, Scene, eventually, require, run, run_with_input};
+use crate::{
+    Cli, Engine, NetworkNamespace, Running, Scene, eventually, leftovers, require, run,
+    run_with_input,
+};
 
 /// Until an engine answers.
 const START: Duration = Duration::from_secs(40);
@@ -28,25 +31,32 @@ pub struct Dockerd {
     pub docker: Cli,
     /// Plain calls.
     pub engine: Engine,
-    program: PathBuf,
+    program: Vec<String>,
     dir: PathBuf,
     running: Option<Running>,
 }
 
 impl Dockerd {
-    /// Starts an engine and waits until it answers; imports the image.
+    /// Starts an engine, in a network namespace if one is given, and waits until it
+    /// answers; imports the image.
     ///
     /// # Errors
     /// When it does not answer, with the end of its log.
-    pub fn start(scene: &Scene, name: &str) -> Result<Dockerd> {
+    pub fn start(
+        scene: &Scene,
+        name: &str,
+        namespace: Option<&NetworkNamespace>,
+    ) -> Result<Dockerd> {
         let dir = scene.dir().join(name);
         fs::create_dir(&dir)?;
         let socket = dir.join("s");
+        let mut program = namespace.map(NetworkNamespace::enter).unwrap_or_default();
+        program.push(scene.machine().dockerd.display().to_string());
         let mut engine = Dockerd {
             address: scene.address(),
             docker: Cli::new(scene, &scene.machine().docker, &socket),
             engine: Engine::new(&socket),
-            program: scene.machine().dockerd.clone(),
+            program,
             dir,
             running: None,
         };
@@ -62,18 +72,20 @@ impl Dockerd {
     pub fn up(&mut self) -> Result<()> {
         ensure!(self.running.is_none(), "the engine runs already");
         let path = |name: &str| self.dir.join(name).display().to_string();
-        let mut arguments: Vec<String> = [
-            "--debug",
-            "--iptables=false",
-            "--ip6tables=false",
-            "--ip-masq=false",
-            "--ip-forward=false",
-            "--bridge=none",
-            "--userland-proxy=false",
-        ]
-        .map(str::to_owned)
-        .to_vec();
-        arguments.extend([
+        let mut words = self.program.clone();
+        words.extend(
+            [
+                "--debug",
+                "--iptables=false",
+                "--ip6tables=false",
+                "--ip-masq=false",
+                "--ip-forward=false",
+                "--bridge=none",
+                "--userland-proxy=false",
+            ]
+            .map(str::to_owned),
+        );
+        words.extend([
             format!("--data-root={}", path("data")),
             format!("--exec-root={}", path("exec")),
             format!("--pidfile={}", path("pid")),
@@ -82,7 +94,7 @@ impl Dockerd {
         // The image is in no registry, and there is none to ask.
         let environment = [("DOCKER_SERVICE_PREFER_OFFLINE_IMAGE", "1")];
         let log = self.dir.join("log");
-        self.running = Some(Running::start(&self.program, &arguments, &environment, &log)?);
+        self.running = Some(Running::start(&words, &environment, &log)?);
         eventually("the engine answers", START, || {
             self.engine.call("GET", "/_ping", None)?.expect(200)
         })
@@ -97,9 +109,11 @@ impl Dockerd {
     pub fn stop(&mut self) -> Result<()> {
         let running = self.running.as_mut().context("the engine does not run")?;
         running.signal(Signal::TERM)?;
-        running.wait(STOP)?;
+        let ended = running.wait(STOP);
         self.running = None;
-        Ok(())
+        // It leaves mounts of network namespaces behind, and what it could not stop.
+        leftovers::clear(&self.dir);
+        ended.map(drop)
     }
 
     /// Its directory.
@@ -114,7 +128,8 @@ impl Dockerd {
     /// When it is refused.
     pub fn join(&self, token: &str, remote: &str) -> Result<String> {
         let words = self.join_words(token, remote);
-        self.docker.ok(&words.iter().map(String::as_str).collect::<Vec<_>>())
+        self.docker
+            .ok(&words.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// The words of `docker swarm join` at its own address.
@@ -122,9 +137,19 @@ impl Dockerd {
     pub fn join_words(&self, token: &str, remote: &str) -> Vec<String> {
         let own = self.address.to_string();
         let listen = format!("{own}:2377");
-        ["swarm", "join", "--listen-addr", &listen, "--advertise-addr", &own, "--token", token, remote]
-            .map(str::to_owned)
-            .to_vec()
+        [
+            "swarm",
+            "join",
+            "--listen-addr",
+            &listen,
+            "--advertise-addr",
+            &own,
+            "--token",
+            token,
+            remote,
+        ]
+        .map(str::to_owned)
+        .to_vec()
     }
 
     /// Its node id, once it has one.
@@ -134,7 +159,11 @@ impl Dockerd {
     pub fn node_id(&self) -> Result<String> {
         let info = self.engine.get("/info")?;
         let id = info["Swarm"]["NodeID"].as_str().unwrap_or_default();
-        ensure!(!id.is_empty(), "the engine is in no swarm: {}", info["Swarm"]);
+        ensure!(
+            !id.is_empty(),
+            "the engine is in no swarm: {}",
+            info["Swarm"]
+        );
         Ok(id.to_owned())
     }
 
@@ -155,14 +184,22 @@ impl Dockerd {
         let bin = root.join("bin");
         fs::create_dir_all(&bin)?;
         fs::copy(busybox, bin.join("busybox"))?;
-        for applet in ["sh", "cat", "echo", "ls", "sleep", "stat", "true", "id", "mount", "grep"] {
+        for applet in [
+            "sh", "cat", "echo", "ls", "sleep", "stat", "true", "id", "mount", "grep",
+        ] {
             std::os::unix::fs::symlink("busybox", bin.join(applet))?;
         }
-        let tar = run(Command::new("tar").arg("-C").arg(&root).args(["-c", "."]), limit)?;
+        let tar = run(
+            Command::new("tar").arg("-C").arg(&root).args(["-c", "."]),
+            limit,
+        )?;
         ensure!(tar.code == 0, "tar: {}", tar.err());
         let output = run_with_input(
             Command::new("docker")
-                .env("DOCKER_HOST", format!("unix://{}", self.engine.socket().display()))
+                .env(
+                    "DOCKER_HOST",
+                    format!("unix://{}", self.engine.socket().display()),
+                )
                 .args(["import", "-", "bb:1"]),
             &tar.stdout,
             limit,

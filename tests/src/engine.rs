@@ -63,7 +63,11 @@ impl Answer {
     /// When it is another.
     pub fn expect(self, status: u16) -> Result<Answer> {
         if self.status.as_u16() != status {
-            bail!("answered {}, not {status}: {}", self.status, String::from_utf8_lossy(&self.body));
+            bail!(
+                "answered {}, not {status}: {}",
+                self.status,
+                String::from_utf8_lossy(&self.body)
+            );
         }
         Ok(self)
     }
@@ -73,7 +77,9 @@ impl Engine {
     /// A client of a socket.
     #[must_use]
     pub fn new(socket: &Path) -> Engine {
-        Engine { socket: socket.to_owned() }
+        Engine {
+            socket: socket.to_owned(),
+        }
     }
 
     /// The socket.
@@ -87,7 +93,9 @@ impl Engine {
     /// # Errors
     /// When nobody answers.
     pub fn connect(&self) -> Result<Connection> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let sender = runtime.block_on(async {
             let stream = UnixStream::connect(&self.socket).await?;
             let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -151,7 +159,10 @@ impl Connection {
         content_type: &str,
         body: Vec<u8>,
     ) -> Result<Answer> {
-        let mut request = Request::builder().method(method).uri(path).header("Host", "docker");
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("Host", "docker");
         if !body.is_empty() {
             request = request.header("Content-Type", content_type);
         }
@@ -162,9 +173,15 @@ impl Connection {
                 sender.ready().await?;
                 let (head, body) = sender.send_request(request).await?.into_parts();
                 let body = body.collect().await?.to_bytes();
-                Ok(Answer { status: head.status, headers: head.headers, body })
+                Ok(Answer {
+                    status: head.status,
+                    headers: head.headers,
+                    body,
+                })
             };
-            timeout(LIMIT, exchange).await.context("no answer in time")?
+            timeout(LIMIT, exchange)
+                .await
+                .context("no answer in time")?
         })
     }
 }

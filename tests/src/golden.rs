@@ -10,7 +10,9 @@ use anyhow::{Context, Result, ensure};
 /// # Errors
 /// When it is missing.
 pub fn golden(name: &str, make: impl FnOnce() -> Vec<u8>) -> Result<Vec<u8>> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("golden")
+        .join(name);
     if !path.exists() && env::var("WAXSEAL_WRITE_GOLDEN").is_ok_and(|value| value == "1") {
         fs::create_dir_all(path.parent().context("no parent")?)?;
         fs::write(&path, make())?;
@@ -25,7 +27,10 @@ pub fn golden(name: &str, make: impl FnOnce() -> Vec<u8>) -> Result<Vec<u8>> {
 pub fn golden_with_version(bytes: &[u8], place: usize, version: u8) -> Result<Vec<u8>> {
     let mut newer = bytes.to_vec();
     let byte = newer.get_mut(place).context("shorter than its header")?;
-    ensure!(*byte == version, "byte {place} is {byte}, not the version {version}");
+    ensure!(
+        *byte == version,
+        "byte {place} is {byte}, not the version {version}"
+    );
     *byte = version + 1;
     Ok(newer)
 }

@@ -15,8 +15,10 @@ use rustix::{
 pub fn mounts_below(dir: &Path) -> Result<Vec<String>> {
     let table = fs::read_to_string("/proc/self/mounts")?;
     let points = table.lines().filter_map(|line| line.split(' ').nth(1));
-    let mut points: Vec<String> =
-        points.filter(|point| Path::new(point).starts_with(dir)).map(str::to_owned).collect();
+    let mut points: Vec<String> = points
+        .filter(|point| Path::new(point).starts_with(dir))
+        .map(str::to_owned)
+        .collect();
     points.reverse();
     Ok(points)
 }
@@ -30,7 +32,11 @@ pub fn processes_below(dir: &Path) -> Result<Vec<(u32, String)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
             continue;
         };
         if pid == std::process::id() {
@@ -50,7 +56,9 @@ pub fn processes_below(dir: &Path) -> Result<Vec<(u32, String)>> {
 
 fn is_zombie(proc: &Path) -> bool {
     let stat = fs::read_to_string(proc.join("stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_none_or(|rest| rest.starts_with(['Z', 'X']))
+    stat.rsplit(") ")
+        .next()
+        .is_none_or(|rest| rest.starts_with(['Z', 'X']))
 }
 
 /// Kills what still runs below `dir` and unmounts what is still mounted there.

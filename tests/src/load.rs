@@ -49,13 +49,20 @@ impl SecretLoad {
                 })
             })
             .collect();
-        SecretLoad { stop, done, threads }
+        SecretLoad {
+            stop,
+            done,
+            threads,
+        }
     }
 
     /// How many were acknowledged so far.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.done
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 
     /// Ends the load; what was acknowledged.
@@ -83,10 +90,14 @@ fn create(
         let name = format!("{prefix}-{number}");
         let data = format!("content of {name} ").repeat(20).into_bytes();
         let body = json!({"Name": name, "Labels": {"of": name}, "Data": STANDARD.encode(&data)});
-        let answer = connection.call("POST", "/secrets/create", Some(&body))?.expect(201)?;
+        let answer = connection
+            .call("POST", "/secrets/create", Some(&body))?
+            .expect(201)?;
         let id = answer.json()?["ID"].as_str().unwrap_or_default().to_owned();
         let made = Acknowledged { id, name, data };
-        done.lock().unwrap_or_else(PoisonError::into_inner).push(made);
+        done.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(made);
     }
     Ok(())
 }

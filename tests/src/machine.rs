@@ -49,8 +49,13 @@ impl Machine {
             dockerd: require("dockerd", "docker.io")?,
             docker: require("docker", "docker.io")?,
         };
-        let version = std::process::Command::new(&machine.docker).arg("--version").output()?;
-        println!("docker CLI: {}", String::from_utf8_lossy(&version.stdout).trim());
+        let version = std::process::Command::new(&machine.docker)
+            .arg("--version")
+            .output()?;
+        println!(
+            "docker CLI: {}",
+            String::from_utf8_lossy(&version.stdout).trim()
+        );
         Ok(machine)
     }
 }
@@ -58,7 +63,10 @@ impl Machine {
 /// A program of the workspace, beside the test executable's directory.
 fn built(name: &str) -> Result<PathBuf> {
     let test = env::current_exe()?;
-    let profile = test.parent().and_then(Path::parent).context("the test has no directory")?;
+    let profile = test
+        .parent()
+        .and_then(Path::parent)
+        .context("the test has no directory")?;
     let binary = profile.join(name);
     ensure!(
         binary.is_file(),
@@ -75,7 +83,9 @@ fn built(name: &str) -> Result<PathBuf> {
 pub fn require(program: &str, package: &str) -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    let found = env::split_paths(&path).chain(system).map(|dir| dir.join(program));
+    let found = env::split_paths(&path)
+        .chain(system)
+        .map(|dir| dir.join(program));
     match found.into_iter().find(|path| path.is_file()) {
         Some(path) => Ok(path),
         None => bail!(

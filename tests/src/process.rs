@@ -61,7 +61,9 @@ pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> R
         thread::sleep(PAUSE);
     };
     Ok(Output {
-        code: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+        code: status
+            .code()
+            .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
         stdout: rest(&stdout),
         stderr: rest(&stderr),
     })
@@ -69,7 +71,10 @@ pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> R
 
 fn describe(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+    words
+        .map(OsStr::to_string_lossy)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn collect(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
@@ -86,7 +91,9 @@ fn collect(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> 
 
 /// What was read; a grandchild that holds the pipe is not waited for long.
 fn rest(receiver: &mpsc::Receiver<Vec<u8>>) -> Vec<u8> {
-    receiver.recv_timeout(Duration::from_secs(5)).unwrap_or_default()
+    receiver
+        .recv_timeout(Duration::from_secs(5))
+        .unwrap_or_default()
 }
 
 /// A daemon that runs, its output appended to a file. Dropped, it is killed.
@@ -97,18 +104,13 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts `program`; it dies with the thread that started it.
+    /// Starts a program, given by its words; it dies with the thread that started it.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(
-        program: &Path,
-        arguments: &[String],
-        environment: &[(&str, &str)],
-        log: &Path,
-    ) -> Result<Running> {
+    pub fn start(words: &[String], environment: &[(&str, &str)], log: &Path) -> Result<Running> {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(arguments);
+        command.args(["--pdeathsig", "KILL", "--"]).args(words);
         command.envs(environment.iter().copied());
         Running::start_command(&mut command, log)
     }
@@ -126,7 +128,10 @@ impl Running {
             .stderr(output)
             .spawn()
             .with_context(|| format!("start {name}"))?;
-        Ok(Running { child, log: log.to_owned() })
+        Ok(Running {
+            child,
+            log: log.to_owned(),
+        })
     }
 
     /// The process.
@@ -163,7 +168,11 @@ impl Running {
                 return Ok(status);
             }
             if begin.elapsed() > limit {
-                bail!("process {} still runs after {limit:?}; its log: {}", self.pid(), self.tail());
+                bail!(
+                    "process {} still runs after {limit:?}; its log: {}",
+                    self.pid(),
+                    self.tail()
+                );
             }
             thread::sleep(PAUSE);
         }

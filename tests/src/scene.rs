@@ -26,7 +26,10 @@ pub struct Scene {
 /// is kept then, and named.
 pub fn scenario(name: &str, play: impl FnOnce(&Scene) -> Result<()>) -> Result<()> {
     let machine = Machine::look()?;
-    let dir = tempfile::Builder::new().prefix(&format!("wx-{name}.")).tempdir()?.keep();
+    let dir = tempfile::Builder::new()
+        .prefix(&format!("wx-{name}."))
+        .tempdir()?
+        .keep();
     let scene = Scene { dir, machine };
     let played = catch_unwind(AssertUnwindSafe(|| play(&scene)));
     let outcome = match played {
@@ -41,9 +44,8 @@ pub fn scenario(name: &str, play: impl FnOnce(&Scene) -> Result<()>) -> Result<(
             Ok(())
         }
         Err(error) => {
-            eprintln!("scenario {name} failed: {error:#}");
-            eprintln!("state and logs are kept in {}", scene.dir.display());
-            Err(error)
+            let kept = scene.dir.display();
+            Err(error.context(format!("scenario {name} failed; state and logs are kept in {kept}")))
         }
     }
 }
@@ -91,7 +93,7 @@ impl Scene {
     /// # Errors
     /// When it does not answer in time.
     pub fn dockerd(&self, name: &str) -> Result<Dockerd> {
-        Dockerd::start(self, name)
+        Dockerd::start(self, name, None)
     }
 
     fn nothing_left(&self) -> Result<()> {

@@ -53,8 +53,14 @@ impl Markers {
         // Base64 depends on where the mark stands modulo three.
         for skipped in 0..3 {
             let whole = &mark[skipped..skipped + 21];
-            needles.push(("base64", general_purpose::STANDARD_NO_PAD.encode(whole).into_bytes()));
-            needles.push(("base64url", general_purpose::URL_SAFE_NO_PAD.encode(whole).into_bytes()));
+            needles.push((
+                "base64",
+                general_purpose::STANDARD_NO_PAD.encode(whole).into_bytes(),
+            ));
+            needles.push((
+                "base64url",
+                general_purpose::URL_SAFE_NO_PAD.encode(whole).into_bytes(),
+            ));
         }
         Markers { mark, needles }
     }
@@ -77,12 +83,20 @@ impl Markers {
     /// When the file cannot be read.
     pub fn in_file(&self, path: &Path) -> Result<Vec<Finding>> {
         let mut file = File::open(path).with_context(|| path.display().to_string())?;
-        let longest = self.needles.iter().map(|(_, needle)| needle.len()).max().unwrap_or(0);
+        let longest = self
+            .needles
+            .iter()
+            .map(|(_, needle)| needle.len())
+            .max()
+            .unwrap_or(0);
         let mut found: Vec<Finding> = Vec::new();
         let mut window = Vec::with_capacity(CHUNK_BYTES + longest);
         let mut begin = 0_u64;
         loop {
-            let read = file.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut window)?;
+            let read = file
+                .by_ref()
+                .take(CHUNK_BYTES as u64)
+                .read_to_end(&mut window)?;
             if read == 0 {
                 return Ok(found);
             }
@@ -92,7 +106,11 @@ impl Markers {
                 }
                 if let Some(offset) = find(&window, needle) {
                     let offset = begin + offset as u64;
-                    found.push(Finding { form, path: path.to_owned(), offset });
+                    found.push(Finding {
+                        form,
+                        path: path.to_owned(),
+                        offset,
+                    });
                 }
             }
             // What a needle could have begun in stays.
@@ -123,7 +141,10 @@ impl Markers {
     /// Whether the mark stands in these bytes.
     #[must_use]
     pub fn in_bytes(&self, bytes: &[u8]) -> Option<&'static str> {
-        let hit = self.needles.iter().find(|(_, needle)| find(bytes, needle).is_some());
+        let hit = self
+            .needles
+            .iter()
+            .find(|(_, needle)| find(bytes, needle).is_some());
         hit.map(|(form, _)| *form)
     }
 }
@@ -165,7 +186,11 @@ mod tests {
             bytes.extend_from_slice(&secret);
             assert_eq!(markers.in_bytes(&bytes), Some("raw"));
             let text = general_purpose::STANDARD.encode(&bytes);
-            assert!(markers.in_bytes(text.as_bytes()).is_some_and(|form| form.starts_with("base64")));
+            assert!(
+                markers
+                    .in_bytes(text.as_bytes())
+                    .is_some_and(|form| form.starts_with("base64"))
+            );
             let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
             assert_eq!(markers.in_bytes(hex.as_bytes()), Some("hex"));
         }

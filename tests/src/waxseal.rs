@@ -25,6 +25,8 @@ pub struct DaemonOptions {
     pub arguments: Vec<String>,
     /// Data root other than `<scratch>/<name>/data`.
     pub data_root: Option<PathBuf>,
+    /// Words before the program: a network namespace to enter, another user.
+    pub wrapper: Vec<String>,
     /// More environment.
     pub environment: Vec<(&'static str, String)>,
 }
@@ -40,8 +42,7 @@ pub struct Waxseal {
     pub cli: Cli,
     /// Plain calls.
     pub engine: Engine,
-    program: PathBuf,
-    arguments: Vec<String>,
+    words: Vec<String>,
     environment: Vec<(&'static str, String)>,
     dir: PathBuf,
     data_root: PathBuf,
@@ -67,9 +68,15 @@ impl Waxseal {
         let dir = scene.dir().join(name);
         fs::DirBuilder::new().mode(0o755).create(&dir)?;
         let socket = dir.join("s");
-        let data_root = options.data_root.clone().unwrap_or_else(|| dir.join("data"));
+        let data_root = options
+            .data_root
+            .clone()
+            .unwrap_or_else(|| dir.join("data"));
         let path = |path: &Path| path.display().to_string();
-        let mut arguments = vec![
+        let program = scene.machine().waxseal.clone();
+        let mut words = options.wrapper.clone();
+        words.extend([
+            path(&program),
             "daemon".to_owned(),
             "-H".to_owned(),
             format!("unix://{}", socket.display()),
@@ -81,16 +88,14 @@ impl Waxseal {
             path(&dir.join("pid")),
             "--log-level".to_owned(),
             "trace".to_owned(),
-        ];
-        arguments.extend(options.arguments.iter().cloned());
-        let program = scene.machine().waxseal.clone();
+        ]);
+        words.extend(options.arguments.iter().cloned());
         Ok(Waxseal {
             address: scene.address(),
             docker: Cli::new(scene, &scene.machine().docker, &socket),
             cli: Cli::new(scene, &program, &socket),
             engine: Engine::new(&socket),
-            program,
-            arguments,
+            words,
             environment: options.environment.clone(),
             dir,
             data_root,
@@ -120,10 +125,12 @@ impl Waxseal {
     /// When it cannot be started.
     pub fn launch(&mut self) -> Result<()> {
         ensure!(self.running.is_none(), "the daemon runs already");
-        let environment: Vec<(&str, &str)> =
-            self.environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        self.running =
-            Some(Running::start(&self.program, &self.arguments, &environment, &self.log())?);
+        let environment: Vec<(&str, &str)> = self
+            .environment
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        self.running = Some(Running::start(&self.words, &environment, &self.log())?);
         Ok(())
     }
 
@@ -134,7 +141,9 @@ impl Waxseal {
     pub fn ends(&mut self) -> Result<i32> {
         let status = self.running_mut()?.wait(START)?;
         self.running = None;
-        status.code().with_context(|| format!("the daemon ended with {status}"))
+        status
+            .code()
+            .with_context(|| format!("the daemon ended with {status}"))
     }
 
     /// SIGTERM; it must end with 0.
@@ -174,7 +183,11 @@ impl Waxseal {
     /// # Errors
     /// When it does not run.
     pub fn pid(&self) -> Result<u32> {
-        Ok(self.running.as_ref().context("the daemon does not run")?.pid())
+        Ok(self
+            .running
+            .as_ref()
+            .context("the daemon does not run")?
+            .pid())
     }
 
     /// Its directory: socket, pid file, log, and unless set otherwise the data root.
@@ -219,8 +232,14 @@ impl Waxseal {
     /// When it fails.
     pub fn init(&self, words: &[&str]) -> Result<String> {
         let remote = self.remote();
-        let mut all =
-            vec!["swarm", "init", "--listen-addr", &remote, "--advertise-addr", &remote];
+        let mut all = vec![
+            "swarm",
+            "init",
+            "--listen-addr",
+            &remote,
+            "--advertise-addr",
+            &remote,
+        ];
         all.extend(words);
         self.docker.ok(&all)
     }
@@ -232,7 +251,14 @@ impl Waxseal {
     pub fn join(&self, token: &str, remote: &str) -> Result<String> {
         let own = self.remote();
         self.docker.ok(&[
-            "swarm", "join", "--listen-addr", &own, "--advertise-addr", &own, "--token", token,
+            "swarm",
+            "join",
+            "--listen-addr",
+            &own,
+            "--advertise-addr",
+            &own,
+            "--token",
+            token,
             remote,
         ])
     }
@@ -258,7 +284,8 @@ impl Waxseal {
     /// # Errors
     /// When the key does not open it.
     pub fn unlock(&self, key: &str) -> Result<String> {
-        self.docker.ok_with_input(&["swarm", "unlock"], format!("{key}\n").as_bytes())
+        self.docker
+            .ok_with_input(&["swarm", "unlock"], format!("{key}\n").as_bytes())
     }
 
     /// Waits for a local node state.
@@ -269,7 +296,11 @@ impl Waxseal {
         eventually(format!("state {state}"), START, || {
             let info = self.engine.get("/info")?;
             let now = info["Swarm"]["LocalNodeState"].as_str().unwrap_or_default();
-            ensure!(now == state, "state is {now:?}, error {}", info["Swarm"]["Error"]);
+            ensure!(
+                now == state,
+                "state is {now:?}, error {}",
+                info["Swarm"]["Error"]
+            );
             Ok(())
         })
     }

@@ -1,3 +1,7 @@
-//! All scenarios, one file each, in one binary.
+//! All scenarios, one subject per file, in one binary.
 
-mod cli_walk;
+mod autolock;
+mod secrets;
+mod services;
+mod swarm;
+mod texts;

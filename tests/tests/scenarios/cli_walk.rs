@@ -1,1 +1,0 @@
-//! The stock CLI from init to leave.
