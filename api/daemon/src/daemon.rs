@@ -46,11 +46,40 @@ pub(crate) struct Shared {
     pub(crate) executor: Arc<dyn Executor>,
     pub(crate) facts: HostFacts,
     pub(crate) info: DaemonInfo,
+    /// Held while `node.pb` is read and replaced: the agent and the transitions
+    /// both write it.
+    node_file: StdMutex<()>,
 }
 
 impl Shared {
     pub(crate) fn node_file_path(&self) -> PathBuf {
         self.root.swarm().join("node.pb")
+    }
+
+    /// Replaces `node.pb`.
+    pub(crate) fn write_node_file(&self, file: &NodeFile) -> Result<(), NodeFileError> {
+        let _held = self
+            .node_file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        file.write(&self.node_file_path())
+    }
+
+    /// Changes `node.pb`, if there is one.
+    pub(crate) fn change_node_file(
+        &self,
+        change: impl FnOnce(&mut NodeFile),
+    ) -> Result<(), NodeFileError> {
+        let _held = self
+            .node_file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let path = self.node_file_path();
+        let Some(mut file) = NodeFile::read(&path)? else {
+            return Ok(());
+        };
+        change(&mut file);
+        file.write(&path)
     }
 }
 
@@ -168,6 +197,7 @@ impl Daemon {
             executor,
             facts,
             info,
+            node_file: StdMutex::default(),
         })
     }
 

@@ -87,9 +87,10 @@ pub(crate) async fn found(shared: &Arc<Shared>, plan: Plan) -> Result<Member, Cl
         managers: Vec::new(),
         incarnation: founded.cluster.incarnation,
     };
-    let path = shared.node_file_path();
     // 1. The mark of an init under way, then the keys that the log needs.
-    node_file.write(&path).map_err(|error| internal(&error))?;
+    shared
+        .write_node_file(&node_file)
+        .map_err(|error| internal(&error))?;
     let keys = Keys::create(&shared.root.swarm(), founded.keys, founded.unlock_key)
         .map_err(|error| internal(&error))?;
     keys.save_trust(founded.trust.pem())
@@ -123,7 +124,9 @@ pub(crate) async fn found(shared: &Arc<Shared>, plan: Plan) -> Result<Member, Cl
             .await
             .map_err(|error| internal(&error))?;
         node_file.phase = Phase::Member.into();
-        node_file.write(&path).map_err(|error| internal(&error))
+        shared
+            .change_node_file(|file| file.phase = node_file.phase)
+            .map_err(|error| internal(&error))
     };
     match shown.await {
         Ok(()) => {

@@ -64,8 +64,9 @@ pub(crate) async fn join(
         managers: managers.iter().map(Into::into).collect(),
         incarnation: 0,
     };
-    let path = shared.node_file_path();
-    node_file.write(&path).map_err(|error| internal(&error))?;
+    shared
+        .write_node_file(&node_file)
+        .map_err(|error| internal(&error))?;
     let header = KeyFileHeader {
         cluster_id: identity.cluster_id.clone(),
         node_id: identity.node_id.clone(),
@@ -79,7 +80,9 @@ pub(crate) async fn join(
     keys.save_certificate(credentials.chain_pem())
         .map_err(|error| internal(&error))?;
     node_file.phase = Phase::Member.into();
-    node_file.write(&path).map_err(|error| internal(&error))?;
+    shared
+        .write_node_file(&node_file)
+        .map_err(|error| internal(&error))?;
     let trust =
         TrustBundle::from_pem(trust.pem(), shared.clock.now()).map_err(|error| internal(&error))?;
     let member = Member::start(shared, keys, node_file, trust, credentials, None)

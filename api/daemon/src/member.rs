@@ -285,12 +285,10 @@ impl IdentityStore for KeyKeeper {
         managers: &'a [ManagerAddress],
     ) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
-            let path = self.shared.node_file_path();
-            let Some(mut file) = NodeFile::read(&path).map_err(io::Error::other)? else {
-                return Ok(()); // left meanwhile
-            };
-            file.managers = managers.iter().map(Into::into).collect();
-            file.write(&path).map_err(io::Error::other)
+            let managers = managers.iter().map(Into::into).collect();
+            self.shared
+                .change_node_file(|file| file.managers = managers)
+                .map_err(io::Error::other)
         })
     }
 }
