@@ -7,8 +7,8 @@ use http::StatusCode;
 use serde::Serialize;
 use waxseal_cluster::{
     State,
-    objects::{NetworkAttachment, Node, Service, Task, TaskSpec, TaskState, TaskStatus},
-    plan::parse_constraints,
+    objects::{NetworkAttachment, Task, TaskState, TaskStatus},
+    plan::is_current,
     task_name,
 };
 
@@ -359,7 +359,7 @@ fn is_listed(state: &State, task: &Task, filters: &Filters) -> bool {
         && (!wants_up_to_date(filters)
             || state
                 .service(&task.service_id)
-                .is_some_and(|service| is_up_to_date(state, service, task)))
+                .is_some_and(|service| is_current(service, task, state.node(&task.node_id).map(AsRef::as_ref))))
 }
 
 /// Clients send the value `true`.
@@ -368,45 +368,6 @@ fn wants_up_to_date(filters: &Filters) -> bool {
         .values("_up-to-date")
         .iter()
         .any(|value| !["", "0", "false"].contains(&value.as_str()))
-}
-
-/// Whether a task is what its service's current spec asks for: made of it or of
-/// one that is the same for tasks, or of one with other constraints that its
-/// node satisfies. This is when the orchestrator leaves a task alone; clients
-/// that wait for an update would wait for ever if it were told otherwise here.
-fn is_up_to_date(state: &State, service: &Service, task: &Task) -> bool {
-    if service.spec_version.is_some() && service.spec_version == task.spec_version {
-        return true;
-    }
-    let (Some(service), Some(spec)) = (&service.spec, &task.spec) else {
-        return false;
-    };
-    let endpoint = task.endpoint.as_ref();
-    let Some(wanted) = service
-        .task
-        .as_ref()
-        .filter(|_| endpoint.is_none_or(|endpoint| endpoint.spec == service.endpoint))
-    else {
-        return false;
-    };
-    wanted == spec
-        || without_constraints(wanted) == without_constraints(spec)
-            && state
-                .node(&task.node_id)
-                .is_some_and(|node| satisfies(wanted, node))
-}
-
-fn without_constraints(spec: &TaskSpec) -> TaskSpec {
-    let mut spec = spec.clone();
-    spec.placement.get_or_insert_default().constraints.clear();
-    spec
-}
-
-fn satisfies(spec: &TaskSpec, node: &Node) -> bool {
-    let placement = spec.placement.as_ref();
-    let constraints = placement.map_or(&[][..], |placement| &placement.constraints);
-    parse_constraints(constraints)
-        .is_ok_and(|constraints| constraints.iter().all(|one| one.matches(node)))
 }
 
 async fn inspect<C: Cluster>(

@@ -14,6 +14,7 @@ mod update;
 #[cfg(test)]
 mod tests;
 
+pub use self::slot::is_current;
 use time::OffsetDateTime;
 
 use self::slot::{Blocked, Slot, Standing};

@@ -149,7 +149,7 @@ pub(super) fn settle<'a>(
     for task in slot.tasks.iter().filter(|task| is_wanted(task)) {
         if is_final(task) || is_displaced(view, task) {
             changes.want(task, TaskState::Shutdown);
-        } else if is_current(view, service, task) {
+        } else if is_current(service, task, view.node(&task.node_id)) {
             current.push(task);
         } else {
             stale.push(task);
@@ -211,8 +211,9 @@ pub(super) fn holds_tasks(node: &Node) -> bool {
 
 /// Whether a task is what the service now asks for. A task of another spec version
 /// is current too if nothing that concerns a task has changed, or only the
-/// constraints and its node satisfies the new ones.
-pub(super) fn is_current(view: &View<'_>, service: &Service, task: &Task) -> bool {
+/// constraints and its node, if it has one, satisfies the new ones. Clients that wait
+/// for an update ask this too, lest they wait for what the orchestrator leaves alone.
+pub fn is_current(service: &Service, task: &Task, node: Option<&Node>) -> bool {
     if task.spec_version.is_some() && task.spec_version == service.spec_version {
         return true;
     }
@@ -229,7 +230,7 @@ pub(super) fn is_current(view: &View<'_>, service: &Service, task: &Task) -> boo
     if wanted == spec {
         return true;
     }
-    let Some(node) = view.node(&task.node_id) else {
+    let Some(node) = node else {
         return false;
     };
     let mut with_constraints = spec.clone();

@@ -149,7 +149,7 @@ fn is_stale(
         && match &settled.standing {
             Standing::Held { current, stale } => current.is_none() && stale.is_some(),
             Standing::Due(_) => false,
-            Standing::Ended(last) => !is_current(view, service, last),
+            Standing::Ended(last) => !is_current(service, last, view.node(&last.node_id)),
         }
 }
 
@@ -252,7 +252,9 @@ fn progress<'a>(
         }
         Standing::Due(_) if failed() => Progress::Done,
         Standing::Due(_) => Progress::Stuck,
-        Standing::Ended(last) if is_current(view, service, last) => Progress::Done,
+        Standing::Ended(last) if is_current(service, last, view.node(&last.node_id)) => {
+            Progress::Done
+        }
         Standing::Ended(_) => Progress::Stale(None),
     }
 }
@@ -275,7 +277,7 @@ fn attempts<'a>(
     update: &Update,
 ) -> impl DoubleEndedIterator<Item = &'a Task> {
     slot.tasks.iter().copied().filter(move |task| {
-        created_at(task) >= update.started_at && is_current(view, service, task)
+        created_at(task) >= update.started_at && is_current(service, task, view.node(&task.node_id))
     })
 }
 
