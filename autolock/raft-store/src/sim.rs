@@ -41,7 +41,7 @@ struct Sim {
     unsynced_names: Vec<NameChange>,
     dirs: BTreeSet<PathBuf>,
     /// Raised by each failure: handles from before are dead.
-    power_cycles: u64,
+    lives: u64,
     /// Operations that still go through before the power goes.
     cut_after: Option<u64>,
     operations: u64,
@@ -103,7 +103,7 @@ impl DangerSimDisk {
             durable_names: BTreeMap::new(),
             unsynced_names: Vec::new(),
             dirs: BTreeSet::new(),
-            power_cycles: 0,
+            lives: 0,
             cut_after: None,
             operations: 0,
             capacity: None,
@@ -120,6 +120,14 @@ impl DangerSimDisk {
     /// opened before are dead.
     pub fn power_cycle(&self) {
         self.lock().power_cycle();
+    }
+
+    /// Ends the process, not the power: files opened before are dead, what was written is there and
+    /// still not synced.
+    pub fn kill(&self) {
+        let mut sim = self.lock();
+        sim.lives += 1;
+        sim.cut_after = None;
     }
 
     /// Fails what is done to files whose name contains `name`, until told otherwise.
@@ -241,8 +249,19 @@ impl Sim {
             self.inodes[number] = inode;
         }
         self.names = self.durable_names.clone();
-        self.power_cycles += 1;
+        self.forget_nameless();
+        self.lives += 1;
         self.cut_after = None;
+    }
+
+    /// Gives back the memory of files that have no name and, their handles being dead, no reader.
+    fn forget_nameless(&mut self) {
+        let named: BTreeSet<_> = self.names.values().copied().collect();
+        for (number, inode) in self.inodes.iter_mut().enumerate() {
+            if !named.contains(&number) {
+                *inode = Inode::default();
+            }
+        }
     }
 
     fn survive(&mut self, change: Change, durable: &mut Vec<u8>, keep_of_8: u64) {
@@ -299,12 +318,12 @@ impl Disk for DangerSimDisk {
                 return Err(io::ErrorKind::NotFound.into());
             }
         };
-        let power_cycles = sim.power_cycles;
+        let life = sim.lives;
         Ok(Arc::new(SimFile {
             disk: self.clone(),
             path: path.to_owned(),
             inode,
-            power_cycles,
+            life,
         }))
     }
 
@@ -362,16 +381,16 @@ struct SimFile {
     disk: DangerSimDisk,
     path: PathBuf,
     inode: usize,
-    power_cycles: u64,
+    life: u64,
 }
 
 impl SimFile {
     fn lock(&self) -> io::Result<MutexGuard<'_, Sim>> {
         let mut sim = self.disk.lock();
         sim.operate()?;
-        match sim.power_cycles == self.power_cycles {
+        match sim.lives == self.life {
             true => Ok(sim),
-            false => Err(io::Error::other("opened before the power went")),
+            false => Err(io::Error::other("opened by a process that has ended")),
         }
     }
 }
@@ -388,7 +407,7 @@ impl DiskFile for SimFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let mut sim = self.disk.lock();
-        if sim.cut_after == Some(0) && sim.power_cycles == self.power_cycles {
+        if sim.cut_after == Some(0) && sim.lives == self.life {
             // The write that the power fails in may have come through in part.
             sim.inodes[self.inode]
                 .unsynced

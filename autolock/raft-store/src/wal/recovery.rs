@@ -188,9 +188,10 @@ fn read_used(segment: &Segment) -> Result<Vec<u8>, StoreError> {
     let mut offset = 0;
     while offset < len {
         let read = file.read_full_at(&mut piece, offset).map_err(io)?;
-        if let Some(last) = piece[..read].iter().rposition(|byte| *byte != 0) {
+        let kept = without_zero_blocks(&piece[..read]);
+        if !kept.is_empty() {
             used.resize(usize::try_from(offset).unwrap_or(usize::MAX), 0);
-            used.extend_from_slice(&piece[..=last]);
+            used.extend_from_slice(kept);
         }
         if read < piece.len() {
             break;
@@ -201,6 +202,16 @@ fn read_used(segment: &Segment) -> Result<Vec<u8>, StoreError> {
     let whole = used.len() + TAG_LEN + RECORD_ALIGN;
     used.resize(whole.min(usize::try_from(len).unwrap_or(whole)), 0);
     Ok(used)
+}
+
+/// Bytes up to the last block that is not zero, compared a block at a time.
+fn without_zero_blocks(bytes: &[u8]) -> &[u8] {
+    const BLOCK: usize = 4096;
+    let blocks = bytes
+        .chunks(BLOCK)
+        .rposition(|block| block != &[0; BLOCK][..block.len()])
+        .map_or(0, |last| last + 1);
+    &bytes[..bytes.len().min(blocks * BLOCK)]
 }
 
 /// What the next segment says of this one.
