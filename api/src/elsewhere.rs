@@ -1,5 +1,6 @@
 //! Engine routes that belong to container engines, and paths nobody knows.
 
+use axum::response::{IntoResponse, Response};
 use http::Uri;
 
 use crate::error::ApiError;
@@ -22,14 +23,17 @@ const ENGINE_ONLY: &[&str] = &[
 const ENGINE_ONLY_PATHS: &[&str] = &["/system/df"];
 
 /// 501 for what an engine would do, else 404 `page not found`.
-pub(crate) async fn fallback(uri: Uri) -> ApiError {
+pub(crate) async fn fallback(uri: Uri) -> Response {
     let path = uri.path();
     let first = path.split('/').nth(1).unwrap_or("");
     if (ENGINE_ONLY.contains(&first) && !path.ends_with('/')) || ENGINE_ONLY_PATHS.contains(&path) {
-        ApiError::not_implemented(
+        return ApiError::not_implemented(
             "containers are run by Docker Engine workers; point DOCKER_HOST at such a worker for this command, or run tasks from here with \"docker service create\"",
         )
-    } else {
-        ApiError::page_not_found()
+        .into_response();
+    }
+    match first {
+        "waxseal" => ApiError::page_not_found().into_problem(),
+        _ => ApiError::page_not_found().into_response(),
     }
 }

@@ -33,9 +33,9 @@ mod status;
 mod swarm;
 mod system;
 mod tasks;
-mod version;
 #[cfg(test)]
 mod testing;
+mod version;
 mod wiping;
 
 pub use cluster::*;

@@ -213,3 +213,79 @@ fn line(event: &Event) -> Bytes {
     text.push(b'\n');
     text.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures::StreamExt;
+    use time::OffsetDateTime;
+    use waxseal_cluster::{
+        Change,
+        objects::{Annotations, Secret, SecretSpec},
+    };
+
+    use super::*;
+    use crate::filters::Filters;
+
+    fn created(name: &str, second: i64) -> ChangeRecord {
+        let secret = Secret {
+            id: "id".to_owned(),
+            spec: Some(SecretSpec {
+                annotations: Some(Annotations {
+                    name: name.to_owned(),
+                    ..Annotations::default()
+                }),
+                ..SecretSpec::default()
+            }),
+            ..Secret::default()
+        };
+        ChangeRecord {
+            time: OffsetDateTime::from_unix_timestamp(second).unwrap(),
+            changes: vec![Change::Secret {
+                old: None,
+                new: Some(Arc::new(secret)),
+            }],
+        }
+    }
+
+    fn all(since: Option<i64>) -> Wanted {
+        Wanted {
+            since: since.map(|since| OffsetDateTime::from_unix_timestamp(since).unwrap()),
+            until: None,
+            filters: Filters::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_is_cut_off_and_others_are_not() {
+        let hub = Hub::default();
+        let (_, slow) = hub.subscribe(Arc::new(all(None))).unwrap();
+        let (_, mut quick) = hub.subscribe(Arc::new(all(None))).unwrap();
+        let record = created(&"n".repeat(1000), 1);
+        for _ in 0..2000 {
+            hub.publish(&record);
+            assert!(quick.next().await.is_some());
+        }
+        assert_eq!(hub.listeners(), 1);
+        // What was taken in before the limit still comes, then it ends.
+        let bytes: usize = slow
+            .map(|line| line.len())
+            .collect::<Vec<_>>()
+            .await
+            .iter()
+            .sum();
+        assert!(bytes <= READER_BYTES && bytes > READER_BYTES - 2000);
+    }
+
+    #[test]
+    fn the_last_events_are_kept() {
+        let hub = Hub::default();
+        for second in 0..300 {
+            hub.publish(&created("n", second));
+        }
+        assert_eq!(hub.recent(&all(Some(0))).len(), RECENT);
+        assert_eq!(hub.recent(&all(Some(299))).len(), 1);
+        assert_eq!(hub.recent(&all(None)).len(), 0, "only with since or until");
+    }
+}

@@ -14,6 +14,9 @@ use crate::{
     server::Shared,
 };
 
+/// Networks are from here if the request does not speak of pools at all (the
+/// Docker Engine's default); the CLI sends an empty list, which stays one.
+const DEFAULT_POOL: &str = "10.0.0.0/8";
 /// Subnets from the pool unless told otherwise (the Docker Engine's default).
 const DEFAULT_SUBNET_SIZE: u32 = 24;
 
@@ -41,7 +44,9 @@ fn init_request(body: InitBody) -> Result<InitRequest, ApiError> {
     if let Some(what) = body.spec.asks_for_ca_change(0) {
         return Err(not_offered(what));
     }
-    let pools = body.default_addr_pool.unwrap_or_default();
+    let pools = body
+        .default_addr_pool
+        .unwrap_or_else(|| vec![DEFAULT_POOL.to_owned()]);
     let subnet_size = match body.subnet_size {
         0 => DEFAULT_SUBNET_SIZE,
         size => size,

@@ -1,0 +1,7 @@
+//! What clients rely on, by recorded exchanges and by hand.
+
+mod events;
+mod nodes;
+mod objects;
+mod swarm;
+mod system;

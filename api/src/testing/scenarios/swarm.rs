@@ -1,0 +1,263 @@
+//! The cluster itself.
+
+use serde_json::json;
+
+use super::super::{FakeCluster, replay::Client};
+use crate::cluster::{Cluster, LocalState};
+
+#[tokio::test]
+async fn a_new_cluster_answers_as_stock() {
+    let mut client = Client::of(&FakeCluster::inactive());
+    client
+        .replay(include_str!("../../../tests/data/swarm-init.jsonl"))
+        .await;
+}
+
+#[tokio::test]
+async fn settings_change_as_in_stock() {
+    let mut client = Client::of(&FakeCluster::manager().await);
+    client
+        .replay(include_str!("../../../tests/data/swarm-update.jsonl"))
+        .await;
+}
+
+#[tokio::test]
+async fn init_is_checked_before_anything_is_made() {
+    let cluster = FakeCluster::inactive();
+    let client = Client::of(&cluster);
+    let listen = "0.0.0.0:2377";
+    let cases = [
+        (
+            json!({}),
+            400,
+            "invalid ListenAddr \"\": invalid empty address",
+        ),
+        (
+            json!({"ListenAddr": listen, "Spec": {"Name": "x"}}),
+            400,
+            "swarm spec must be named \"default\"",
+        ),
+        (
+            json!({"ListenAddr": listen, "Availability": "bogus"}),
+            500,
+            "invalid Availability: \"bogus\"",
+        ),
+        (
+            json!({"ListenAddr": listen, "DataPathPort": 80}),
+            500,
+            "Datapath port number is not in valid range (1024-49151) : 80",
+        ),
+        (
+            json!({"ListenAddr": listen, "DefaultAddrPool": ["foo"], "SubnetSize": 24}),
+            500,
+            "invalid base pool foo: invalid CIDR address: foo",
+        ),
+        (
+            json!({"ListenAddr": listen, "Spec": {"CAConfig": {"NodeCertExpiry": 600_000_000_000_i64}}}),
+            500,
+            "error updating cluster settings: rpc error: code = InvalidArgument desc = minimum certificate expiry time is: 1h0m0s",
+        ),
+    ];
+    for (body, status, text) in cases {
+        let answer = client.post("/swarm/init", &body).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.message().as_str()),
+            (status, text)
+        );
+        assert_eq!(cluster.local().state, LocalState::Inactive);
+    }
+    let external = json!({"ListenAddr": listen, "Spec": {"CAConfig": {"ExternalCAs": [{"Protocol": "cfssl", "URL": "https://127.0.0.1:9"}]}}});
+    let answer = client.post("/swarm/init", &external).await;
+    assert_eq!(answer.status, 501);
+    assert!(
+        answer
+            .message()
+            .starts_with("external CAs are not offered yet")
+    );
+}
+
+#[tokio::test]
+async fn init_lays_settings_over_the_defaults() {
+    let cluster = FakeCluster::inactive();
+    let client = Client::of(&cluster);
+    let body = json!({
+        "ListenAddr": "0.0.0.0:2377",
+        "AutoLockManagers": true,
+        "Spec": {"Labels": {"a": "b"}, "Dispatcher": {"HeartbeatPeriod": 7_000_000_000_i64}, "Raft": {"KeepOldSnapshots": 2}},
+    });
+    let node = client.post("/swarm/init", &body).await;
+    assert_eq!(node.json(), json!(cluster.local().node_id));
+    let spec = client.get("/swarm").await.json()["Spec"].clone();
+    assert_eq!(
+        spec,
+        json!({
+            "Name": "default", "Labels": {"a": "b"},
+            "Orchestration": {"TaskHistoryRetentionLimit": 5},
+            "Raft": {"SnapshotInterval": 10000, "KeepOldSnapshots": 2, "LogEntriesForSlowFollowers": 500, "ElectionTick": 10, "HeartbeatTick": 1},
+            "Dispatcher": {"HeartbeatPeriod": 7_000_000_000_i64},
+            "CAConfig": {"NodeCertExpiry": 7_776_000_000_000_000_i64},
+            "TaskDefaults": {}, "EncryptionConfig": {"AutoLockManagers": true},
+        })
+    );
+    let key = client.get("/swarm/unlockkey").await.json()["UnlockKey"].clone();
+    assert_eq!(key.as_str().unwrap().len(), "SWMKEY-1-".len() + 43);
+}
+
+#[tokio::test]
+async fn join_requests_are_checked() {
+    let client = Client::of(&FakeCluster::inactive());
+    let listen = "0.0.0.0:2377";
+    let cases = [
+        (
+            json!({}),
+            400,
+            "invalid ListenAddr \"\": invalid empty address",
+        ),
+        (
+            json!({"ListenAddr": listen}),
+            400,
+            "at least 1 RemoteAddr is required to join",
+        ),
+        (
+            json!({"ListenAddr": listen, "RemoteAddrs": [""]}),
+            400,
+            "invalid remoteAddr \"\": invalid empty address",
+        ),
+        (
+            json!({"ListenAddr": listen, "RemoteAddrs": ["h"], "Availability": "x"}),
+            500,
+            "invalid Availability: \"x\"",
+        ),
+        (
+            json!({"ListenAddr": listen, "RemoteAddrs": ["h", "[::1]"]}),
+            503,
+            "h:2377 [::1]:2377 cannot be reached",
+        ),
+    ];
+    for (body, status, text) in cases {
+        let answer = client.post("/swarm/join", &body).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.message().as_str()),
+            (status, text)
+        );
+    }
+}
+
+#[tokio::test]
+async fn tokens_and_unlock_key_rotate() {
+    let cluster = FakeCluster::manager().await;
+    let client = Client::of(&cluster);
+    let update = async |query: &str, auto_lock: bool| {
+        let swarm = client.get("/swarm").await.json();
+        let mut spec = swarm["Spec"].clone();
+        spec["EncryptionConfig"]["AutoLockManagers"] = json!(auto_lock);
+        let path = format!("/swarm/update?version={}{query}", swarm["Version"]["Index"]);
+        assert_eq!(client.post(&path, &spec).await.status, 200);
+        let after = client.get("/swarm").await.json();
+        let key = client.get("/swarm/unlockkey").await.json()["UnlockKey"].clone();
+        (
+            after["JoinTokens"].clone(),
+            key.as_str().unwrap().to_owned(),
+        )
+    };
+    let (before, none) = update("", false).await;
+    assert_eq!(none, "");
+    let (worker, _) = update("&rotateWorkerToken=true", false).await;
+    assert_ne!(worker["Worker"], before["Worker"]);
+    assert_eq!(worker["Manager"], before["Manager"]);
+    let (both, _) = update("&rotateManagerToken=1", false).await;
+    assert_eq!(both["Worker"], worker["Worker"]);
+    assert_ne!(both["Manager"], worker["Manager"]);
+    let parts = |token: &serde_json::Value| {
+        let parts: Vec<_> = token
+            .as_str()
+            .unwrap()
+            .split('-')
+            .map(str::to_owned)
+            .collect();
+        (parts[2].clone(), parts[3].clone())
+    };
+    assert_eq!(
+        parts(&both["Worker"]).0,
+        parts(&before["Worker"]).0,
+        "the digest stays"
+    );
+    assert_eq!(parts(&both["Worker"]).1.len(), 25);
+
+    let (_, none) = update("&rotateManagerUnlockKey=true", false).await;
+    assert_eq!(none, "", "rotation without autolock does nothing");
+    let (_, key) = update("", true).await;
+    assert!(key.starts_with("SWMKEY-1-"));
+    assert_eq!(update("", true).await.1, key);
+    let (_, rotated) = update("&rotateManagerUnlockKey=true", true).await;
+    assert_ne!(rotated, key);
+    assert_eq!(update("", false).await.1, "");
+}
+
+#[tokio::test]
+async fn changes_of_the_root_are_refused_and_change_nothing() {
+    let cluster = FakeCluster::manager().await;
+    let client = Client::of(&cluster);
+    let swarm = client.get("/swarm").await;
+    let before = swarm.json();
+    let cases = [
+        (
+            json!({"ForceRotate": 1}),
+            "rotation of the root certificate is not offered yet",
+        ),
+        (
+            json!({"SigningCACert": "x", "SigningCAKey": "y"}),
+            "a root certificate and key of your own are not offered yet",
+        ),
+        (
+            json!({"ExternalCAs": [{"Protocol": "cfssl", "URL": "https://a"}]}),
+            "external CAs are not offered yet",
+        ),
+    ];
+    for (ca, text) in cases {
+        let mut spec = before["Spec"].clone();
+        spec["CAConfig"] = ca;
+        let path = format!(
+            "/swarm/update?version={}&rotateWorkerToken=true",
+            before["Version"]["Index"]
+        );
+        let answer = client.post(&path, &spec).await;
+        assert_eq!(answer.status, 501);
+        assert!(answer.message().starts_with(text), "{}", answer.message());
+        assert_eq!(client.get("/swarm").await.text, swarm.text);
+    }
+}
+
+#[tokio::test]
+async fn unlock_by_state() {
+    let cluster = FakeCluster::inactive();
+    let client = Client::of(&cluster);
+    let unlock = async |key: &str| {
+        let answer = client
+            .post("/swarm/unlock", &json!({"UnlockKey": key}))
+            .await;
+        (answer.status.as_u16(), answer.message())
+    };
+    assert_eq!(unlock("x").await.0, 503);
+    cluster.set_local(|local| local.state = LocalState::Active);
+    assert_eq!(unlock("x").await, (409, "swarm is not locked".to_owned()));
+    cluster.set_local(|local| local.state = LocalState::Locked);
+    assert_eq!(unlock("x").await, (400, "invalid key string".to_owned()));
+    assert_eq!(
+        unlock("SWMKEY-1-x").await,
+        (
+            401,
+            "swarm could not be unlocked: invalid key provided".to_owned()
+        )
+    );
+    let info = client.get("/info").await.json();
+    assert_eq!(info["Swarm"]["LocalNodeState"], "locked");
+    assert_eq!(info["Swarm"]["NodeID"], "");
+    assert!(
+        info["Swarm"]["Error"]
+            .as_str()
+            .unwrap()
+            .contains("needs to be unlocked")
+    );
+    assert_eq!(unlock("right").await, (200, String::new()));
+}
