@@ -583,7 +583,7 @@ impl Daemon {
         };
         let mut warnings = Vec::new();
         if self.shared.config.allow_tls12 {
-            warnings.push("WARNING: TLS 1.2 is accepted between nodes (--tls12)".to_owned());
+            warnings.push("TLS 1.2 is accepted between nodes (--tls12)".to_owned());
         }
         warnings.extend(
             agent

@@ -269,11 +269,7 @@ fn cluster_object(
         spec: request.spec.clone(),
         unlock_key: unlock_key.map(|key| key.expose_bytes().to_vec()),
     });
-    if !request.default_addr_pool.is_empty() {
-        cluster
-            .default_addr_pool
-            .clone_from(&request.default_addr_pool);
-    }
+    cluster.default_addr_pool.clone_from(&request.default_addr_pool);
     if request.subnet_size != 0 {
         cluster.subnet_size = request.subnet_size;
     }
