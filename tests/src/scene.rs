@@ -45,7 +45,9 @@ pub fn scenario(name: &str, play: impl FnOnce(&Scene) -> Result<()>) -> Result<(
         }
         Err(error) => {
             let kept = scene.dir.display();
-            Err(error.context(format!("scenario {name} failed; state and logs are kept in {kept}")))
+            Err(error.context(format!(
+                "scenario {name} failed; state and logs are kept in {kept}"
+            )))
         }
     }
 }

@@ -140,7 +140,13 @@ fn locked(node: &Waxseal) -> Result<()> {
         &["swarm", "init", "--advertise-addr", "127.0.0.1"],
         texts::ALREADY,
     )?;
-    docker.fails(&["swarm", "init", "--force-new-cluster", "--advertise-addr", "127.0.0.1"])?;
+    docker.fails(&[
+        "swarm",
+        "init",
+        "--force-new-cluster",
+        "--advertise-addr",
+        "127.0.0.1",
+    ])?;
     docker.refused(
         &["swarm", "join", "--token", "x", "127.0.0.1:1"],
         texts::ALREADY,

@@ -36,14 +36,22 @@ fn secrets_from_create_to_rm() -> Result<()> {
             .ok_with_input(&["secret", "create", "mute", "-"], b"marker content")?;
         let shown = node.docker.ok(&["secret", "inspect", "mute"])?;
         ensure!(!shown.contains("Data") && !shown.contains(&STANDARD.encode("marker content")));
-        let said = node.docker.fails(&["secret", "create", "--driver", "vault", "d"])?;
-        ensure!(said.contains("secret driver vault is not available"), "{said}");
+        let said = node
+            .docker
+            .fails(&["secret", "create", "--driver", "vault", "d"])?;
+        ensure!(
+            said.contains("secret driver vault is not available"),
+            "{said}"
+        );
         let template = ["secret", "create", "--template-driver", "golang", "t", "-"];
         let said = node.docker.fails_with_input(&template, b"x")?;
         ensure!(said.contains("templat"), "{said}");
-        ensure!(node.docker.ok(&["secret", "ls", "--format", "{{.Name}}"])?.lines().all(|name| {
-            name != "d" && name != "t"
-        }));
+        ensure!(
+            node.docker
+                .ok(&["secret", "ls", "--format", "{{.Name}}"])?
+                .lines()
+                .all(|name| { name != "d" && name != "t" })
+        );
         node.docker.ok(&["swarm", "leave", "--force"])?;
         Ok(())
     })

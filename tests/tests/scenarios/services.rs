@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use serde_json::json;
 use waxseal_tests::{Waxseal, eventually, mounts_below, scenario};
 
 /// What tasks print and then wait for; they are killed at once when stopped.
@@ -89,15 +90,7 @@ fn refusals(node: &Waxseal) -> Result<()> {
         said.contains("constraint expected one operator from ==, !="),
         "{said}"
     );
-    let said = create(&[
-        "--secret",
-        "source=db_pass,target=x",
-        "--config",
-        "source=settings,target=/run/secrets/x",
-        "host",
-        "true",
-    ]);
-    ensure!(said.is_ok(), "two files with one place were accepted");
+    references(node)?;
     // What is not built is refused, not ignored.
     let said = docker.fails(&[
         "service",
@@ -123,6 +116,36 @@ fn refusals(node: &Waxseal) -> Result<()> {
         docker.ok(&["service", "ls", "-q"])?.is_empty(),
         "a refused service was made"
     );
+    Ok(())
+}
+
+/// References that the CLI would not send.
+fn references(node: &Waxseal) -> Result<()> {
+    let other = node.docker.ok_with_input(&["secret", "create", "other", "-"], b"x")?;
+    let id = node.docker.ok(&["secret", "inspect", "db_pass", "--format", "{{.ID}}"])?;
+    let file = |name: &str| json!({"Name": name, "UID": "0", "GID": "0", "Mode": 0o444});
+    let one = json!({"SecretID": id, "SecretName": "db_pass", "File": file("x")});
+    let same = json!({"SecretID": other, "SecretName": "other", "File": file("x")});
+    let misnamed = json!({"SecretID": other, "SecretName": "db_pass", "File": file("y")});
+    let unknown = json!({"SecretID": "none", "SecretName": "none", "File": file("y")});
+    let nowhere = json!({"SecretID": id, "SecretName": "db_pass"});
+    for (secrets, text) in [
+        (json!([one, same]), "have a conflicting target: 'x'"),
+        (json!([misnamed]), "secret not found: db_pass"),
+        (json!([unknown]), "secret not found: none"),
+        (json!([nowhere]), "malformed secret reference, no target provided"),
+        (json!([{}]), "malformed secret reference"),
+    ] {
+        let container = json!({"Image": "host", "Command": ["true"], "Secrets": secrets});
+        let networks = json!([{"Target": "host"}]);
+        let template = json!({"ContainerSpec": container, "Networks": networks});
+        let spec = json!({"Name": "refused", "TaskTemplate": template});
+        let answer = node.engine.call("POST", "/services/create", Some(&spec))?.expect(400)?;
+        let message = answer.message()?;
+        ensure!(message.starts_with("rpc error: code = InvalidArgument desc = "), "{message}");
+        ensure!(message.contains(text), "{message}");
+    }
+    node.docker.ok(&["secret", "rm", "other"])?;
     Ok(())
 }
 

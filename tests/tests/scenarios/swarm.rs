@@ -205,7 +205,10 @@ fn nodes(node: &Waxseal) -> Result<()> {
             == format!("true {}", node.remote())
     );
     let pretty = docker.ok(&["node", "inspect", "--pretty", "self"])?;
-    ensure!(pretty.contains("Reachability:") && pretty.contains("Is Leader:"), "{pretty}");
+    ensure!(
+        pretty.contains("Raft Status:\t\tReachable"),
+        "{pretty}"
+    );
     // An id is found by its beginning, a node by its host name.
     let hostname = format("{{.Description.Hostname}}")?;
     for name in [&id[..8], hostname.as_str()] {

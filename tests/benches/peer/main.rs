@@ -1,0 +1,105 @@
+//! Measures us against a stock Docker Engine: the same client against both in turn, pair by pair.
+//!
+//! `cargo bench -p waxseal-tests --bench peer`, as root, with Debian's `docker.io`; it builds the
+//! release binary first. Data lies below `TMPDIR`, so that another disk (or a tmpfs, to see the
+//! processors alone) can be measured. `-- --rounds N` and `-- --only WORD` (`secrets`, `lists`,
+//! `joins`, `unlock`) are understood.
+
+mod http;
+mod joins;
+mod machine;
+mod measure;
+mod report;
+mod secrets;
+mod server;
+mod unlock;
+
+use std::{env, process::Command};
+
+use anyhow::{Context, Result, bail, ensure};
+use waxseal_tests::scenario;
+
+/// Pairs of runs, unless asked otherwise.
+const ROUNDS: usize = 3;
+/// So many are the most that loopback ports and the disk are asked to bear.
+const MAX_ROUNDS: usize = 20;
+
+/// What to measure.
+struct Plan {
+    rounds: usize,
+    only: Option<String>,
+}
+
+impl Plan {
+    fn from_arguments() -> Result<Plan> {
+        let mut plan = Plan {
+            rounds: ROUNDS,
+            only: None,
+        };
+        let mut words = env::args().skip(1);
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                // From cargo.
+                "--bench" => {}
+                "--rounds" => {
+                    let rounds = words.next().context("--rounds needs a number")?;
+                    plan.rounds = rounds.parse().context("--rounds needs a number")?;
+                    ensure!(
+                        (1..=MAX_ROUNDS).contains(&plan.rounds),
+                        "--rounds is 1 to {MAX_ROUNDS}"
+                    );
+                }
+                "--only" => {
+                    let only = words.next().context("--only needs a word")?;
+                    let known = ["secrets", "lists", "joins", "unlock"];
+                    ensure!(
+                        known.contains(&only.as_str()),
+                        "--only is one of {}",
+                        known.join(", ")
+                    );
+                    plan.only = Some(only);
+                }
+                other => bail!("unknown argument {other}"),
+            }
+        }
+        Ok(plan)
+    }
+
+    fn wants(&self, part: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == part)
+    }
+}
+
+fn main() -> Result<()> {
+    let plan = Plan::from_arguments()?;
+    build()?;
+    scenario("bench", |scene| {
+        machine::describe(scene.dir())?;
+        if plan.wants("secrets") {
+            secrets::create(scene, plan.rounds)?;
+        }
+        if plan.wants("lists") {
+            secrets::read(scene, plan.rounds)?;
+        }
+        if plan.wants("joins") {
+            joins::certify(scene, plan.rounds)?;
+        }
+        if plan.wants("unlock") {
+            unlock::unlock(scene, plan.rounds)?;
+        }
+        Ok(())
+    })
+}
+
+/// The binary that is measured, by the cargo that runs this; without one it must be there.
+fn build() -> Result<()> {
+    let Some(cargo) = env::var_os("CARGO") else {
+        return Ok(());
+    };
+    let status = Command::new(cargo)
+        .args(["build", "--release", "--quiet", "--package", "waxseal"])
+        .status()
+        .context("start cargo")?;
+    ensure!(status.success(), "the release binary is not built");
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! Tables of what was measured.
+
+use std::time::Duration;
+
+use crate::measure::{Measured, median};
+
+/// Both sides' runs, pair by pair.
+#[derive(Default)]
+pub(crate) struct Pairs<T> {
+    pub(crate) ours: Vec<T>,
+    pub(crate) stock: Vec<T>,
+}
+
+/// The median over the runs of one figure.
+pub(crate) fn middle<T>(runs: &[T], figure: impl Fn(&T) -> f64) -> f64 {
+    let mut figures: Vec<f64> = runs.iter().map(figure).collect();
+    figures.sort_unstable_by(f64::total_cmp);
+    median(&figures)
+}
+
+/// The ratio of one figure, ours by stock's: the median of the pairs, the least and the most.
+fn ratios<T>(pairs: &Pairs<T>, figure: impl Fn(&T) -> f64) -> (f64, f64, f64) {
+    let mut ratios: Vec<f64> = pairs
+        .ours
+        .iter()
+        .zip(&pairs.stock)
+        .map(|(ours, stock)| figure(ours) / figure(stock))
+        .collect();
+    ratios.sort_unstable_by(f64::total_cmp);
+    (median(&ratios), ratios[0], ratios[ratios.len() - 1])
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+/// Prints rates, latencies, processor seconds and peak memory; `target` is the least ratio.
+pub(crate) fn rates(title: &str, pairs: &Pairs<Measured>, target: Option<f64>) {
+    let count = pairs.ours.first().map_or(0, |run| run.count);
+    let rounds = pairs.ours.len();
+    println!("{title}: {rounds} pairs of {count}");
+    println!("            per s   p50 ms   p99 ms   server CPU s   client CPU s   peak MiB");
+    for (side, runs) in [("waxseal", &pairs.ours), ("stock", &pairs.stock)] {
+        println!(
+            "{side:7} {:9.0} {:8.2} {:8.2} {:14.2} {:14.2} {:10.0}",
+            middle(runs, Measured::rate),
+            middle(runs, |run| millis(run.percentile(50))),
+            middle(runs, |run| millis(run.percentile(99))),
+            middle(runs, |run| run.server_cpu.as_secs_f64()),
+            middle(runs, |run| run.client_cpu.as_secs_f64()),
+            middle(runs, |run| run.peak_kib as f64 / 1024.0),
+        );
+    }
+    let (ratio, least, most) = ratios(pairs, Measured::rate);
+    let target = target.map_or_else(String::new, |target| format!(", target ≥ {target}"));
+    println!("ratio   {ratio:8.2}× ({least:.2}..{most:.2}){target}\n");
+}
+
+/// Prints one figure of which less is better; `target` is the most that ours may be.
+pub(crate) fn figure<T>(
+    title: &str,
+    unit: &str,
+    pairs: &Pairs<T>,
+    target: Option<f64>,
+    of: impl Fn(&T) -> f64,
+) {
+    let (ratio, least, most) = ratios(pairs, &of);
+    let target = target.map_or_else(String::new, |target| format!(", target ≤ {target} {unit}"));
+    println!(
+        "{title}: waxseal {:.1} {unit}, stock {:.1} {unit}, ratio {ratio:.2}× ({least:.2}..{most:.2}){target}",
+        middle(&pairs.ours, &of),
+        middle(&pairs.stock, &of),
+    );
+}
