@@ -1,0 +1,89 @@
+//! `waxseal daemon`: flags and file become a configuration, which the daemon library runs.
+
+mod file;
+mod log;
+mod settings;
+
+use std::{io, sync::Arc};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use waxseal_ca::{Clock, SystemClock};
+
+use crate::{
+    client::no_runtime,
+    failure::{Failure, chain},
+};
+
+pub(crate) use settings::Args;
+
+/// Threads for disk syncs and file reads; syncs are batched, so few wait at once.
+const MAX_BLOCKING_THREADS: usize = 32;
+
+/// Runs a daemon until it is told to stop.
+pub(crate) fn run(args: Args, hosts: Vec<String>, hardened: io::Result<()>) -> Result<(), Failure> {
+    hardened.map_err(|error| {
+        Failure::refused(format!("this process could not be kept from others' eyes: {error}"))
+            .hint("the kernel must allow prctl(PR_SET_DUMPABLE), RLIMIT_CORE and close_range (5.11 or newer)")
+    })?;
+    let settings = settings::Settings::from_flags(args, hosts)?;
+    if settings.is_only_checked {
+        return crate::output::line("the configuration is valid");
+    }
+    log::start(&settings.log)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores)
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .thread_name("waxseal")
+        .enable_all()
+        .build()
+        .map_err(|error| no_runtime(&error))?;
+    runtime.block_on(async {
+        let signals = Signals::catch()?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        waxseal_daemon::run(settings.daemon, clock, ready, signals.stop()).await.map_err(|error| {
+            let failure = Failure::refused(chain(&error));
+            match chain(&error).contains("ermission denied") {
+                true => failure.hint("run as root, or give directories of your own with -H, --data-root and --exec-root"),
+                false => failure,
+            }
+        })
+    })
+}
+
+/// Tells the service manager, if one asked to be told.
+fn ready() {
+    tracing::info!("ready");
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "the service manager could not be told that this daemon is ready");
+    }
+}
+
+/// The signals that stop a daemon.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From here on they are ours; before, they end the process at once.
+    fn catch() -> Result<Signals, Failure> {
+        let catch = |kind| {
+            signal(kind)
+                .map_err(|error| Failure::refused(format!("signals cannot be caught: {error}")))
+        };
+        Ok(Signals {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn stop(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => tracing::info!("stopping, as SIGTERM asks"),
+            _ = self.interrupt.recv() => tracing::info!("stopping, as SIGINT asks"),
+        }
+        // Best effort: the service manager learns of the stop by our end in any case.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    }
+}

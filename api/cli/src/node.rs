@@ -1,0 +1,365 @@
+//! `waxseal node`.
+
+use clap::Subcommand;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    client::{Client, filters, segment},
+    failure::Failure,
+    info::{Labels, SwarmInfo, Version},
+    output::{self, Format, Pairs, Table},
+    payload::{filter_query, pairs, remove_each, typed},
+    service::tasks,
+};
+
+const ROUTE: &str = "/nodes";
+
+/// See and change the nodes of the cluster
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// List nodes
+    #[command(visible_alias = "list")]
+    Ls(ListArgs),
+    /// Show nodes whole; `self` is this one
+    Inspect(InspectArgs),
+    /// Change a node's availability, role or labels
+    #[command(arg_required_else_help = true)]
+    Update(UpdateArgs),
+    /// Remove nodes; what they hold of the cluster counts no more
+    #[command(visible_alias = "remove")]
+    Rm(RemoveArgs),
+    /// List the tasks on nodes
+    Ps(PsArgs),
+    /// Have nodes renew their certificates now
+    Renew(RenewArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct ListArgs {
+    /// Ids only
+    #[arg(short, long)]
+    quiet: bool,
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Only those that match: id, name, role, membership, node.label, label
+    #[arg(short, long = "filter", value_name = "KEY=VALUE")]
+    filters: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct InspectArgs {
+    /// Names, ids, starts of ids, or self
+    #[arg(default_value = "self", value_name = "NODE")]
+    nodes: Vec<String>,
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+struct UpdateArgs {
+    /// Whether it takes tasks: active, none new (pause), none at all (drain)
+    #[arg(long, value_parser = ["active", "pause", "drain"])]
+    availability: Option<String>,
+    #[arg(long, value_parser = ["worker", "manager"])]
+    role: Option<String>,
+    /// Set a label
+    #[arg(long, value_name = "KEY=VALUE")]
+    label_add: Vec<String>,
+    /// Remove a label
+    #[arg(long, value_name = "KEY")]
+    label_rm: Vec<String>,
+    /// Name, id, start of an id, or self
+    #[arg(value_name = "NODE")]
+    node: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct RemoveArgs {
+    /// Also if the node is up
+    #[arg(short, long)]
+    force: bool,
+    #[arg(required = true, value_name = "NODE")]
+    nodes: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct PsArgs {
+    #[arg(default_value = "self", value_name = "NODE")]
+    nodes: Vec<String>,
+    /// Ids only
+    #[arg(short, long)]
+    quiet: bool,
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+struct RenewArgs {
+    #[arg(required = true, value_name = "NODE")]
+    nodes: Vec<String>,
+}
+
+/// A node, as far as it is shown.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct Node {
+    #[serde(rename = "ID")]
+    pub(crate) id: String,
+    version: Version,
+    created_at: String,
+    spec: Spec,
+    pub(crate) description: Description,
+    pub(crate) status: Status,
+    manager_status: Option<ManagerStatus>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Spec {
+    labels: Labels,
+    role: String,
+    availability: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct Description {
+    pub(crate) hostname: String,
+    platform: Platform,
+    engine: Engine,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Platform {
+    #[serde(rename = "Architecture")]
+    architecture: String,
+    #[serde(rename = "OS")]
+    os: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Engine {
+    engine_version: String,
+    labels: Labels,
+    plugins: Option<Vec<Plugin>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Plugin {
+    r#type: String,
+    name: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct Status {
+    pub(crate) state: String,
+    message: String,
+    addr: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct ManagerStatus {
+    leader: bool,
+    reachability: String,
+    addr: String,
+}
+
+impl Node {
+    /// What it is among managers; empty for a worker.
+    fn manager(&self) -> &str {
+        match &self.manager_status {
+            None => "",
+            Some(status) if status.leader => "leader",
+            Some(status) => &status.reachability,
+        }
+    }
+}
+
+pub(crate) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
+    match args.verb {
+        Verb::Ls(args) => list(client, args).await,
+        Verb::Inspect(args) => inspect(client, args).await,
+        Verb::Update(args) => update(client, args).await,
+        Verb::Rm(args) => {
+            let query = if args.force { "?force=1" } else { "" };
+            remove_each(client, ROUTE, &args.nodes, query).await
+        }
+        Verb::Ps(args) => ps(client, args).await,
+        Verb::Renew(args) => renew(client, args).await,
+    }
+}
+
+async fn list(client: &Client, args: ListArgs) -> Result<(), Failure> {
+    let raw: Value = client
+        .get(&format!("{ROUTE}?{}", filter_query(&args.filters)?))
+        .await?;
+    if args.format == Format::Json && !args.quiet {
+        return output::json(&raw);
+    }
+    let nodes: Vec<Node> = typed(raw)?;
+    if args.quiet {
+        return nodes
+            .iter()
+            .try_for_each(|node| output::line(output::shown(&node.id)));
+    }
+    let own_id = SwarmInfo::read(client).await?.node_id;
+    let headings = [
+        "ID",
+        "",
+        "HOSTNAME",
+        "STATUS",
+        "AVAILABILITY",
+        "MANAGER",
+        "VERSION",
+    ];
+    let mut table = Table::new(&headings);
+    for node in nodes {
+        let own = if node.id == own_id { "*" } else { "" };
+        let manager = node.manager().to_owned();
+        table.row([
+            node.id,
+            own.to_owned(),
+            node.description.hostname,
+            node.status.state,
+            node.spec.availability,
+            manager,
+            node.description.engine.engine_version,
+        ]);
+    }
+    table.print()
+}
+
+/// `self` as this node's id.
+async fn resolved(client: &Client, node: &str) -> Result<String, Failure> {
+    if node != "self" {
+        return Ok(node.to_owned());
+    }
+    let local = SwarmInfo::read(client).await?;
+    if local.node_id.is_empty() {
+        // The daemon knows best why there is no id.
+        client.get::<Value>(ROUTE).await?;
+        return Err(Failure::refused("this node has no id yet").hint("look with `waxseal status`"));
+    }
+    Ok(local.node_id)
+}
+
+async fn read<T: serde::de::DeserializeOwned>(client: &Client, node: &str) -> Result<T, Failure> {
+    let id = resolved(client, node).await?;
+    client.get(&format!("{ROUTE}/{}", segment(&id))).await
+}
+
+async fn inspect(client: &Client, args: InspectArgs) -> Result<(), Failure> {
+    let mut found: Vec<Value> = Vec::with_capacity(args.nodes.len());
+    for node in &args.nodes {
+        found.push(read(client, node).await?);
+    }
+    if args.format == Format::Json {
+        return output::json(&found);
+    }
+    for node in found {
+        print(&typed::<Node>(node)?)?;
+    }
+    Ok(())
+}
+
+fn print(node: &Node) -> Result<(), Failure> {
+    let engine = &node.description.engine;
+    let platform = &node.description.platform;
+    let plugins = engine.plugins.iter().flatten();
+    let manager = node.manager_status.as_ref();
+    let mut pairs = Pairs::default();
+    pairs
+        .add("ID", &node.id)
+        .add("Hostname", &node.description.hostname)
+        .add("Joined", &node.created_at)
+        .add("State", &node.status.state)
+        .add("Message", &node.status.message)
+        .add("Availability", &node.spec.availability)
+        .add("Role", &node.spec.role)
+        .add("Manager", node.manager())
+        .add(
+            "Manager address",
+            manager
+                .map(|status| status.addr.clone())
+                .unwrap_or_default(),
+        )
+        .add("Address", &node.status.addr)
+        .add("Labels", output::labels(&node.spec.labels.0))
+        .add("Engine", &engine.engine_version)
+        .add("Engine labels", output::labels(&engine.labels.0))
+        .add(
+            "Platform",
+            format!("{}/{}", platform.os, platform.architecture),
+        )
+        .add_all(
+            "Plugins",
+            plugins.map(|plugin| format!("{}/{}", plugin.r#type, plugin.name)),
+        );
+    pairs.print()
+}
+
+async fn update(client: &Client, args: UpdateArgs) -> Result<(), Failure> {
+    let raw: Value = read(client, &args.node).await?;
+    let mut spec = raw.get("Spec").cloned().unwrap_or_else(|| json!({}));
+    let node: Node = typed(raw)?;
+    if let Some(availability) = args.availability {
+        spec["Availability"] = availability.into();
+    }
+    if let Some(role) = args.role {
+        spec["Role"] = role.into();
+    }
+    let mut labels = spec["Labels"].as_object().cloned().unwrap_or_default();
+    labels.extend(pairs(&args.label_add, "--label-add")?);
+    for key in &args.label_rm {
+        if labels.remove(key).is_none() {
+            return Err(
+                Failure::usage(format!("the node has no label {key}")).hint(format!(
+                    "`waxseal node inspect {}` shows those it has",
+                    args.node
+                )),
+            );
+        }
+    }
+    spec["Labels"] = labels.into();
+    let path = format!(
+        "{ROUTE}/{}/update?version={}",
+        segment(&node.id),
+        node.version.index
+    );
+    client.post_quietly(&path, &spec).await?;
+    output::line(output::shown(&node.id))
+}
+
+async fn ps(client: &Client, args: PsArgs) -> Result<(), Failure> {
+    let mut ids = Vec::with_capacity(args.nodes.len());
+    for node in &args.nodes {
+        ids.push(read::<Node>(client, node).await?.id);
+    }
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let path = format!("/tasks?{}", filters(&[("node", &ids)]));
+    tasks::show(client, &path, args.quiet, args.format).await
+}
+
+/// A node answers a renewal by itself, as soon as its manager tells it.
+async fn renew(client: &Client, args: RenewArgs) -> Result<(), Failure> {
+    for node in &args.nodes {
+        let id = resolved(client, node).await?;
+        client
+            .post_empty(&format!("/waxseal/v1/nodes/{}/renew", segment(&id)))
+            .await?;
+        output::line(format!("{} renews its certificate", output::shown(node)))?;
+    }
+    Ok(())
+}
