@@ -14,7 +14,7 @@ mod keys;
 mod options;
 mod payload;
 mod records;
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 mod sim;
 mod snapshots;
 mod wal;
@@ -24,7 +24,7 @@ pub use disk::{Disk, DiskFile, OpenMode, OsDisk};
 pub use error::StoreError;
 pub use options::{LogLimits, LogUsage, SnapshotPolicy, StoreOptions};
 pub use payload::{Member, Payload, PayloadError, StoreConfig};
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 pub use sim::{DangerSimDisk, Fault};
 pub use snapshots::{
     Meta, SnapshotData, SnapshotDraft, SnapshotReader, SnapshotStore, StoredSnapshot,

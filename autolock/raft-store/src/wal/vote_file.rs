@@ -166,3 +166,96 @@ fn newer(
         (Err(_), Err(err)) => Err((1, err)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use waxseal_autolock::Dek;
+
+    use super::*;
+    use crate::DangerSimDisk;
+    use crate::records::DiskVote;
+
+    fn keys() -> Arc<Keys> {
+        let dek = Dek::generate(|bytes| {
+            bytes.fill(1);
+            Ok::<_, ()>(())
+        });
+        Arc::new(Keys::new(DekRing::new(dek.unwrap(), [])))
+    }
+
+    fn owner() -> Owner {
+        Owner {
+            cluster_id: "c".into(),
+            node_id: "n".into(),
+            raft_id: 1,
+        }
+    }
+
+    fn state(term: u64) -> DiskState {
+        let vote = DiskVote {
+            term,
+            leader: 1,
+            committed: false,
+        };
+        DiskState {
+            vote: Some(vote),
+            ..DiskState::default()
+        }
+    }
+
+    fn open(disk: &DangerSimDisk) -> (VoteFile, DiskState) {
+        VoteFile::open(disk, Path::new("/d"), &owner(), &keys())
+            .unwrap()
+            .unwrap()
+    }
+
+    /// A damaged copy is written first: the power may fail while it is.
+    #[test]
+    fn the_whole_copy_is_not_touched_before_the_other_is_whole() {
+        let path = Path::new("/d").join(VOTE_FILE);
+        for seed in 0..3_000 {
+            let disk = DangerSimDisk::new(seed);
+            VoteFile::create(&disk, Path::new("/d"), &owner(), &keys(), &state(1)).unwrap();
+            let damaged = seed as usize % SLOTS;
+            let mut bytes = disk.content(&path).unwrap();
+            bytes[damaged * SLOT_BYTES + 20] ^= 1;
+            disk.tamper(&path, bytes);
+            let (mut file, found) = open(&disk);
+            assert_eq!(found.vote, state(1).vote);
+            disk.cut_power_after(seed / 2 % 5);
+            let saved = file.save(&mut state(2)).is_ok();
+            disk.power_cycle();
+            let (_, found) = open(&disk);
+            assert!(found.vote == state(2).vote || !saved && found.vote == state(1).vote);
+        }
+    }
+
+    #[test]
+    fn the_newer_copy_counts_and_strangers_stop_it() {
+        let old = || {
+            Ok(DiskState {
+                generation: 1,
+                ..state(1)
+            })
+        };
+        let new = || {
+            Ok(DiskState {
+                generation: 2,
+                ..state(2)
+            })
+        };
+        let damaged = || Err(FormatError::Damaged { what: "the vote" });
+        let foreign = || Err(FormatError::Foreign { what: "the vote" });
+        assert_eq!(newer(old(), new()).unwrap().1.generation, 2);
+        assert_eq!(newer(new(), old()).unwrap().1.generation, 2);
+        assert_eq!(
+            newer(damaged(), old()).unwrap().0,
+            0,
+            "the slot to write first"
+        );
+        assert_eq!(newer(old(), damaged()).unwrap().0, 1);
+        assert_eq!(newer(damaged(), damaged()).unwrap_err().0, 1);
+        assert_eq!(newer(old(), foreign()).unwrap_err().0, 1);
+        assert_eq!(newer(foreign(), old()).unwrap_err().0, 0);
+    }
+}

@@ -493,7 +493,9 @@ fn a_torn_tail_is_dropped_and_said() {
         mut log, recovery, ..
     } = open_in(dir.path()).unwrap();
     let torn = recovery.torn_tail.unwrap();
-    assert_eq!((torn.file, torn.offset), (path, end as u64));
+    assert_eq!((&torn.file, torn.offset), (&path, end as u64));
+    let len = std::fs::metadata(&path).unwrap().len();
+    assert_eq!(len, end as u64, "what a former run allocated is given back");
     assert_eq!(recovery.entries, 36);
     assert_eq!(run(read(&mut log, ..)).len(), 36);
     run(append(&mut log, [41], 10)).unwrap();

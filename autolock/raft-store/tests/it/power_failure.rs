@@ -9,7 +9,7 @@ use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use std::sync::Arc;
 use waxseal_raft_store::{DangerSimDisk, Meta, Opened, SnapshotData, SnapshotStore, StoreError};
 
-use crate::support::{Log, dek, log_id, note, open_on, read, run};
+use crate::support::{Log, append, dek, log_id, note, open_on, read, run};
 
 const FAILURES: u64 = 2_000;
 
@@ -364,6 +364,39 @@ impl Drop for TellSeed {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("seed {:#x}", self.0);
+        }
+    }
+}
+
+/// A process that is killed in its first start, and a power failure in the next: at each pair of
+/// moments.
+#[test]
+fn two_failures_in_a_row_at_any_moment() {
+    for killed_after in 0..45 {
+        for cut_after in (0..60).step_by(3) {
+            let disk = Arc::new(DangerSimDisk::new(killed_after * 100 + cut_after));
+            let mut acknowledged = 0;
+            for (number, operations) in (0..).zip([killed_after, cut_after]) {
+                disk.cut_power_after(operations);
+                if let Ok(Opened { mut log, .. }) = open_on(&disk, 0, &[]) {
+                    let present = log.usage_since(None).entries;
+                    assert!(present >= acknowledged, "{killed_after} {cut_after}");
+                    acknowledged = present;
+                    for index in present + 1..present + 4 {
+                        if run(append(&mut log, [index], 200)).is_err() {
+                            break;
+                        }
+                        acknowledged = index;
+                    }
+                }
+                match number {
+                    0 => disk.kill(),
+                    _ => disk.power_cycle(),
+                }
+            }
+            let Opened { mut log, .. } = open_on(&disk, 0, &[]).unwrap();
+            let present = run(read(&mut log, ..)).len() as u64;
+            assert!(present >= acknowledged, "{killed_after} {cut_after}");
         }
     }
 }
