@@ -273,6 +273,17 @@ mod tests {
         let golden = include_bytes!("../tests/golden/vote-state-v1.bin");
         assert_eq!(state.encode_to_vec(), golden);
         assert_eq!(DiskState::decode(&golden[..]).unwrap(), state);
+        let description = DiskSnapshotMeta {
+            format: 1,
+            last_log_id: Some(log_id(3, 41).into()),
+            membership_log_id: Some(log_id(2, 8).into()),
+            membership: Some((&membership()).into()),
+            snapshot_id: "3-41".into(),
+            number: 2,
+        };
+        let golden = include_bytes!("../tests/golden/snapshot-description-v1.bin");
+        assert_eq!(description.encode_to_vec(), golden);
+        assert_eq!(DiskSnapshotMeta::decode(&golden[..]).unwrap(), description);
         let membership = DiskMembership::from(&membership());
         let golden = include_bytes!("../tests/golden/membership-v1.bin");
         assert_eq!(membership.encode_to_vec(), golden);
