@@ -1,8 +1,11 @@
 //! All scenarios, one subject per file, in one binary.
 
 mod autolock;
+mod certificates;
 mod engine_manager;
 mod engine_worker;
+mod formats;
+mod kill;
 mod secrets;
 mod services;
 mod swarm;

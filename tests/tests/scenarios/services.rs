@@ -121,8 +121,12 @@ fn refusals(node: &Waxseal) -> Result<()> {
 
 /// References that the CLI would not send.
 fn references(node: &Waxseal) -> Result<()> {
-    let other = node.docker.ok_with_input(&["secret", "create", "other", "-"], b"x")?;
-    let id = node.docker.ok(&["secret", "inspect", "db_pass", "--format", "{{.ID}}"])?;
+    let other = node
+        .docker
+        .ok_with_input(&["secret", "create", "other", "-"], b"x")?;
+    let id = node
+        .docker
+        .ok(&["secret", "inspect", "db_pass", "--format", "{{.ID}}"])?;
     let file = |name: &str| json!({"Name": name, "UID": "0", "GID": "0", "Mode": 0o444});
     let one = json!({"SecretID": id, "SecretName": "db_pass", "File": file("x")});
     let same = json!({"SecretID": other, "SecretName": "other", "File": file("x")});
@@ -133,16 +137,25 @@ fn references(node: &Waxseal) -> Result<()> {
         (json!([one, same]), "have a conflicting target: 'x'"),
         (json!([misnamed]), "secret not found: db_pass"),
         (json!([unknown]), "secret not found: none"),
-        (json!([nowhere]), "malformed secret reference, no target provided"),
+        (
+            json!([nowhere]),
+            "malformed secret reference, no target provided",
+        ),
         (json!([{}]), "malformed secret reference"),
     ] {
         let container = json!({"Image": "host", "Command": ["true"], "Secrets": secrets});
         let networks = json!([{"Target": "host"}]);
         let template = json!({"ContainerSpec": container, "Networks": networks});
         let spec = json!({"Name": "refused", "TaskTemplate": template});
-        let answer = node.engine.call("POST", "/services/create", Some(&spec))?.expect(400)?;
+        let answer = node
+            .engine
+            .call("POST", "/services/create", Some(&spec))?
+            .expect(400)?;
         let message = answer.message()?;
-        ensure!(message.starts_with("rpc error: code = InvalidArgument desc = "), "{message}");
+        ensure!(
+            message.starts_with("rpc error: code = InvalidArgument desc = "),
+            "{message}"
+        );
         ensure!(message.contains(text), "{message}");
     }
     node.docker.ok(&["secret", "rm", "other"])?;

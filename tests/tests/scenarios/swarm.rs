@@ -205,10 +205,7 @@ fn nodes(node: &Waxseal) -> Result<()> {
             == format!("true {}", node.remote())
     );
     let pretty = docker.ok(&["node", "inspect", "--pretty", "self"])?;
-    ensure!(
-        pretty.contains("Raft Status:\t\tReachable"),
-        "{pretty}"
-    );
+    ensure!(pretty.contains("Raft Status:\t\tReachable"), "{pretty}");
     // An id is found by its beginning, a node by its host name.
     let hostname = format("{{.Description.Hostname}}")?;
     for name in [&id[..8], hostname.as_str()] {

@@ -1,0 +1,284 @@
+//! Formats of earlier versions are read, those of later ones are refused by name.
+//!
+//! Golden files of what is sealed lie beside the crates that seal it; here are those of the
+//! cluster's commands and state, and a whole state directory. None of them ever changes; a new
+//! version adds its own.
+
+use std::{path::Path, process::Command as Process, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use prost::Message;
+use prost_types::Timestamp;
+use waxseal_cluster::{
+    PlainVault, State, decode_batch, decode_command, encode_batch,
+    objects::{
+        self, Actor, Annotations, Bootstrap, Cluster, ClusterSpec, Command, Config, ConfigSpec,
+        CreateConfig, CreateSecret, Node, NodeRole, NodeSpec, RootCa, Secret, SecretSpec,
+        StateSnapshot, actor::Who, command::Op,
+    },
+};
+use waxseal_tests::{DaemonOptions, Scene, Waxseal, golden, golden_with_version, run, scenario};
+
+use super::texts;
+
+const LIMIT: Duration = Duration::from_secs(20);
+const TIME: Timestamp = Timestamp {
+    seconds: 1_800_000_000,
+    nanos: 5,
+};
+
+fn annotations(name: &str) -> Annotations {
+    let mut annotations = Annotations::default();
+    annotations.name = name.to_owned();
+    annotations
+        .labels
+        .insert("app".to_owned(), "web".to_owned());
+    annotations
+}
+
+fn create_secret() -> Command {
+    let mut secret = Secret::default();
+    secret.id = "secret0000000000000000001".to_owned();
+    let mut spec = SecretSpec::default();
+    spec.annotations = Some(annotations("db_pass"));
+    spec.data = b"content".to_vec();
+    secret.spec = Some(spec);
+    let actor = Actor {
+        who: Some(Who::SocketUid(0)),
+    };
+    Command::new(
+        actor,
+        TIME,
+        Op::CreateSecret(CreateSecret {
+            secret: Some(secret),
+        }),
+    )
+}
+
+fn create_config() -> Command {
+    let mut config = Config::default();
+    config.id = "config0000000000000000001".to_owned();
+    let mut spec = ConfigSpec::default();
+    spec.annotations = Some(annotations("settings"));
+    spec.data = b"level=3".to_vec();
+    config.spec = Some(spec);
+    let actor = Actor {
+        who: Some(Who::NodeId("node00000000000000000000a".to_owned())),
+    };
+    Command::new(
+        actor,
+        TIME,
+        Op::CreateConfig(CreateConfig {
+            config: Some(config),
+        }),
+    )
+}
+
+fn bootstrap() -> Command {
+    let mut cluster = Cluster::default();
+    cluster.id = "cluster000000000000000001".to_owned();
+    let mut spec = ClusterSpec::default();
+    spec.annotations = Some(annotations("default"));
+    cluster.spec = Some(spec);
+    let mut root = RootCa::default();
+    root.join_tokens = Some(Default::default());
+    cluster.root_ca = Some(root);
+    let mut node = Node::default();
+    node.id = "node00000000000000000000a".to_owned();
+    node.role = NodeRole::Manager.into();
+    let mut spec = NodeSpec::default();
+    spec.desired_role = NodeRole::Manager.into();
+    spec.annotations = Some(Annotations::default());
+    node.spec = Some(spec);
+    let actor = Actor {
+        who: Some(Who::Component("golden".to_owned())),
+    };
+    let op = Bootstrap {
+        cluster: Some(cluster),
+        node: Some(node),
+    };
+    Command::new(actor, TIME, Op::Bootstrap(op))
+}
+
+/// The state after all three commands.
+fn state() -> Result<State> {
+    let mut state = State::new(Arc::new(PlainVault));
+    for command in [bootstrap(), create_secret(), create_config()] {
+        state.apply(command)?;
+    }
+    Ok(state)
+}
+
+#[test]
+fn commands_of_version_1_are_read() -> Result<()> {
+    let command = create_secret();
+    let bytes = golden("command-v1.bin", || command.encode_to_vec())?;
+    ensure!(decode_command(&bytes)? == command);
+    // Field 1, a varint: the format.
+    let newer = golden_with_version(&bytes, 1, 1)?;
+    let error = decode_command(&newer)
+        .err()
+        .context("a newer command was read")?
+        .to_string();
+    ensure!(
+        error.contains("format 2") && error.contains("up to 1"),
+        "{error}"
+    );
+    Ok(())
+}
+
+#[test]
+fn batches_of_version_1_are_read() -> Result<()> {
+    let commands = [create_secret(), create_config()];
+    let encoded = commands.each_ref().map(Message::encode_to_vec);
+    let bytes = golden("batch-v1.bin", || {
+        encode_batch(&encoded)
+            .map(|b| b.to_vec())
+            .unwrap_or_default()
+    })?;
+    let read = decode_batch(&bytes)?.collect::<Result<Vec<_>, _>>()?;
+    ensure!(read == commands);
+    let newer = golden_with_version(&bytes, 0, 1)?;
+    let error = decode_batch(&newer)
+        .err()
+        .context("a newer batch was read")?
+        .to_string();
+    ensure!(
+        error.contains("format 2") && error.contains("up to 1"),
+        "{error}"
+    );
+    Ok(())
+}
+
+#[test]
+fn snapshots_of_version_1_are_read() -> Result<()> {
+    let made = state()?.snapshot().encode_to_vec();
+    let bytes = golden("snapshot-v1.bin", || made.clone())?;
+    ensure!(bytes == made, "equal states have equal bytes");
+    let restored = State::restore(
+        StateSnapshot::decode(bytes.as_slice())?,
+        Arc::new(PlainVault),
+    )?;
+    ensure!(restored.secrets().count() == 1 && restored.configs().count() == 1);
+    let name = restored
+        .secrets()
+        .next()
+        .and_then(|secret| objects::Secret::clone(secret).spec);
+    ensure!(name.and_then(|spec| spec.annotations) == Some(annotations("db_pass")));
+    let newer = golden_with_version(&bytes, 1, 1)?;
+    let newer = StateSnapshot::decode(newer.as_slice())?;
+    let error = State::restore(newer, Arc::new(PlainVault))
+        .err()
+        .context("read")?
+        .to_string();
+    ensure!(
+        error.contains("format 2") && error.contains("up to 1"),
+        "{error}"
+    );
+    Ok(())
+}
+
+/// Address and unlock key of the golden state directory.
+const GOLDEN_ADDRESS: &str = "127.77.77.77:2377";
+const GOLDEN_KEY: &str = "state-v1.key";
+
+/// The state directory of an autolocked manager, as a tar file.
+fn make_state(scene: &Scene) -> Result<(Vec<u8>, String)> {
+    let mut node = scene.waxseal("maker")?;
+    // The certificate must outlive every binary that reads the file: 17 years.
+    node.docker.ok(&[
+        "swarm",
+        "init",
+        "--autolock",
+        "--cert-expiry",
+        "150000h",
+        "--listen-addr",
+        GOLDEN_ADDRESS,
+        "--advertise-addr",
+        GOLDEN_ADDRESS,
+    ])?;
+    node.docker.ok_with_input(
+        &["secret", "create", "--label", "app=web", "db_pass", "-"],
+        b"golden\n",
+    )?;
+    node.docker
+        .ok_with_input(&["config", "create", "settings", "-"], b"level=3\n")?;
+    node.docker.ok(&[
+        "service",
+        "create",
+        "-d",
+        "--name",
+        "web",
+        "--replicas",
+        "0",
+        "--network",
+        "host",
+        "--secret",
+        "db_pass",
+        "--config",
+        "settings",
+        "--stop-signal",
+        "KILL",
+        "host",
+        "sh",
+        "-c",
+        "cat /run/secrets/db_pass /settings; exec sleep 1000",
+    ])?;
+    let key = node.unlock_key()?;
+    node.stop()?;
+    let tar = run(
+        Process::new("tar")
+            .arg("-C")
+            .arg(node.data_root())
+            .args(["-cz", "swarm"]),
+        LIMIT,
+    )?;
+    ensure!(tar.code == 0, "{}", tar.err());
+    Ok((tar.stdout, key))
+}
+
+fn unpack(bytes: &[u8], into: &Path) -> Result<()> {
+    std::fs::create_dir_all(into)?;
+    let mut tar = Process::new("tar");
+    tar.arg("-C").arg(into).args(["-xz", "--no-same-owner"]);
+    let output = waxseal_tests::run_with_input(&mut tar, bytes, LIMIT)?;
+    ensure!(output.code == 0, "{}", output.err());
+    Ok(())
+}
+
+#[test]
+fn a_state_directory_of_version_1_is_opened() -> Result<()> {
+    scenario("golden", |scene| {
+        let mut made = None;
+        let bytes = golden("state-v1.tar.gz", || {
+            let (bytes, key) = make_state(scene).expect("the state directory was made");
+            made = Some(key);
+            bytes
+        })?;
+        let key = golden(GOLDEN_KEY, || made.unwrap_or_default().into_bytes())?;
+        let key = String::from_utf8(key)?;
+        let mut node = Waxseal::prepare(scene, "node", &DaemonOptions::default())?;
+        unpack(&bytes, node.data_root())?;
+        node.up()?;
+        node.reaches("locked")?;
+        node.docker.refused(&["secret", "ls"], texts::LOCKED)?;
+        node.unlock(&key)?;
+        let labels = [
+            "secret",
+            "inspect",
+            "db_pass",
+            "--format",
+            "{{.Spec.Labels.app}}",
+        ];
+        ensure!(node.docker.ok(&labels)? == "web");
+        node.docker
+            .ok(&["service", "update", "-d", "--replicas", "1", "web"])?;
+        waxseal_tests::eventually("a task reads secret and config", LIMIT, || {
+            let text = node.docker.ok(&["service", "logs", "--raw", "web"])?;
+            ensure!(text == "golden\nlevel=3", "{text:?}");
+            Ok(())
+        })?;
+        node.docker.ok(&["swarm", "leave", "--force"])?;
+        Ok(())
+    })
+}
