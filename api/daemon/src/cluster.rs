@@ -41,6 +41,10 @@ impl Cluster for DaemonCluster {
         Some(self.0.view().tls.as_ref()?.identity()?.not_after)
     }
 
+    fn certificate_renewal(&self) -> Option<OffsetDateTime> {
+        self.0.view().agent.as_ref()?.borrow().renewal.due
+    }
+
     async fn init(&self, request: InitRequest) -> Result<String, ClusterError> {
         // A caller that goes away does not leave half a cluster.
         detached(&self.0, async move |daemon| daemon.create(request).await).await

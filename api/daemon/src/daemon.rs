@@ -8,9 +8,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use time::OffsetDateTime;
-use tokio::sync::{Mutex, broadcast, oneshot};
+use tokio::{
+    sync::{Mutex, broadcast, oneshot},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
-use waxseal_agent::{Executor, HostFacts};
+use waxseal_agent::{AgentStatus, Executor, Found, HostFacts, SessionStatus, native::OrphanPolicy};
 use waxseal_api::{ClusterError, DaemonInfo, LocalNode, LocalState};
 use waxseal_autolock::{LockEvent, LockState, OpenError, UnlockKey};
 use waxseal_ca::{ChainError, Clock, CredentialsError};
@@ -20,7 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::DaemonConfig,
-    data_root::DataRoot,
+    data_root::{DataRoot, NODE_FILE},
     keys::{Keys, KeysError},
     member::{Member, MemberError},
     node_file::{NodeFile, NodeFileError, Phase},
@@ -53,7 +56,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn node_file_path(&self) -> PathBuf {
-        self.root.swarm().join("node.pb")
+        self.root.swarm().join(NODE_FILE)
     }
 
     /// Replaces `node.pb`.
@@ -100,9 +103,13 @@ enum Control {
     /// A join under way; ends by itself or when told.
     Joining {
         cancel: CancellationToken,
+        task: JoinHandle<()>,
     },
     Member(Box<Member>),
-    Locked,
+    /// The tasks that run on are held, so that their shims know of a daemon.
+    Locked {
+        _tasks: Vec<Found>,
+    },
     Error,
 }
 
@@ -206,7 +213,7 @@ impl Daemon {
         let mut control = self.control.lock().await;
         let path = self.shared.node_file_path();
         let file = match NodeFile::read(&path) {
-            Ok(None) => return,
+            Ok(None) => return self.check_empty(&mut control),
             Ok(Some(file)) if file.phase() == Phase::Joining => {
                 // An init or join that did not end: nobody was told that it did.
                 tracing::info!("an interrupted init or join is undone");
@@ -222,6 +229,21 @@ impl Daemon {
         self.begin(&mut control, file, None).await;
     }
 
+    /// Without `node.pb` there must be nothing: what is there is not ours to remove.
+    fn check_empty(&self, control: &mut Control) {
+        let swarm = self.shared.root.swarm();
+        let cause = match self.shared.root.has_swarm() {
+            Ok(false) => return,
+            Ok(true) => format!(
+                "{} holds cluster state but no {NODE_FILE}; restore it from a backup, or remove \
+                 the state with `docker swarm leave --force`",
+                swarm.display()
+            ),
+            Err(error) => format!("{} cannot be read: {error}", swarm.display()),
+        };
+        self.failed_with(control, cause, false, "");
+    }
+
     /// Starts the member that the files describe; the state says how it went.
     async fn begin(
         self: &Arc<Daemon>,
@@ -233,7 +255,9 @@ impl Daemon {
         match self.member_from_files(file, unlock_key).await {
             Ok(member) => self.became_member(control, member),
             Err(error) if error.needs_key() => {
-                *control = Control::Locked;
+                *control = Control::Locked {
+                    _tasks: self.adopt_tasks().await,
+                };
                 self.set_view(View {
                     error: LOCKED_TEXT.to_owned(),
                     node_addr: addr,
@@ -271,26 +295,58 @@ impl Daemon {
         if let Some(manager) = &member.manager {
             self.watch_manager(manager);
         }
+        self.watch_removal(&member);
         self.set_view(view);
         *control = Control::Member(Box::new(member));
     }
 
     /// A manager whose log fails stops the node with the cause.
-    fn watch_manager(self: &Arc<Daemon>, manager: &Manager) {
+    fn watch_manager(self: &Arc<Daemon>, manager: &Arc<Manager>) {
         let daemon = Arc::downgrade(self);
         let failed = manager.failure();
+        let manager = Arc::downgrade(manager);
         tokio::spawn(async move {
             let Some(cause) = failed.await else { return };
             let Some(daemon) = daemon.upgrade() else {
                 return;
             };
             let mut control = daemon.control.lock().await;
+            // Left, or left and joined anew, meanwhile: not this member's business.
+            let is_same = matches!(
+                &*control,
+                Control::Member(member)
+                    if member.manager.as_ref().is_some_and(|own| manager.as_ptr() == Arc::as_ptr(own))
+            );
+            if !is_same {
+                return;
+            }
             let addr = daemon.view().node_addr.clone();
-            if let Control::Member(member) = std::mem::replace(&mut *control, Control::Error) {
-                daemon.failed_with(&mut control, chain_text(&*cause), false, &addr);
+            let failed = std::mem::replace(&mut *control, Control::Error);
+            daemon.failed_with(&mut control, chain_text(&*cause), false, &addr);
+            if let Control::Member(member) = failed {
                 member
                     .stop(false, daemon.shared.config.shutdown_timeout)
                     .await;
+            }
+        });
+    }
+
+    /// Ends the tasks of a node that was removed, if that is what `--orphan-tasks` says.
+    fn watch_removal(self: &Arc<Daemon>, member: &Member) {
+        if self.shared.config.orphan_tasks != OrphanPolicy::Stop {
+            return;
+        }
+        let daemon = Arc::downgrade(self);
+        let mut status = member.status();
+        tokio::spawn(async move {
+            let removed = |status: &AgentStatus| matches!(&status.session, SessionStatus::Refused { error } if error.contains(REMOVED));
+            // An error: the agent has stopped, so the node left.
+            if status.wait_for(removed).await.is_err() {
+                return;
+            }
+            if let Some(daemon) = daemon.upgrade() {
+                tracing::warn!("this node was removed from the cluster; its tasks are stopped");
+                daemon.remove_tasks().await;
             }
         });
     }
@@ -325,13 +381,16 @@ impl Daemon {
         let mut control = self.control.lock().await;
         match *control {
             Control::Inactive => {}
-            _ if request.force_new_cluster => {
+            Control::Member(ref member)
+                if request.force_new_cluster && member.manager.is_some() =>
+            {
                 return Err(ClusterError::NotImplemented(
                     "--force-new-cluster recovers a cluster that lost managers; this release runs \
                      one manager, whose state is whole: restart it instead"
                         .to_owned(),
                 ));
             }
+            _ if request.force_new_cluster => return Err(ClusterError::NotManager),
             _ => return Err(ClusterError::AlreadyInSwarm),
         }
         let plan = crate::found::plan(&self.shared, request)?;
@@ -356,64 +415,74 @@ impl Daemon {
         request: waxseal_api::JoinRequest,
     ) -> Result<(), ClusterError> {
         let cancel = self.stopped.child_token();
-        {
-            let mut control = self.control.lock().await;
-            if !matches!(*control, Control::Inactive) {
-                return Err(ClusterError::AlreadyInSwarm);
-            }
-            let remotes = request
-                .remote_addrs
-                .iter()
-                .map(|addr| (String::new(), addr.clone()));
-            let remotes = remotes.collect();
-            let node_addr = crate::join::local_address(&request.remote_addrs);
-            *control = Control::Joining {
-                cancel: cancel.clone(),
-            };
-            let state = self.after(LockEvent::Begin);
-            self.set_view(View {
-                remotes,
-                node_addr,
-                ..View::bare(state)
-            });
+        let mut control = self.control.lock().await;
+        if !matches!(*control, Control::Inactive) {
+            return Err(ClusterError::AlreadyInSwarm);
         }
+        let remotes = request
+            .remote_addrs
+            .iter()
+            .map(|addr| (String::new(), addr.clone()));
+        let view = View {
+            remotes: remotes.collect(),
+            node_addr: crate::join::local_address(&request.remote_addrs),
+            ..View::bare(self.after(LockEvent::Begin))
+        };
+        self.set_view(view);
         let (done, outcome) = oneshot::channel();
-        let daemon = Arc::clone(self);
-        tokio::spawn(async move {
+        let (daemon, told) = (Arc::clone(self), cancel.clone());
+        let task = tokio::spawn(async move {
             let joined = tokio::select! {
                 joined = crate::join::join(&daemon.shared, request) => joined,
-                () = cancel.cancelled() => Err(ClusterError::Internal("the join was given up".to_owned())),
+                () = told.cancelled() => Err(given_up()),
             };
             // Whoever asked may have stopped waiting.
-            let _ = done.send(daemon.join_ended(&cancel, joined).await);
+            let _ = done.send(daemon.join_ended(&told, joined).await);
         });
+        *control = Control::Joining { cancel, task };
+        drop(control);
         match tokio::time::timeout(JOIN_WAIT, outcome).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(ClusterError::Internal("the join was given up".to_owned())),
+            Ok(Err(_)) => Err(given_up()),
             Err(_) => Err(ClusterError::JoinTimeout),
         }
     }
 
+    /// Takes over what a join gave. Whoever told it to end holds the control lock
+    /// and waits for this, so the lock is not waited for then.
     async fn join_ended(
         self: &Arc<Daemon>,
-        cancel: &CancellationToken,
+        told: &CancellationToken,
         joined: Result<Member, ClusterError>,
     ) -> Result<(), ClusterError> {
-        let mut control = self.control.lock().await;
-        if cancel.is_cancelled() {
-            // Left meanwhile: `leave` has cleaned up, or the daemon stops.
-            return Err(ClusterError::Internal("the join was given up".to_owned()));
-        }
-        match joined {
-            Ok(member) => {
+        let control = tokio::select! {
+            biased;
+            () = told.cancelled() => None,
+            control = self.control.lock() => Some(control),
+        };
+        match (control, joined) {
+            (Some(mut control), Ok(member)) => {
                 self.became_member(&mut control, member);
                 Ok(())
             }
-            Err(error) => {
+            (Some(mut control), Err(error)) => {
                 *control = Control::Inactive;
                 self.undo();
+                // Whoever asked may have stopped waiting: the cause stays to be read.
+                let cause = chain_text(&error);
+                self.set_view(View {
+                    error: cause,
+                    ..View::bare(LockState::Inactive)
+                });
                 Err(error)
             }
+            (None, Ok(member)) => {
+                member
+                    .stop(false, self.shared.config.shutdown_timeout)
+                    .await;
+                Err(given_up())
+            }
+            (None, Err(_)) => Err(given_up()),
         }
     }
 
@@ -422,7 +491,7 @@ impl Daemon {
         let mut control = self.control.lock().await;
         match &*control {
             Control::Inactive => return Err(ClusterError::NotInSwarm),
-            Control::Locked if !force => {
+            Control::Locked { .. } if !force => {
                 return Err(ClusterError::LeaveRefused(LEAVE_LOCKED.to_owned()));
             }
             Control::Member(member) if member.manager.is_some() && !force => {
@@ -430,15 +499,25 @@ impl Daemon {
             }
             _ => {}
         }
+        // What is interrupted from here on is undone at the next start.
+        let undone = self
+            .shared
+            .change_node_file(|file| file.phase = Phase::Joining.into());
+        if let Err(error) = undone {
+            tracing::warn!(%error, "node.pb cannot be read; its directory is removed all the same");
+        }
         let left = std::mem::replace(&mut *control, Control::Inactive);
         // No reader holds the manager longer than its call.
         self.set_view(View::bare(self.after(LockEvent::Leave)));
         match left {
-            Control::Joining { cancel } => cancel.cancel(),
+            Control::Joining { cancel, task } => {
+                give_up(cancel, task).await;
+                self.remove_tasks().await;
+            }
             Control::Member(member) => {
                 member.stop(true, self.shared.config.shutdown_timeout).await;
             }
-            Control::Inactive | Control::Locked | Control::Error => {
+            Control::Inactive | Control::Locked { .. } | Control::Error => {
                 self.remove_tasks().await;
             }
         }
@@ -454,7 +533,7 @@ impl Daemon {
     ) -> Result<(), ClusterError> {
         let mut control = self.control.lock().await;
         match &*control {
-            Control::Locked => {}
+            Control::Locked { .. } => {}
             Control::Inactive => return Err(ClusterError::NotInSwarm),
             Control::Member(member) if member.manager.is_some() => {
                 return Err(ClusterError::NotLocked);
@@ -520,6 +599,17 @@ impl Daemon {
         })
     }
 
+    /// The tasks that an earlier daemon left running.
+    async fn adopt_tasks(&self) -> Vec<Found> {
+        match self.shared.executor.adopt().await {
+            Ok(tasks) => tasks.into_iter().map(|(_, task)| task).collect(),
+            Err(error) => {
+                tracing::warn!(%error, "tasks of an earlier daemon were not found");
+                Vec::new()
+            }
+        }
+    }
+
     /// Ends tasks of a node that does not run.
     async fn remove_tasks(&self) {
         let executor = &self.shared.executor;
@@ -546,8 +636,8 @@ impl Daemon {
                     .stop(false, self.shared.config.shutdown_timeout)
                     .await;
             }
-            Control::Joining { cancel } => cancel.cancel(),
-            Control::Inactive | Control::Locked | Control::Error => {}
+            Control::Joining { cancel, task } => give_up(cancel, task).await,
+            Control::Inactive | Control::Locked { .. } | Control::Error => {}
         }
     }
 
@@ -641,14 +731,30 @@ impl Daemon {
     }
 }
 
+/// What a manager tells a node that was removed.
+const REMOVED: &str = "was removed from swarm";
+
+/// Ends a join and waits until it has.
+async fn give_up(cancel: CancellationToken, task: JoinHandle<()>) {
+    cancel.cancel();
+    if let Err(error) = task.await {
+        tracing::warn!(%error, "the join did not end cleanly");
+    }
+}
+
+fn given_up() -> ClusterError {
+    ClusterError::Internal("the join was given up".to_owned())
+}
+
 /// Text E of spec/engine-api.md §5.2.
 const LEAVE_LOCKED: &str = "Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message.";
 /// Text A of spec/engine-api.md §5.2.
 const LEAVE_LAST_MANAGER: &str = "You are attempting to leave the swarm on a node that is participating as a manager. Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ";
 
-/// The host of `host:port`.
+/// The host of `host:port`; an address without port is one.
 fn host_of(address: &str) -> String {
-    address
-        .parse::<std::net::SocketAddr>()
-        .map_or_else(|_| String::new(), |address| address.ip().to_string())
+    match address.parse::<std::net::SocketAddr>() {
+        Ok(address) => address.ip().to_string(),
+        Err(_) => address.to_owned(),
+    }
 }

@@ -49,6 +49,9 @@ pub enum DataRootError {
     },
 }
 
+/// The file that says whether this node is a member.
+pub(crate) const NODE_FILE: &str = "node.pb";
+
 /// Names that a stock engine's data root has and ours never.
 const ENGINE_MARKS: [&str; 5] = [
     "engine-id",
@@ -109,7 +112,16 @@ impl DataRoot {
         self.path.join("swarm")
     }
 
-    /// Removes all cluster state, files first that would show a membership.
+    /// Whether there is cluster state.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub(crate) fn has_swarm(&self) -> io::Result<bool> {
+        Ok(std::fs::read_dir(self.swarm())?.next().is_some())
+    }
+
+    /// Removes all cluster state: keys first, `node.pb`, which says what the rest
+    /// is worth, last.
     ///
     /// # Errors
     /// If something could not be removed.
@@ -123,10 +135,12 @@ impl DataRoot {
             let path = entry?.path();
             if path.symlink_metadata()?.is_dir() {
                 std::fs::remove_dir_all(&path)?;
-            } else {
+            } else if !path.ends_with(NODE_FILE) {
                 remove_if_there(&path)?;
             }
         }
+        File::open(&swarm)?.sync_all()?;
+        remove_if_there(&swarm.join(NODE_FILE))?;
         File::open(&swarm)?.sync_all()
     }
 

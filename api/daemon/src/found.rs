@@ -86,6 +86,8 @@ pub(crate) async fn found(shared: &Arc<Shared>, plan: Plan) -> Result<Member, Cl
         advertise_addr: advertise.to_string(),
         managers: Vec::new(),
         incarnation: founded.cluster.incarnation,
+        renewal_due: false,
+        checksum: 0,
     };
     // 1. The mark of an init under way, then the keys that the log needs.
     shared
@@ -269,7 +271,9 @@ fn cluster_object(
         spec: request.spec.clone(),
         unlock_key: unlock_key.map(|key| key.expose_bytes().to_vec()),
     });
-    cluster.default_addr_pool.clone_from(&request.default_addr_pool);
+    cluster
+        .default_addr_pool
+        .clone_from(&request.default_addr_pool);
     if request.subnet_size != 0 {
         cluster.subnet_size = request.subnet_size;
     }

@@ -12,7 +12,9 @@ use waxseal_autolock::{KeyFile, KeyFileHeader};
 use waxseal_ca::TrustBundle;
 
 use crate::{
-    address::with_default_port,
+    address::{
+        AddressError, local_addresses, resolve_advertise, resolve_listen, with_default_port,
+    },
     daemon::Shared,
     keys::Keys,
     member::Member,
@@ -33,6 +35,7 @@ pub(crate) async fn join(
 ) -> Result<Member, ClusterError> {
     let internal =
         |error: &(dyn std::error::Error + 'static)| ClusterError::Internal(chain_text(error));
+    let advertise_addr = advertised(shared, &request)?;
     let remotes: Vec<String> = request
         .remote_addrs
         .iter()
@@ -60,9 +63,11 @@ pub(crate) async fn join(
         node_id: identity.node_id.clone(),
         manager: false,
         listen_addr: request.listen_addr,
-        advertise_addr: local_address(&request.remote_addrs),
+        advertise_addr,
         managers: managers.iter().map(Into::into).collect(),
         incarnation: 0,
+        renewal_due: false,
+        checksum: 0,
     };
     shared
         .write_node_file(&node_file)
@@ -98,6 +103,23 @@ pub(crate) async fn join(
         tracing::warn!("joined, but no session with a manager yet; it is tried on");
     }
     Ok(member)
+}
+
+/// Where this node says it is reached: as asked, else where the manager is
+/// reached from. A worker listens nowhere, but what was asked must be an address.
+fn advertised(shared: &Shared, request: &JoinRequest) -> Result<String, ClusterError> {
+    let invalid = |error: AddressError| ClusterError::InvalidArgument(error.to_string());
+    let local = local_addresses()
+        .map_err(|error| ClusterError::Internal(format!("cannot list local addresses: {error}")))?;
+    let listen = resolve_listen(&request.listen_addr, &local).map_err(invalid)?;
+    let default = shared.config.default_advertise_addr.as_deref();
+    if request.advertise_addr.is_empty() && default.is_none() {
+        return Ok(local_address(&request.remote_addrs));
+    }
+    let advertise = resolve_advertise(&request.advertise_addr, default, listen, &local);
+    advertise
+        .map(|address| address.ip().to_string())
+        .map_err(invalid)
 }
 
 /// What the API says of a failed join (spec/engine-api.md §5.2).

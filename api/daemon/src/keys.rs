@@ -225,12 +225,24 @@ impl Keys {
         let former = std::mem::replace(&mut self.unlock_key, key);
         let former_epoch = std::mem::replace(&mut self.file.header.kek_epoch, epoch);
         if let Err(error) = self.write() {
-            // The disk still has the former file; the next try brings one more DEK.
+            // The disk still has the former file: a DEK that is on no disk must seal nothing.
             self.unlock_key = former;
             self.file.header.kek_epoch = former_epoch;
+            if let Some(raft) = self.file.raft.as_mut().filter(|_| change.rotates_dek()) {
+                raft.current = raft.retired.remove(0);
+            }
             return Err(error);
         }
         Ok(change)
+    }
+
+    /// What the cluster's unlock key asks of the key file now.
+    pub(crate) fn due(&self, key: Option<&UnlockKey>, epoch: u64) -> Result<KeyChange, KeysError> {
+        let held = HeldKey {
+            key: self.unlock_key.as_ref(),
+            epoch: self.file.header.kek_epoch,
+        };
+        Ok(plan_key_change(held, ClusterKey { key, epoch })?)
     }
 
     /// The DEK that the log is to be sealed under, if files under a former one may be left.

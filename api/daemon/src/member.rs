@@ -1,14 +1,6 @@
 //! This node as a member: what runs while it is one.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::sync::{Mutex, broadcast, watch};
@@ -92,7 +84,6 @@ impl Member {
         let keys = Arc::new(KeyKeeper {
             shared: Arc::clone(shared),
             keys: Mutex::new(keys),
-            renewal_due: AtomicBool::new(false),
         });
         let manager = match config {
             Some(config) => Some(Arc::new(Manager::start(config, new).await?)),
@@ -220,28 +211,35 @@ fn start_agent(
 pub(crate) struct KeyKeeper {
     shared: Arc<Shared>,
     keys: Mutex<Keys>,
-    /// Autolock was turned on: the former TLS key was readable on the medium.
-    renewal_due: AtomicBool,
 }
 
 impl KeyKeeper {
     /// Makes the key file follow the cluster's unlock key, as the state has it.
     /// What that entails behind the key file is [`KeyFollower`]'s.
-    pub(crate) async fn follow(&self, manager: &Manager) -> Result<(), KeysError> {
+    pub(crate) async fn follow(&self, manager: &Manager) -> Result<(), MemberError> {
         let mut keys = self.keys.lock().await;
         let Some((key, epoch)) = manager.read(cluster_key) else {
             return Ok(());
         };
-        let change = keys.follow(key, epoch)?;
-        if change.renews_tls_key() {
-            self.renewal_due.store(true, Ordering::Release);
+        if keys.due(key.as_ref(), epoch)?.renews_tls_key() {
+            // On record before the key file shows the new epoch: a crash between the
+            // two renews once too often, never once too few.
+            self.shared
+                .change_node_file(|file| file.renewal_due = true)?;
         }
+        keys.follow(key, epoch)?;
         Ok(())
     }
 
     /// Shows the first certificate on disk.
     pub(crate) async fn show_certificate(&self, chain_pem: &str) -> Result<(), KeysError> {
         self.keys.lock().await.save_certificate(chain_pem)
+    }
+
+    /// Whether the TLS key is to be replaced since it was readable on the medium.
+    fn renewal_due(&self) -> Result<bool, NodeFileError> {
+        let file = NodeFile::read(&self.shared.node_file_path())?;
+        Ok(file.is_some_and(|file| file.renewal_due))
     }
 
     async fn unfinished_rotation(&self) -> Option<Dek> {
@@ -276,6 +274,9 @@ impl IdentityStore for KeyKeeper {
             let mut keys = self.keys.lock().await;
             keys.save_trust(trust.pem()).map_err(io::Error::other)?;
             keys.save_identity(credentials.chain_pem(), credentials.key())
+                .map_err(io::Error::other)?;
+            self.shared
+                .change_node_file(|file| file.renewal_due = false)
                 .map_err(io::Error::other)
         })
     }
@@ -329,7 +330,7 @@ impl KeyFollower {
 
     async fn step(&self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         self.keys.follow(&self.manager).await?;
-        if self.keys.renewal_due.swap(false, Ordering::AcqRel) {
+        if self.keys.renewal_due()? {
             self.renewals.request();
         }
         if let Some(dek) = self.keys.unfinished_rotation().await {

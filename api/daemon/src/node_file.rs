@@ -41,6 +41,13 @@ pub(crate) struct NodeFile {
     /// Incarnation of the cluster, raised by a forced new one.
     #[prost(uint64, tag = "9")]
     pub(crate) incarnation: u64,
+    /// The TLS key was readable on the medium and is to be replaced.
+    #[prost(bool, tag = "10")]
+    pub(crate) renewal_due: bool,
+    /// CRC-32 of the encoding without this field. The file decides whether the
+    /// rest of the directory is kept.
+    #[prost(fixed32, tag = "15")]
+    pub(crate) checksum: u32,
 }
 
 /// A manager and where it is reached.
@@ -82,9 +89,9 @@ impl From<&ManagerAddress> for KnownManager {
 #[repr(i32)]
 pub(crate) enum Phase {
     /// An init or join is under way: what it wrote is removed if it does not end.
-    Joining = 0,
+    Joining = 1,
     /// A member: nothing is removed but by leaving.
-    Member = 1,
+    Member = 2,
 }
 
 /// Why the file cannot be used; the node starts in state error and touches nothing.
@@ -142,8 +149,8 @@ impl NodeFile {
         }
         let file = NodeFile::decode(bytes.as_slice()).map_err(|_| damaged())?;
         match file.format {
-            NODE_FILE_FORMAT => Ok(Some(file)),
-            0 => Err(damaged()),
+            NODE_FILE_FORMAT if file.is_sound() => Ok(Some(file)),
+            0 | NODE_FILE_FORMAT => Err(damaged()),
             format => Err(NodeFileError::TooNew {
                 path: path.to_owned(),
                 format,
@@ -151,12 +158,30 @@ impl NodeFile {
         }
     }
 
+    fn is_sound(&self) -> bool {
+        let phase = Phase::try_from(self.phase);
+        let known = !self.cluster_id.is_empty() && !self.node_id.is_empty();
+        self.checksum == self.sum() && phase.is_ok() && known
+    }
+
+    fn sum(&self) -> u32 {
+        let unsummed = NodeFile {
+            checksum: 0,
+            ..self.clone()
+        };
+        crc32fast::hash(&unsummed.encode_to_vec())
+    }
+
     /// Replaces the file atomically.
     ///
     /// # Errors
     /// [`NodeFileError::Io`]; the file is as it was.
     pub(crate) fn write(&self, path: &Path) -> Result<(), NodeFileError> {
-        write_atomically(&OsDisk, path, &self.encode_to_vec()).map_err(|source| NodeFileError::Io {
+        let file = NodeFile {
+            checksum: self.sum(),
+            ..self.clone()
+        };
+        write_atomically(&OsDisk, path, &file.encode_to_vec()).map_err(|source| NodeFileError::Io {
             path: path.to_owned(),
             source,
         })
@@ -190,11 +215,8 @@ mod tests {
         ));
     }
 
-    #[test]
-    fn what_was_written_is_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("node.pb");
-        let file = NodeFile {
+    fn member() -> NodeFile {
+        NodeFile {
             format: NODE_FILE_FORMAT,
             phase: Phase::Member.into(),
             cluster_id: "c".into(),
@@ -208,8 +230,41 @@ mod tests {
                 weight: 10,
             }],
             incarnation: 1,
-        };
-        file.write(&path).unwrap();
-        assert_eq!(NodeFile::read(&path).unwrap(), Some(file));
+            renewal_due: false,
+            checksum: 0,
+        }
+    }
+
+    #[test]
+    fn no_cut_and_no_flipped_bit_makes_a_member_anything_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.pb");
+        member().write(&path).unwrap();
+        let good = std::fs::read(&path).unwrap();
+        let cuts = (0..good.len()).map(|end| good[..end].to_vec());
+        let flips = (0..good.len() * 8).map(|bit| {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            bytes
+        });
+        for bytes in cuts.chain(flips) {
+            std::fs::write(&path, &bytes).unwrap();
+            assert!(NodeFile::read(&path).is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.pb");
+        member().write(&path).unwrap();
+        let read = NodeFile::read(&path).unwrap().unwrap();
+        assert_eq!(
+            NodeFile {
+                checksum: 0,
+                ..read
+            },
+            member()
+        );
     }
 }
