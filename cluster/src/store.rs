@@ -6,7 +6,7 @@ use crate::{
     change::Change,
     index::User,
     naming, needs,
-    objects::{Cluster, Config, Node, Secret, Service, Task, TaskSpec},
+    objects::{Cluster, Config, Node, Secret, Service, Task, TaskSpec, TaskState},
     state::{State, StoredSecret},
 };
 
@@ -159,7 +159,11 @@ fn configs_of(spec: Option<&TaskSpec>) -> BTreeSet<&str> {
     spec.into_iter().flat_map(needs::config_ids).collect()
 }
 
-/// The spec of a task that still uses what it refers to.
+/// The spec of a task that still uses what it refers to. One that is to be removed
+/// only stops, with what its node was sent: `docker stack rm` removes secrets right
+/// after the services.
 fn live_spec(task: Option<&Task>) -> Option<&TaskSpec> {
-    task.filter(|task| !needs::is_final(task))?.spec.as_ref()
+    task.filter(|task| !needs::is_final(task) && task.desired_state() < TaskState::Remove)?
+        .spec
+        .as_ref()
 }

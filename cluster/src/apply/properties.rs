@@ -252,7 +252,10 @@ fn check_invariants(state: &State) -> Result<(), TestCaseError> {
             used.extend(spec.task.iter().flat_map(needs::secret_ids));
         }
     }
-    for task in state.tasks().filter(|task| !needs::is_final(task)) {
+    for task in state
+        .tasks()
+        .filter(|task| !needs::is_final(task) && task.desired_state() < TaskState::Remove)
+    {
         used.extend(task.spec.iter().flat_map(needs::secret_ids));
         let placed = task.node_id.is_empty() || state.node(&task.node_id).is_some();
         prop_assert!(placed, "task {} is on a node that is gone", task.id);

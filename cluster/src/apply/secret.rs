@@ -290,17 +290,19 @@ mod tests {
     }
 
     #[test]
-    fn a_running_task_of_a_removed_service_still_uses_it() {
+    fn a_task_uses_it_until_it_ends_or_its_service_is_removed() {
         let mut state = with_running_service();
+        let mut ended = state.clone();
+        run(&mut ended, report("w1", "t1", TaskState::Shutdown)).unwrap();
+        assert!(ended.secret_users != state.secret_users);
         let gone = Op::RemoveService(RemoveService {
             service_id: "svc1".into(),
         });
-        run(&mut state, gone).unwrap();
         assert_eq!(
             remove(&mut state, "s1").unwrap_err().to_string(),
             "secret 'db' is in use by the following service: web"
         );
-        run(&mut state, report("w1", "t1", TaskState::Shutdown)).unwrap();
+        run(&mut state, gone).unwrap();
         remove(&mut state, "s1").unwrap();
     }
 }

@@ -26,7 +26,9 @@ mod testing;
 mod times;
 
 pub use nodes::{Heartbeat, NodesPlan, check_nodes};
-pub use orchestrator::{MAX_CHANGES, MAX_REPLICAS, MAX_TASK_BYTES, Planned, is_current, orchestrate};
+pub use orchestrator::{
+    MAX_CHANGES, MAX_REPLICAS, MAX_TASK_BYTES, Planned, is_current, orchestrate,
+};
 pub use outgoing::{OutgoingFault, check_outgoing_task};
 pub use scheduler::{
     LABEL_NATIVE_TASKS, PLUGIN_ENGINE, PLUGIN_HOST, PLUGIN_LIMITS, PLUGIN_TYPE,

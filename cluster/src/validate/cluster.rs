@@ -6,6 +6,10 @@ use crate::{change::Refusal, naming::name_of, objects::ClusterSpec, validate::la
 
 /// Shortest validity of a node's certificate, in seconds (swarmkit's limit of one hour).
 const MIN_NODE_CERT_EXPIRY_SECS: i64 = 60 * 60;
+/// Longest, in seconds: 100 years, what the CA issues at most.
+const MAX_NODE_CERT_EXPIRY_SECS: i64 = 100 * 365 * 24 * 60 * 60;
+/// Shortest heartbeat period: below it, nodes would miss three beats by a hiccup.
+const MIN_HEARTBEAT_NANOS: i32 = 100_000_000;
 /// The one name that a cluster may have.
 const CLUSTER_NAME: &str = "default";
 
@@ -30,6 +34,12 @@ pub fn validate_cluster_spec(spec: &ClusterSpec) -> Result<(), Refusal> {
                 "minimum certificate expiry time is: 1h0m0s",
             ));
         }
+        let expiry = ca.node_cert_expiry.as_ref();
+        if expiry.is_some_and(|expiry| expiry.seconds > MAX_NODE_CERT_EXPIRY_SECS) {
+            return Err(Refusal::invalid(
+                "maximum certificate expiry time is: 876000h0m0s",
+            ));
+        }
         if !ca.signing_ca_key.is_empty() && ca.signing_ca_cert.is_empty() {
             return Err(Refusal::invalid(
                 "if a signing CA key is provided, the signing CA cert must also be provided",
@@ -44,6 +54,11 @@ pub fn validate_cluster_spec(spec: &ClusterSpec) -> Result<(), Refusal> {
         return Err(Refusal::invalid(
             "heartbeat time period cannot be a negative duration",
         ));
+    }
+    let too_short =
+        |period: &Duration| period.seconds == 0 && (1..MIN_HEARTBEAT_NANOS).contains(&period.nanos);
+    if heartbeat.is_some_and(too_short) {
+        return Err(Refusal::invalid("minimum heartbeat time period is: 100ms"));
     }
     Ok(())
 }
@@ -69,6 +84,21 @@ mod tests {
 
     fn seconds(seconds: i64) -> Option<Duration> {
         Some(Duration { seconds, nanos: 0 })
+    }
+
+    #[test]
+    fn what_the_ca_or_the_dispatcher_could_not_serve_is_refused() {
+        let century = MAX_NODE_CERT_EXPIRY_SECS;
+        let long = refused(|spec| with_expiry(spec, seconds(century + 1)));
+        assert_eq!(long, "maximum certificate expiry time is: 876000h0m0s");
+        let hectic = refused(|spec| {
+            let heartbeat_period = Some(Duration {
+                seconds: 0,
+                nanos: 1,
+            });
+            spec.dispatcher = Some(DispatcherConfig { heartbeat_period });
+        });
+        assert_eq!(hectic, "minimum heartbeat time period is: 100ms");
     }
 
     fn with_expiry(spec: &mut ClusterSpec, expiry: Option<Duration>) {
