@@ -220,6 +220,10 @@ pub trait Cluster: Send + Sync + 'static {
     fn certificate_expiry(&self) -> Option<OffsetDateTime> {
         None
     }
+    /// When the node renews its certificate next; nothing while that is not planned.
+    fn certificate_renewal(&self) -> Option<OffsetDateTime> {
+        None
+    }
     /// Creates a cluster; answers the node id.
     fn init(
         &self,

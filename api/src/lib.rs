@@ -25,6 +25,7 @@ mod json;
 mod logs;
 mod networks;
 mod nodes;
+mod renew;
 mod respond;
 mod secrets;
 mod server;

@@ -26,7 +26,7 @@ pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
 }
 
 /// An error of this part of the API.
-struct Problem(ApiError);
+pub(crate) struct Problem(ApiError);
 
 impl From<ApiError> for Problem {
     fn from(error: ApiError) -> Problem {
@@ -50,6 +50,7 @@ struct Status<'a> {
     node_addr: Option<&'a str>,
     role: Option<&'static str>,
     certificate_expires_at: Option<Time>,
+    certificate_renews_at: Option<Time>,
     managers: Vec<Manager<'a>>,
     warnings: &'a [String],
     next: Vec<&'static str>,
@@ -76,6 +77,7 @@ async fn status<C: Cluster>(State(api): State<Shared<C>>) -> Result<Response, Pr
         node_addr: node_addr.as_deref(),
         role: role(&local),
         certificate_expires_at: api.cluster.certificate_expiry().map(Time::from),
+        certificate_renews_at: api.cluster.certificate_renewal().map(Time::from),
         managers: local
             .remote_managers
             .iter()
