@@ -35,7 +35,7 @@ use waxseal_wire::{
 use crate::{
     ca::{Ca, CaService, NodeCaService},
     core::Core,
-    dispatcher::Dispatcher,
+    dispatcher::{Dispatcher, Sessions},
     error::{ProposeError, StartError},
     hello::HelloService,
     log_broker::{LogBroker, LogLines, Subscriptions, TooManyReaders},
@@ -93,6 +93,7 @@ pub struct Manager {
     raft: Raft,
     log: LogStore<TypeConfig>,
     snapshots: SnapshotStore,
+    sessions: Arc<Sessions>,
     subscriptions: Arc<Subscriptions>,
     listening: Option<Listening>,
     tasks: TaskTracker,
@@ -210,6 +211,7 @@ impl Manager {
         guard.disarm();
         tracing::info!(node = %core.node_id, address = %config.listen, "manager serves");
         Ok(Manager {
+            sessions: Arc::clone(&loops.sessions),
             subscriptions: Arc::clone(&loops.subscriptions),
             core,
             raft,
@@ -320,6 +322,10 @@ impl Manager {
     /// Ends sessions, stops the services, lets the log reach the disk.
     pub async fn shutdown(mut self, deadline: Duration) {
         self.stopped.cancel();
+        // Their streams do not end by themselves, and the door waits for them.
+        for session in self.sessions.all() {
+            session.ended.cancel();
+        }
         if let Some(listening) = self.listening.take() {
             listening.shutdown(deadline).await;
         }
