@@ -5,6 +5,7 @@ use std::{
     net::Ipv4Addr,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    process::ExitStatus,
     time::Duration,
 };
 
@@ -167,6 +168,18 @@ impl Waxseal {
         self.running_mut()?.kill()?;
         self.running = None;
         Ok(())
+    }
+
+    /// SIGABRT; how it ended.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn aborted(&mut self) -> Result<ExitStatus> {
+        let running = self.running_mut()?;
+        running.signal(Signal::ABORT)?;
+        let status = running.wait(STOP)?;
+        self.running = None;
+        Ok(status)
     }
 
     /// Stops and starts it.

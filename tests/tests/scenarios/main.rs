@@ -6,6 +6,7 @@ mod engine_manager;
 mod engine_worker;
 mod formats;
 mod kill;
+mod markers;
 mod secrets;
 mod services;
 mod swarm;

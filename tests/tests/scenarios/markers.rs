@@ -1,0 +1,404 @@
+//! No secret outside of where it must be: not on disk, in logs, in answers, in a core file,
+//! nor open to another user.
+
+use std::{
+    fs,
+    os::unix::{fs::MetadataExt, process::ExitStatusExt},
+    path::{Path, PathBuf},
+    process::Command,
+    thread::sleep,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rustix::process::Signal;
+use serde_json::json;
+use waxseal_tests::{DaemonOptions, Markers, Scene, Waxseal, eventually, require, run, scenario};
+
+const SECRETS: u64 = 1000;
+/// From the last call to the look at the memory.
+const REST: Duration = Duration::from_secs(2);
+const LIMIT: Duration = Duration::from_secs(120);
+const SOON: Duration = Duration::from_secs(30);
+/// `nobody` on Debian.
+const NOBODY: u32 = 65534;
+
+#[test]
+fn no_marker_is_found_with_autolock() -> Result<()> {
+    scenario("marker-on", |scene| search(scene, &["--autolock"]))
+}
+
+#[test]
+fn no_marker_is_found_without_autolock() -> Result<()> {
+    scenario("marker-off", |scene| search(scene, &[]))
+}
+
+fn search(scene: &Scene, init: &[&str]) -> Result<()> {
+    let markers = Markers::new()?;
+    let mut node = scene.waxseal("node")?;
+    node.init(init)?;
+    let key = if init.is_empty() {
+        None
+    } else {
+        Some(node.unlock_key()?)
+    };
+    // 1. As it is after 1,000 creations.
+    create(&node, &markers)?;
+    answers(&node, &markers)?;
+    memory(scene, &node, &markers, "after creation")?;
+    disk(&node, &markers)?;
+    // 2. After a restart, which reads them from the log.
+    node.restart()?;
+    if let Some(key) = key {
+        node.reaches("locked")?;
+        node.unlock(&key)?;
+    }
+    node.reaches("active")?;
+    answers(&node, &markers)?;
+    memory(scene, &node, &markers, "after a restart")?;
+    disk(&node, &markers)?;
+    // 3. While a task has some of them: nothing on a disk, in an answer, or in /proc.
+    use_some(&node)?;
+    answers(&node, &markers)?;
+    in_proc(&markers)?;
+    disk(&node, &markers)?;
+    node.docker.ok(&["service", "rm", "user"])?;
+    gone(&node)?;
+    no_core(&mut node)?;
+    disk(&node, &markers)
+}
+
+#[test]
+fn nothing_stays_in_memory_after_a_task() -> Result<()> {
+    scenario("marker-used", |scene| {
+        let markers = Markers::new()?;
+        let node = scene.waxseal("node")?;
+        node.init(&[])?;
+        create(&node, &markers)?;
+        use_some(&node)?;
+        node.docker.ok(&["service", "rm", "user"])?;
+        gone(&node)?;
+        memory(scene, &node, &markers, "after a task")?;
+        node.docker.ok(&["swarm", "leave", "--force"])?;
+        Ok(())
+    })
+}
+
+fn create(node: &Waxseal, markers: &Markers) -> Result<()> {
+    let mut connection = node.engine.connect()?;
+    for number in 0..SECRETS {
+        let data = STANDARD.encode(markers.secret(number));
+        let body = json!({"Name": format!("m{number}"), "Data": data});
+        let answer = connection
+            .call("POST", "/secrets/create", Some(&body))?
+            .expect(201)?;
+        clean("the answer of create", &answer.body, markers)?;
+    }
+    // Refusals and updates carry content too.
+    let body = json!({"Name": "m1", "Data": STANDARD.encode(markers.secret(1))});
+    let answer = connection
+        .call("POST", "/secrets/create", Some(&body))?
+        .expect(409)?;
+    clean("a refusal", &answer.body, markers)?;
+    let secret = node.engine.get("/secrets/m2")?;
+    let data = STANDARD.encode(markers.secret(2));
+    let body = json!({"Name": "m2", "Labels": {"a": "b"}, "Data": data});
+    let path = format!("/secrets/m2/update?version={}", secret["Version"]["Index"]);
+    connection.call("POST", &path, Some(&body))?.expect(200)?;
+    // JSON that breaks off behind the content, and content in the place of a number.
+    for text in [
+        format!(r#"{{"Name":"m2","Data":"{data}""#),
+        format!(r#"{{"Name":"m2","Labels":"{data}"}}"#),
+        format!(r#"{{"Name":{{"{data}":1}}}}"#),
+    ] {
+        let answer = node
+            .engine
+            .send_bytes("POST", "/secrets/create", text.into_bytes())?;
+        clean(
+            "a refusal of malformed JSON",
+            &answer.expect(400)?.body,
+            markers,
+        )?;
+    }
+    Ok(())
+}
+
+fn clean(what: &str, bytes: &[u8], markers: &Markers) -> Result<()> {
+    match markers.in_bytes(bytes) {
+        None => Ok(()),
+        Some(form) => bail!(
+            "{what} has a marker as {form}: {}",
+            String::from_utf8_lossy(bytes)
+        ),
+    }
+}
+
+fn answers(node: &Waxseal, markers: &Markers) -> Result<()> {
+    let mut paths: Vec<String> = [
+        "/_ping",
+        "/version",
+        "/info",
+        "/swarm",
+        "/swarm/unlockkey",
+        "/nodes",
+        "/secrets",
+        "/configs",
+        "/services",
+        "/tasks",
+        "/networks",
+        "/events?since=1&until=2",
+        "/secrets/m0",
+        "/secrets/m2",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for list in ["/services", "/tasks", "/nodes"] {
+        let objects = node.engine.get(list)?;
+        let ids = objects.as_array().context("no list")?.iter();
+        paths.extend(ids.filter_map(|object| Some(format!("{list}/{}", object["ID"].as_str()?))));
+    }
+    // Replays what was kept and ends.
+    let now = node.engine.get("/info")?["SystemTime"]
+        .as_str()
+        .map(str::to_owned);
+    let until = seconds(&now.context("no time")?)?;
+    paths.push(format!("/events?since=1&until={until}"));
+    for path in paths {
+        let answer = node.engine.call("GET", &path, None)?.expect(200)?;
+        clean(&path, &answer.body, markers)?;
+    }
+    for words in [
+        &["status"][..],
+        &["status", "--format", "json"],
+        &["secret", "inspect", "m0"],
+    ] {
+        let output = node.cli.run(words)?;
+        clean("our CLI", &output.stdout, markers)?;
+        clean("our CLI", &output.stderr, markers)?;
+    }
+    Ok(())
+}
+
+fn seconds(time: &str) -> Result<i64> {
+    let output = run(Command::new("date").args(["-u", "+%s", "-d", time]), SOON)?;
+    ensure!(output.code == 0, "{}", output.err());
+    Ok(output.out().parse()?)
+}
+
+/// Every byte of the daemon's memory that a debugger can take, 2 s after the last call.
+fn memory(scene: &Scene, node: &Waxseal, markers: &Markers, when: &str) -> Result<()> {
+    sleep(REST);
+    let core = scene.dir().join("core");
+    let pid = node.pid()?.to_string();
+    let gcore = require("gcore", "gdb")?;
+    let output = run(
+        Command::new(gcore).arg("-a").arg("-o").arg(&core).arg(&pid),
+        LIMIT,
+    )?;
+    ensure!(output.code == 0, "gcore: {} {}", output.out(), output.err());
+    let path = PathBuf::from(format!("{}.{pid}", core.display()));
+    let bytes = fs::metadata(&path)?.len();
+    ensure!(bytes > 10 << 20, "the core file has only {bytes} bytes");
+    let found = markers.in_file(&path)?;
+    ensure!(
+        found.is_empty(),
+        "the memory of the manager has markers ({when}): {found:?}"
+    );
+    fs::remove_file(path)?;
+    Ok(())
+}
+
+fn disk(node: &Waxseal, markers: &Markers) -> Result<()> {
+    // Data root, exec root, pid file and the log at trace.
+    let found = markers.below(node.dir())?;
+    ensure!(found.is_empty(), "markers on disk: {found:?}");
+    let log = fs::metadata(node.log())?.len();
+    ensure!(log > 1 << 20, "that is no log at trace: {log} bytes");
+    Ok(())
+}
+
+fn use_some(node: &Waxseal) -> Result<()> {
+    let script = "cat /run/secrets/m0 /run/secrets/m1 >/dev/null; echo read; exec sleep 1000";
+    node.docker.ok(&[
+        "service",
+        "create",
+        "--name",
+        "user",
+        "--network",
+        "host",
+        "--secret",
+        "m0",
+        "--secret",
+        "m1",
+        "--update-monitor",
+        "1s",
+        "--stop-signal",
+        "KILL",
+        "host",
+        "sh",
+        "-c",
+        script,
+    ])?;
+    eventually("the task has read", SOON, || {
+        ensure!(node.docker.ok(&["service", "logs", "--raw", "user"])? == "read");
+        Ok(())
+    })
+}
+
+fn gone(node: &Waxseal) -> Result<()> {
+    eventually("the task is gone", SOON, || {
+        let left = fs::read_dir(node.exec_root().join("tasks"))?.count();
+        ensure!(left == 0, "{left} tasks");
+        Ok(())
+    })
+}
+
+/// Environment, command line and open names of every process.
+fn in_proc(markers: &Markers) -> Result<()> {
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        for file in ["environ", "cmdline", "comm", "mountinfo"] {
+            let bytes = fs::read(path.join(file)).unwrap_or_default();
+            clean(&path.join(file).display().to_string(), &bytes, markers)?;
+        }
+    }
+    Ok(())
+}
+
+/// Aborted with all limits off, it leaves no core.
+fn no_core(node: &mut Waxseal) -> Result<()> {
+    let pid = node.pid()?.to_string();
+    let prlimit = require("prlimit", "util-linux")?;
+    let mut raise = Command::new(prlimit);
+    if run(raise.args(["--pid", &pid, "--core=unlimited"]), SOON)?.code != 0 {
+        // Even root may not raise what the daemon has set to nothing for good.
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max core file size"));
+        let mut words = line
+            .context("no limit of core files")?
+            .split_whitespace()
+            .skip(4);
+        ensure!(
+            words.next() == Some("0") && words.next() == Some("0"),
+            "{limits}"
+        );
+    }
+    let status = node.aborted()?;
+    ensure!(status.signal() == Some(Signal::ABORT.as_raw()), "{status}");
+    ensure!(!status.core_dumped(), "the daemon left a core");
+    Ok(())
+}
+
+/// What another user may read of a process.
+fn refused(pid: u32, user: u32) -> Result<()> {
+    let user = user.to_string();
+    let path = |name: &str| format!("/proc/{pid}/{name}");
+    for command in [
+        vec!["cat".to_owned(), path("mem")],
+        vec!["cat".to_owned(), path("environ")],
+        vec!["cat".to_owned(), path("maps")],
+        vec!["ls".to_owned(), path("fd")],
+        vec!["ls".to_owned(), format!("{}/", path("root"))],
+        vec!["ls".to_owned(), format!("{}/run/secrets", path("root"))],
+    ] {
+        let output = run(
+            Command::new("setpriv")
+                .args(["--reuid", &user, "--regid", &user, "--clear-groups", "--"])
+                .args(&command),
+            SOON,
+        )?;
+        ensure!(
+            output.code != 0 && output.stdout.is_empty(),
+            "{command:?}: {}",
+            output.out()
+        );
+        ensure!(
+            output.err().contains("Permission denied"),
+            "{command:?}: {}",
+            output.err()
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn another_user_learns_nothing_of_daemon_shim_and_task() -> Result<()> {
+    scenario("proc", |scene| {
+        let node = scene.waxseal("node")?;
+        node.init(&[])?;
+        node.docker
+            .ok_with_input(&["secret", "create", "m0", "-"], b"content")?;
+        node.docker
+            .ok_with_input(&["secret", "create", "m1", "-"], b"content")?;
+        use_some(&node)?;
+        let list = node.engine.get("/tasks")?;
+        let task = list[0]["Status"]["ContainerStatus"]["PID"]
+            .as_u64()
+            .context("no pid")?;
+        let task = u32::try_from(task)?;
+        let shims = waxseal_tests::processes_below(&node.exec_root())?;
+        ensure!(!shims.is_empty(), "no shim was found");
+        refused(node.pid()?, NOBODY)?;
+        refused(task, NOBODY)?;
+        for (pid, words) in &shims {
+            refused(*pid, NOBODY)?;
+            ensure!(!words.contains("content"), "{words}");
+        }
+        no_descriptor_is_inherited(&node, task)?;
+        node.docker.ok(&["service", "rm", "user"])?;
+        gone(&node)?;
+        node.docker.ok(&["swarm", "leave", "--force"])?;
+        Ok(())
+    })
+}
+
+/// A task has its three streams and nothing of the daemon's.
+fn no_descriptor_is_inherited(node: &Waxseal, task: u32) -> Result<()> {
+    let mut open = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{task}/fd"))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        open.push((name, fs::read_link(entry.path())?));
+    }
+    open.sort();
+    let names: Vec<&str> = open.iter().map(|(name, _)| name.as_str()).collect();
+    ensure!(names == ["0", "1", "2"], "{open:?}");
+    let inside = |path: &Path| path.starts_with(node.dir());
+    ensure!(!open.iter().any(|(_, path)| inside(path)), "{open:?}");
+    Ok(())
+}
+
+/// A daemon of another user is closed to that user's other processes: it is not dumpable.
+#[test]
+fn a_daemon_without_root_is_not_dumpable() -> Result<()> {
+    scenario("dumpable", |scene| {
+        let nobody = NOBODY.to_string();
+        let home = scene.dir().join("home");
+        fs::create_dir(&home)?;
+        std::os::unix::fs::chown(scene.dir(), Some(NOBODY), Some(NOBODY))?;
+        let options = DaemonOptions {
+            wrapper: [
+                "setpriv",
+                "--reuid",
+                &nobody,
+                "--regid",
+                &nobody,
+                "--clear-groups",
+                "--",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+            ..DaemonOptions::default()
+        };
+        let mut node = Waxseal::prepare(scene, "node", &options)?;
+        std::os::unix::fs::chown(node.dir(), Some(NOBODY), Some(NOBODY))?;
+        node.up()?;
+        let owner = fs::metadata(format!("/proc/{}/environ", node.pid()?))?.uid();
+        ensure!(owner == 0, "the kernel calls the daemon dumpable");
+        refused(node.pid()?, NOBODY)?;
+        node.stop()
+    })
+}
