@@ -167,7 +167,7 @@ impl Client {
             true => "waxseal daemon".to_owned(),
             false => format!("waxseal daemon -H {}", self.socket),
         };
-        let failure = match error.kind() {
+        match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::new(
                 Exit::Unreachable,
                 format!("no daemon is running on {}", self.socket),
@@ -183,8 +183,7 @@ impl Client {
                 format!("{} cannot be opened: {error}", self.socket),
             )
             .hint(format!("`{start}` starts a daemon; -H names another socket")),
-        };
-        failure
+        }
     }
 
     fn silent(&self, after: Duration) -> Failure {

@@ -80,7 +80,7 @@ fn print(status: &Status) -> Result<(), Failure> {
                 .unwrap_or_default(),
         )
         .add(
-            "Renewed",
+            "Renewal",
             status
                 .certificate_renews_at
                 .as_deref()

@@ -208,11 +208,11 @@ async fn secret_and_task(
             read_log(manager, &service_id, &digest),
         )
         .await?;
-    let pid = task
-        .status
-        .container_status
-        .as_ref()
-        .map_or(0, |container| container.pid);
+    let container = task.status.container_status.as_ref();
+    let pid = container
+        .map(|container| container.pid)
+        .filter(|pid| *pid > 0)
+        .ok_or_else(|| Failure::refused("the task's process is not known"))?;
     Ok(Made {
         unlock_key,
         secret_id,
@@ -463,7 +463,7 @@ async fn all_there(client: &Client, made: &Made) -> Result<Told<()>, Failure> {
     let same = tasks.iter().find(|task| task.id == made.task_id);
     let is_running =
         same.is_some_and(|task| task.status.state == "running" && task.desired_state == "running");
-    if !is_running || tasks.len() != 1 || (made.pid > 0 && !is_alive(made.pid)) {
+    if !is_running || tasks.len() != 1 || !is_alive(made.pid) {
         let state = same.map_or("gone".to_owned(), |task| task.status.state.clone());
         return Err(Failure::refused(format!(
             "the task is {state}; it was to run on"
@@ -513,7 +513,7 @@ async fn remove(client: &Client, made: &Made) -> Result<Told<()>, Failure> {
         .delete(&format!("/services/{}", segment(SERVICE_NAME)))
         .await?;
     until("the task's process to end", async || {
-        let is_gone = made.pid <= 0 || !is_alive(made.pid);
+        let is_gone = !is_alive(made.pid);
         Ok(if is_gone {
             Ok(())
         } else {
