@@ -8,6 +8,8 @@ use waxseal_raft_store::{OsDisk, write_atomically};
 
 /// The format that this binary writes.
 pub(crate) const NODE_FILE_FORMAT: u32 = 1;
+/// Bytes of the checksum's encoding: tag and four bytes.
+const CHECKSUM_FIELD_BYTES: usize = 5;
 /// No such file is larger: some ids and a list of managers.
 const MAX_BYTES: usize = 1 << 20;
 
@@ -62,6 +64,11 @@ pub(crate) struct ManagerAddress {
     /// Weight in the choice among managers.
     #[prost(int64, tag = "3")]
     pub(crate) weight: i64,
+}
+
+/// CRC-32, never zero: a zero field is not written.
+fn checksum(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes).max(1)
 }
 
 impl From<&KnownManager> for ManagerAddress {
@@ -149,7 +156,7 @@ impl NodeFile {
         }
         let file = NodeFile::decode(bytes.as_slice()).map_err(|_| damaged())?;
         match file.format {
-            NODE_FILE_FORMAT if file.is_sound() => Ok(Some(file)),
+            NODE_FILE_FORMAT if file.is_sound(&bytes) => Ok(Some(file)),
             0 | NODE_FILE_FORMAT => Err(damaged()),
             format => Err(NodeFileError::TooNew {
                 path: path.to_owned(),
@@ -158,10 +165,15 @@ impl NodeFile {
         }
     }
 
-    fn is_sound(&self) -> bool {
+    /// Whether the file is what was written: the checksum is its last field, and
+    /// is over the bytes themselves, as many encodings decode alike.
+    fn is_sound(&self, bytes: &[u8]) -> bool {
         let phase = Phase::try_from(self.phase);
         let known = !self.cluster_id.is_empty() && !self.node_id.is_empty();
-        self.checksum == self.sum() && phase.is_ok() && known
+        let summed = bytes
+            .split_last_chunk::<CHECKSUM_FIELD_BYTES>()
+            .map(|(summed, _)| summed);
+        summed.is_some_and(|summed| checksum(summed) == self.checksum) && phase.is_ok() && known
     }
 
     fn sum(&self) -> u32 {
@@ -169,7 +181,7 @@ impl NodeFile {
             checksum: 0,
             ..self.clone()
         };
-        crc32fast::hash(&unsummed.encode_to_vec())
+        checksum(&unsummed.encode_to_vec())
     }
 
     /// Replaces the file atomically.
