@@ -7,6 +7,7 @@ mod engine_worker;
 mod formats;
 mod kill;
 mod markers;
+mod native_tasks;
 mod secrets;
 mod services;
 mod swarm;
