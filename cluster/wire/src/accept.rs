@@ -3,6 +3,7 @@
 //! Owns the connections from accept to close and their bounds. Which caller may
 //! do what is decided by the services, from the [`Peer`] in each request.
 
+mod body;
 mod preface;
 mod registry;
 mod request;
@@ -35,6 +36,7 @@ use waxseal_ca::Clock;
 
 pub use self::registry::Connections;
 use self::{
+    body::Budget,
     preface::Prefaced,
     registry::Registration,
     request::{ConnectionService, Resets},
@@ -215,7 +217,7 @@ impl Server {
                 };
                 let life = limits::ANONYMOUS_CONNECTION_LIFE;
                 let ended = CancellationToken::new();
-                let served = self.serve(stream, peer, &ended);
+                let served = self.serve(stream, peer, None, &ended);
                 let _ = time::timeout(life, served).await;
             }
         }
@@ -258,7 +260,8 @@ impl Server {
         registration: Registration,
     ) {
         let closed = registration.closed.clone();
-        self.serve(stream, peer, &closed).await;
+        let budget = Some(Arc::clone(&registration.budget));
+        self.serve(stream, peer, budget, &closed).await;
         drop(registration);
     }
 
@@ -267,15 +270,18 @@ impl Server {
         &self,
         stream: Prefaced<TlsStream<TcpStream>>,
         peer: Peer,
+        budget: Option<Arc<Budget>>,
         closed: &CancellationToken,
     ) {
         let address = peer.address;
+        let is_member = budget.is_some();
         let resets = Resets::new();
         let service = ConnectionService {
             router: self.router.clone(),
             peer,
             clock: Arc::clone(&self.clock),
             resets: Arc::clone(&resets),
+            budget,
         };
         let service = hyper::service::service_fn(move |request| service.clone().answer(request));
         // Streams run in tasks of their own; they end with the connection.
@@ -284,8 +290,8 @@ impl Server {
             tasks: self.tasks.clone(),
         };
         let _end_streams = streams.ended.clone().drop_guard();
-        let connection =
-            http2_builder(streams.clone()).serve_connection(TokioIo::new(stream), service);
+        let connection = http2_builder(streams.clone(), is_member)
+            .serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         let mut draining = false;
         let outcome = loop {
@@ -324,16 +330,22 @@ where
 
 type Io = TokioIo<Prefaced<TlsStream<TcpStream>>>;
 
-fn http2_builder(streams: StreamTasks) -> http2::Builder<StreamTasks> {
+fn http2_builder(streams: StreamTasks, is_member: bool) -> http2::Builder<StreamTasks> {
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_header_list_size(limits::HEADER_LIST_LIMIT)
-        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
+        .max_concurrent_streams(limits::STREAMS_PER_NODE)
         .max_pending_accept_reset_streams(limits::RESETS_PER_WINDOW as usize)
         .max_local_error_reset_streams(limits::RESETS_PER_WINDOW as usize)
         .keep_alive_interval(limits::KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(limits::KEEP_ALIVE_TIMEOUT);
+    if !is_member {
+        builder
+            .max_concurrent_streams(limits::ANONYMOUS_STREAMS)
+            .initial_connection_window_size(limits::ANONYMOUS_WINDOW)
+            .initial_stream_window_size(limits::ANONYMOUS_WINDOW);
+    }
     builder
 }
 

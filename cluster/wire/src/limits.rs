@@ -10,6 +10,10 @@ pub const CLIENT_MESSAGE_LIMIT: usize = 64 * 1024 * 1024;
 /// log lines stays far below.
 pub const SERVER_MESSAGE_LIMIT: usize = 4 * 1024 * 1024;
 
+/// The largest message on the calls that need no certificate: a certificate request
+/// has about 500 bytes, the rest is room for other clients' keys and encodings.
+pub const JOIN_MESSAGE_LIMIT: usize = 32 * 1024;
+
 /// Time for TLS handshake and HTTP/2 preface together.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -32,8 +36,23 @@ pub const CONNECTIONS_PER_NODE: usize = 16;
 /// Bytes of all request headers together.
 pub const HEADER_LIST_LIMIT: u32 = 16 * 1024;
 
-/// Streams at once on a connection.
-pub const STREAMS_PER_CONNECTION: u32 = 128;
+/// Streams at once of a node, over all its connections.
+pub const STREAMS_PER_NODE: u32 = 128;
+
+/// Streams at once on a connection without a certificate: a joiner makes one call
+/// at a time, so this leaves room for more than it ever needs.
+pub const ANONYMOUS_STREAMS: u32 = 8;
+
+/// Bytes that are taken on a connection without a certificate before they are read.
+pub const ANONYMOUS_WINDOW: u32 = 64 * 1024;
+
+/// Bytes at once in calls of one node that were not yet answered, streams apart:
+/// four of the largest messages.
+pub const REQUEST_BYTES_PER_NODE: usize = 4 * SERVER_MESSAGE_LIMIT;
+
+/// The largest message in a stream from a node, which are log lines: engines cut
+/// them at 16 KiB.
+pub const STREAM_MESSAGE_LIMIT: usize = 256 * 1024;
 
 /// Streams that a peer may reset within [`RESET_WINDOW`] before its connection ends.
 pub const RESETS_PER_WINDOW: u32 = 100;

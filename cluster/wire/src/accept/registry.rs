@@ -9,6 +9,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use waxseal_ca::{NodeIdentity, serial::Serial};
 
+use super::body::Budget;
 use crate::limits::CONNECTIONS_PER_NODE;
 
 /// The open connections that presented a certificate, by node.
@@ -22,13 +23,20 @@ pub struct Connections {
 #[derive(Debug, Default)]
 struct Registry {
     next: u64,
-    /// Node id to connections in the order of their start.
-    nodes: HashMap<String, BTreeMap<u64, Entry>>,
+    nodes: HashMap<String, Node>,
+}
+
+/// The connections of one node.
+#[derive(Debug, Default)]
+struct Node {
+    /// In the order of their start.
+    open: BTreeMap<u64, Entry>,
+    budget: Arc<Budget>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    serial: Serial,
+    identity: NodeIdentity,
     address: SocketAddr,
     closed: CancellationToken,
 }
@@ -39,6 +47,8 @@ pub(super) struct Registration {
     connections: Connections,
     node_id: String,
     number: u64,
+    /// What all connections of the node may use together.
+    pub(super) budget: Arc<Budget>,
     /// Cancelled when the connection has to end at once.
     pub(super) closed: CancellationToken,
 }
@@ -53,8 +63,8 @@ impl Connections {
     /// says how many there were.
     pub fn close_node(&self, node_id: &str) -> usize {
         let node = self.lock().nodes.remove(node_id).unwrap_or_default();
-        node.values().for_each(|entry| entry.closed.cancel());
-        node.len()
+        node.open.values().for_each(|entry| entry.closed.cancel());
+        node.open.len()
     }
 
     /// Closes the connections made with the certificate of this serial.
@@ -63,15 +73,34 @@ impl Connections {
         let Some(node) = registry.nodes.get_mut(node_id) else {
             return 0;
         };
-        let before = node.len();
-        node.retain(|_, entry| {
-            let stays = entry.serial != *serial;
+        let before = node.open.len();
+        node.open.retain(|_, entry| {
+            let stays = entry.identity.serial != *serial;
             if !stays {
                 entry.closed.cancel();
             }
             stays
         });
-        before - node.len()
+        before - node.open.len()
+    }
+
+    /// Closes the connections whose identity is not to stay, and names their nodes.
+    pub fn retain(&self, stays: impl Fn(&NodeIdentity) -> bool) -> Vec<String> {
+        let mut gone = Vec::new();
+        for (node_id, node) in &mut self.lock().nodes {
+            let before = node.open.len();
+            node.open.retain(|_, entry| {
+                let stays = stays(&entry.identity);
+                if !stays {
+                    entry.closed.cancel();
+                }
+                stays
+            });
+            if node.open.len() < before {
+                gone.push(node_id.clone());
+            }
+        }
+        gone
     }
 
     /// Remote addresses of a node's open connections, the newest last.
@@ -79,13 +108,13 @@ impl Connections {
         self.lock()
             .nodes
             .get(node_id)
-            .map(|node| node.values().map(|entry| entry.address).collect())
+            .map(|node| node.open.values().map(|entry| entry.address).collect())
             .unwrap_or_default()
     }
 
     /// How many connections are open.
     pub fn count(&self) -> usize {
-        self.lock().nodes.values().map(BTreeMap::len).sum()
+        self.lock().nodes.values().map(|node| node.open.len()).sum()
     }
 
     pub(super) fn register(&self, identity: &NodeIdentity, address: SocketAddr) -> Registration {
@@ -95,23 +124,25 @@ impl Connections {
         let number = registry.next;
         registry.next += 1;
         let node = registry.nodes.entry(node_id.clone()).or_default();
-        if node.len() >= CONNECTIONS_PER_NODE
-            && let Some((_, oldest)) = node.pop_first()
+        if node.open.len() >= CONNECTIONS_PER_NODE
+            && let Some((_, oldest)) = node.open.pop_first()
         {
             oldest.closed.cancel();
         }
-        node.insert(
+        node.open.insert(
             number,
             Entry {
-                serial: identity.serial,
+                identity: identity.clone(),
                 address,
                 closed: closed.clone(),
             },
         );
+        let budget = Arc::clone(&node.budget);
         Registration {
             connections: self.clone(),
             node_id,
             number,
+            budget,
             closed,
         }
     }
@@ -126,8 +157,8 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let mut registry = self.connections.lock();
         if let Some(node) = registry.nodes.get_mut(&self.node_id) {
-            node.remove(&self.number);
-            if node.is_empty() {
+            node.open.remove(&self.number);
+            if node.open.is_empty() {
                 registry.nodes.remove(&self.node_id);
             }
         }

@@ -12,16 +12,24 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tower::ServiceExt;
 use waxseal_ca::Clock;
 
+use super::body::{Bound, Bounded, Budget, Held};
 use crate::{
     limits::{RESET_WINDOW, RESETS_PER_WINDOW},
     peer::Peer,
 };
+
+/// The services that a caller without a certificate reaches.
+const ANONYMOUS_SERVICES: [&str; 3] = ["docker.swarmkit.v1.CA", "docker.swarmkit.v1.NodeCA", HELLO];
+/// Ours, also called before joining.
+const HELLO: &str = "waxseal.v1.Hello";
+/// The calls in which a member sends a stream.
+const CLIENT_STREAMS: [&str; 1] = ["/docker.swarmkit.v1.LogBroker/PublishLogs"];
 
 /// Serves the requests of one connection.
 #[derive(Clone)]
@@ -30,6 +38,17 @@ pub(super) struct ConnectionService {
     pub(super) peer: Peer,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) resets: Arc<Resets>,
+    /// Of the node; a caller without a certificate has none.
+    pub(super) budget: Option<Arc<Budget>>,
+}
+
+/// What a call was admitted with.
+struct Admission {
+    bound: Bound,
+    /// Kept until the call is answered.
+    held: Option<Arc<Held>>,
+    /// Kept until the answer is sent.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl ConnectionService {
@@ -38,20 +57,61 @@ impl ConnectionService {
         self,
         mut request: Request<Incoming>,
     ) -> Result<Response<Watched>, std::convert::Infallible> {
-        let watch = self.resets.watch();
-        if self.is_expired() {
-            let status = Status::unauthenticated(
-                "the certificate of this connection has expired; connect with the renewed one",
-            );
-            return Ok(watch.wrap(status.into_http::<axum::body::Body>()));
-        }
+        let mut watch = self.resets.watch();
+        // Refused before a byte of the body is taken.
+        let admission = match self.admit(request.uri().path()) {
+            Ok(admission) => admission,
+            Err(status) => return Ok(watch.wrap(status.into_http::<axum::body::Body>())),
+        };
+        let Admission { bound, held, place } = admission;
+        watch.place = place;
         request.extensions_mut().insert(self.peer);
-        let request = request.map(axum::body::Body::new);
+        let request = request.map(|body| axum::body::Body::new(Bounded { body, bound }));
         let response = match self.router.oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         };
+        drop(held);
         Ok(watch.wrap(response))
+    }
+
+    /// Decides what is known before the call's content is: whether the caller may
+    /// reach the service at all, and how much it may send.
+    fn admit(&self, path: &str) -> Result<Admission, Status> {
+        if self.is_expired() {
+            return Err(Status::unauthenticated(
+                "the certificate of this connection has expired; connect with the renewed one",
+            ));
+        }
+        let Some(budget) = &self.budget else {
+            let service = path
+                .strip_prefix('/')
+                .and_then(|path| path.split('/').next());
+            if !service.is_some_and(|service| ANONYMOUS_SERVICES.contains(&service)) {
+                return Err(Status::unauthenticated(
+                    "this call needs a node certificate; join the cluster first",
+                ));
+            }
+            return Ok(Admission {
+                bound: Bound::anonymous(),
+                held: None,
+                place: None,
+            });
+        };
+        let place = Some(budget.stream()?);
+        if CLIENT_STREAMS.contains(&path) {
+            return Ok(Admission {
+                bound: Bound::stream(),
+                held: None,
+                place,
+            });
+        }
+        let held = Held::of(budget);
+        Ok(Admission {
+            bound: Bound::unary(Arc::clone(&held)),
+            held: Some(held),
+            place,
+        })
     }
 
     /// A connection can outlive the certificate it was made with.
@@ -90,6 +150,7 @@ impl Resets {
     fn watch(self: &Arc<Self>) -> StreamWatch {
         StreamWatch {
             resets: Some(Arc::clone(self)),
+            place: None,
         }
     }
 
@@ -113,15 +174,22 @@ impl Resets {
 #[derive(Debug)]
 struct StreamWatch {
     resets: Option<Arc<Resets>>,
+    /// Among the streams of the node.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl StreamWatch {
-    fn wrap(self, response: Response<axum::body::Body>) -> Response<Watched> {
+    fn wrap(mut self, response: Response<axum::body::Body>) -> Response<Watched> {
+        // A refusal is headers alone; nobody asks its body for more.
+        if response.body().is_end_stream() {
+            self.ended();
+        }
         response.map(|body| Watched { body, watch: self })
     }
 
     fn ended(&mut self) {
         self.resets = None;
+        self.place = None;
     }
 }
 

@@ -1,6 +1,9 @@
 //! The listener against clients that behave and clients that do not.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use ::time::OffsetDateTime;
 use tokio::{
@@ -20,8 +23,11 @@ use crate::{
     Credentials, ManagerChannel, Unreachable,
     swarmkit::{
         AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, HeartbeatResponse,
-        SessionMessage, SessionRequest, UpdateTaskStatusRequest, UpdateTaskStatusResponse,
+        IssueNodeCertificateRequest, IssueNodeCertificateResponse, NodeCertificateStatusRequest,
+        NodeCertificateStatusResponse, SessionMessage, SessionRequest, UpdateTaskStatusRequest,
+        UpdateTaskStatusResponse,
         dispatcher_server::{Dispatcher, DispatcherServer},
+        node_ca_server::{NodeCa, NodeCaServer},
     },
 };
 
@@ -77,7 +83,32 @@ impl Dispatcher for Echo {
     }
 }
 
+/// Issues nothing; held calls are counted.
+#[derive(Default)]
+struct Desk {
+    held: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl NodeCa for Desk {
+    async fn issue_node_certificate(
+        &self,
+        _: Request<IssueNodeCertificateRequest>,
+    ) -> Result<Response<IssueNodeCertificateResponse>, Status> {
+        Ok(Response::new(IssueNodeCertificateResponse::default()))
+    }
+
+    async fn node_certificate_status(
+        &self,
+        _: Request<NodeCertificateStatusRequest>,
+    ) -> Result<Response<NodeCertificateStatusResponse>, Status> {
+        self.held.fetch_add(1, Ordering::SeqCst);
+        std::future::pending().await
+    }
+}
+
 struct World {
+    held: Arc<AtomicUsize>,
     clock: Arc<ManualClock>,
     root: RootAuthority,
     manager: Arc<LiveTls>,
@@ -95,8 +126,10 @@ impl World {
         let trust = Arc::new(root.trust().clone());
         let credentials = issue(&root, now, "manager", Role::Manager);
         let manager = LiveTls::new(trust, Some(credentials), clock.clone());
+        let desk = Desk::default();
+        let held = Arc::clone(&desk.held);
         let acceptor = Acceptor {
-            routes: Routes::new(DispatcherServer::new(Echo)),
+            routes: Routes::new(DispatcherServer::new(Echo)).add_service(NodeCaServer::new(desk)),
             tls: server_tls(&manager, TlsOptions::default()).unwrap(),
             clock: clock.clone(),
             connections: connections.clone(),
@@ -105,6 +138,7 @@ impl World {
         let listening = acceptor.serve(listener).unwrap();
         let address = listening.address().to_string();
         World {
+            held,
             clock,
             root,
             manager,
@@ -125,6 +159,18 @@ impl World {
             Some(self.credentials(node_id, role)),
             self.clock.clone(),
         )
+    }
+
+    async fn joiner(&self) -> ManagerChannel {
+        let trust = Arc::new(self.root.trust().clone());
+        let clock: Arc<dyn Clock> = self.clock.clone();
+        let credentials = Credentials::Join {
+            trust: &trust,
+            clock: &clock,
+        };
+        ManagerChannel::dial(&self.address, credentials)
+            .await
+            .unwrap()
     }
 
     async fn dial(&self, live: &Arc<LiveTls>) -> Result<ManagerChannel, crate::DialError> {
@@ -161,15 +207,7 @@ async fn heartbeat(channel: &ManagerChannel) -> Result<(), Status> {
 #[tokio::test]
 async fn a_caller_without_certificate_is_no_member() {
     let world = World::new().await;
-    let trust = Arc::new(world.root.trust().clone());
-    let clock: Arc<dyn Clock> = world.clock.clone();
-    let credentials = Credentials::Join {
-        trust: &trust,
-        clock: &clock,
-    };
-    let channel = ManagerChannel::dial(&world.address, credentials)
-        .await
-        .unwrap();
+    let channel = world.joiner().await;
     assert_eq!(
         heartbeat(&channel).await.unwrap_err().code(),
         Code::Unauthenticated
@@ -182,6 +220,77 @@ async fn a_caller_without_certificate_is_no_member() {
         Code::Unauthenticated
     );
     assert_eq!(world.connections.count(), 0);
+}
+
+#[tokio::test]
+async fn without_a_certificate_only_small_requests_are_taken() {
+    let world = World::new().await;
+    let channel = world.joiner().await;
+    let issue = |bytes| {
+        let request = IssueNodeCertificateRequest {
+            csr: vec![b'x'; bytes],
+            ..Default::default()
+        };
+        let mut node_ca = channel.node_ca();
+        async move { node_ca.issue_node_certificate(request).await }
+    };
+    issue(limits::JOIN_MESSAGE_LIMIT / 2).await.unwrap();
+    let refused = issue(limits::JOIN_MESSAGE_LIMIT).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    // Many at once, as large as gRPC lets them be: none is taken, nobody is harmed.
+    let flood: Vec<_> = (0..128)
+        .map(|_| tokio::spawn(issue(limits::SERVER_MESSAGE_LIMIT)))
+        .collect();
+    for call in flood {
+        assert!(call.await.unwrap().is_err());
+    }
+    let worker = world.live("worker", Role::Worker);
+    let member = world.dial(&worker).await.unwrap();
+    heartbeat(&member).await.unwrap();
+    let request = IssueNodeCertificateRequest {
+        csr: vec![b'x'; limits::JOIN_MESSAGE_LIMIT],
+        ..Default::default()
+    };
+    let answer = member.node_ca().issue_node_certificate(request).await;
+    answer.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_certificate_few_calls_are_open_at_once() {
+    let world = World::new().await;
+    let channel = world.joiner().await;
+    let calls: Vec<_> = (0..40)
+        .map(|_| {
+            let request = NodeCertificateStatusRequest::default();
+            let mut node_ca = channel.node_ca();
+            tokio::spawn(async move { node_ca.node_certificate_status(request).await })
+        })
+        .collect();
+    let few = limits::ANONYMOUS_STREAMS as usize;
+    let reached = async {
+        while world.held.load(Ordering::SeqCst) < few {
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), reached).await.unwrap();
+    time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(world.held.load(Ordering::SeqCst), few);
+    calls.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn refusals_are_no_resets() {
+    let world = World::new().await;
+    let channel = world
+        .dial(&world.live("worker", Role::Worker))
+        .await
+        .unwrap();
+    for _ in 0..=2 * limits::RESETS_PER_WINDOW {
+        let request = crate::waxseal::HelloRequest::default();
+        let refused = channel.hello().greet(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unimplemented);
+    }
+    heartbeat(&channel).await.unwrap();
 }
 
 #[tokio::test]
