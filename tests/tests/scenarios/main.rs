@@ -8,6 +8,7 @@ mod formats;
 mod kill;
 mod markers;
 mod native_tasks;
+mod refusals;
 mod secrets;
 mod services;
 mod swarm;
