@@ -20,7 +20,7 @@ use waxseal_wire::{
 };
 
 use crate::{
-    measure::{Measured, measure},
+    measure::measure,
     report::{self, Pairs},
     server::{Server, Side, order},
 };
@@ -47,9 +47,11 @@ pub(crate) fn certify(scene: &Scene, rounds: usize) -> Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let clusters = [&ours, &stock].map(|server| runtime.block_on(Cluster::of(server)));
-    let [our_cluster, stock_cluster] = clusters;
-    let (our_cluster, stock_cluster) = (Arc::new(our_cluster?), Arc::new(stock_cluster?));
+    let cluster = |server: &Server| {
+        let fetching = Cluster::fetch(server.remote(), server.worker_token()?);
+        anyhow::Ok(Arc::new(runtime.block_on(fetching)?))
+    };
+    let (our_cluster, stock_cluster) = (cluster(&ours)?, cluster(&stock)?);
     let mut joined = 0;
     for (at_once, count, target) in JOINS {
         let mut pairs = Pairs::default();
@@ -84,8 +86,7 @@ fn requests(count: usize) -> Result<Vec<String>> {
 }
 
 impl Cluster {
-    async fn of(server: &Server) -> Result<Cluster> {
-        let (remote, token) = (server.remote(), server.worker_token()?);
+    async fn fetch(remote: String, token: String) -> Result<Cluster> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let channel = ManagerChannel::dial(&remote, Credentials::FetchRoot).await?;
         let request = GetRootCaCertificateRequest {};

@@ -5,10 +5,18 @@ use std::time::Duration;
 use crate::measure::{Measured, median};
 
 /// Both sides' runs, pair by pair.
-#[derive(Default)]
 pub(crate) struct Pairs<T> {
     pub(crate) ours: Vec<T>,
     pub(crate) stock: Vec<T>,
+}
+
+impl<T> Default for Pairs<T> {
+    fn default() -> Pairs<T> {
+        Pairs {
+            ours: Vec::new(),
+            stock: Vec::new(),
+        }
+    }
 }
 
 /// The median over the runs of one figure.

@@ -1,0 +1,269 @@
+//! Our own nodes join: what is refused, what workers say, wrong clocks.
+
+use std::{collections::BTreeMap, net::TcpListener, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use waxseal_tests::{DaemonOptions, Scene, Waxseal, eventually, require, scenario};
+
+use super::texts;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// `docker swarm join` that must fail, and leave the node inactive.
+fn refused(node: &Waxseal, token: &str, remote: &str) -> Result<String> {
+    let own = node.remote();
+    let said = node.docker.fails(&[
+        "swarm",
+        "join",
+        "--listen-addr",
+        &own,
+        "--advertise-addr",
+        &own,
+        "--token",
+        token,
+        remote,
+    ])?;
+    node.reaches("inactive")?;
+    Ok(said)
+}
+
+#[test]
+fn joins_are_refused_with_their_reason() -> Result<()> {
+    scenario("join", |scene| {
+        let manager = scene.waxseal("manager")?;
+        manager.init(&[])?;
+        let node = scene.waxseal("node")?;
+        let token = manager.worker_token()?;
+        let parts: Vec<&str> = token.split('-').collect();
+        let (digest, secret) = (parts[2], parts[3]);
+        let zeros = "0".repeat(25);
+        let wrong_secret = format!("SWMTKN-1-{digest}-{zeros}");
+        let wrong_digest = format!("SWMTKN-1-{}-{secret}", "0".repeat(50));
+        let remote = manager.remote();
+        // Three different errors for three different faults.
+        ensure!(refused(&node, &wrong_secret, &remote)?.contains(texts::WRONG_TOKEN));
+        ensure!(refused(&node, &wrong_digest, &remote)?.contains(texts::WRONG_DIGEST));
+        for shape in [
+            "",
+            "SWMTKN",
+            &token[..token.len() - 1],
+            &format!("{token}0"),
+            &token.to_uppercase(),
+        ] {
+            let said = refused(&node, shape, &remote)?;
+            ensure!(said.contains("invalid join token"), "{shape:?}: {said}");
+        }
+        // Nobody listens; somebody else listens who is no manager.
+        let said = refused(&node, &token, &format!("{}:1", manager.address))?;
+        ensure!(said.contains("connection refused"), "{said}");
+        let stranger = TcpListener::bind((manager.address, 0))?;
+        let said = refused(&node, &token, &node.remote())?;
+        ensure!(said.contains("connection refused"), "{said}");
+        drop(stranger);
+        // One manager for now.
+        let said = refused(
+            &node,
+            &manager
+                .docker
+                .ok(&["swarm", "join-token", "-q", "manager"])?,
+            &remote,
+        )?;
+        ensure!(said.contains("manager"), "{said}");
+        ensure!(
+            manager.docker.ok(&["node", "ls", "-q"])?.lines().count() == 1,
+            "a record was made"
+        );
+        // The good one, with our own CLI's words too.
+        node.join(&token, &remote)?;
+        ensure!(node.cli.run(&["status"])?.code == 0);
+        node.docker.ok(&["swarm", "leave"])?;
+        manager.docker.ok(&["swarm", "leave", "--force"])?;
+        Ok(())
+    })
+}
+
+#[test]
+fn workers_share_the_tasks_and_say_that_they_are_workers() -> Result<()> {
+    scenario("workers", |scene| {
+        let manager = scene.waxseal("manager")?;
+        manager.init(&["--availability", "drain"])?;
+        let mut workers = Vec::new();
+        for name in ["one", "two"] {
+            let node = scene.waxseal(name)?;
+            let said = node.join(&manager.worker_token()?, &manager.remote())?;
+            ensure!(
+                said.contains("This node joined a swarm as a worker."),
+                "{said}"
+            );
+            workers.push(node);
+        }
+        as_worker(&manager, &workers[0])?;
+        manager
+            .docker
+            .ok_with_input(&["secret", "create", "db_pass", "-"], b"shared\n")?;
+        manager.docker.ok(&[
+            "service",
+            "create",
+            "--name",
+            "web",
+            "--network",
+            "host",
+            "--secret",
+            "db_pass",
+            "--replicas",
+            "4",
+            "--update-monitor",
+            "1s",
+            "--stop-signal",
+            "KILL",
+            "host",
+            "sh",
+            "-c",
+            "cat /run/secrets/db_pass; exec sleep 1000",
+        ])?;
+        ensure!(
+            spread(&manager)?.into_values().collect::<Vec<_>>() == [2, 2],
+            "{:?}",
+            spread(&manager)?
+        );
+        eventually("all logs are there", SOON, || {
+            let text = manager.docker.ok(&["service", "logs", "--raw", "web"])?;
+            ensure!(text == ["shared"; 4].join("\n"), "{text}");
+            Ok(())
+        })?;
+        a_worker_goes(&manager, &mut workers)?;
+        manager.docker.ok(&["service", "rm", "web"])?;
+        eventually("no task is left", SOON, || {
+            let left = waxseal_tests::processes_below(&workers[0].exec_root())?;
+            ensure!(left.is_empty(), "{left:?}");
+            Ok(())
+        })?;
+        workers[0].docker.ok(&["swarm", "leave"])?;
+        manager.docker.ok(&["swarm", "leave", "--force"])?;
+        Ok(())
+    })
+}
+
+fn as_worker(manager: &Waxseal, node: &Waxseal) -> Result<()> {
+    for words in [
+        &["node", "ls"][..],
+        &["secret", "ls"],
+        &["service", "ls"],
+        &["swarm", "join-token", "worker"],
+        &["swarm", "update", "--autolock"],
+    ] {
+        let said = node.docker.fails(words)?;
+        ensure!(said.contains(texts::WORKER), "{words:?}: {said}");
+    }
+    node.docker.refused(
+        &["swarm", "init", "--advertise-addr", "127.0.0.1"],
+        texts::ALREADY,
+    )?;
+    let said = node.docker.fails(&["swarm", "unlock"])?;
+    ensure!(said.contains("swarm is not locked"), "{said}");
+    let info = node.docker.ok(&["info"])?;
+    for line in [
+        "Swarm: active",
+        "Is Manager: false",
+        &format!("Node Address: {}", node.address),
+    ] {
+        ensure!(
+            info.lines().any(|found| found.trim() == line),
+            "no {line:?} in {info}"
+        );
+    }
+    ensure!(info.contains(&manager.remote()), "{info}");
+    Ok(())
+}
+
+/// Running tasks by node.
+fn spread(manager: &Waxseal) -> Result<BTreeMap<String, usize>> {
+    let mut nodes = BTreeMap::new();
+    let tasks = manager
+        .engine
+        .get("/tasks?filters=%7B%22desired-state%22:%5B%22running%22%5D%7D")?;
+    for task in tasks.as_array().context("no list")? {
+        if task["Status"]["State"] == "running" {
+            *nodes.entry(task["NodeID"].to_string()).or_insert(0) += 1;
+        }
+    }
+    Ok(nodes)
+}
+
+/// A worker is cut off: its tasks are made anew elsewhere; it comes back and drops the old ones.
+fn a_worker_goes(manager: &Waxseal, workers: &mut Vec<Waxseal>) -> Result<()> {
+    let mut gone = workers.pop().context("no worker")?;
+    gone.kill()?;
+    eventually(
+        "the other worker has all tasks",
+        Duration::from_secs(60),
+        || {
+            let nodes = spread(manager)?;
+            let states = manager
+                .docker
+                .ok(&["node", "ls", "--format", "{{.Status}}"])?;
+            ensure!(states.contains("Down"), "{states}");
+            ensure!(nodes.values().any(|count| *count == 4), "{nodes:?}");
+            Ok(())
+        },
+    )?;
+    gone.up()?;
+    gone.reaches("active")?;
+    eventually("the old tasks are gone there", SOON, || {
+        let left = waxseal_tests::processes_below(&gone.exec_root())?;
+        ensure!(left.is_empty(), "{left:?}");
+        let states = manager
+            .docker
+            .ok(&["node", "ls", "--format", "{{.Status}}"])?;
+        ensure!(!states.contains("Down"), "{states}");
+        Ok(())
+    })?;
+    gone.docker.ok(&["swarm", "leave"])?;
+    Ok(())
+}
+
+#[test]
+fn a_wrong_clock_is_named_with_its_direction() -> Result<()> {
+    scenario("clock", |scene| {
+        let manager = scene.waxseal("manager")?;
+        manager.init(&[])?;
+        let token = manager.worker_token()?;
+        // A certificate begins an hour ago: three hours behind is before it, and more than
+        // its life ahead is after it.
+        for (name, offset, words) in [("behind", "-3h", "behind"), ("ahead", "+2400h", "ahead")] {
+            let node = with_clock(scene, name, offset)?;
+            let said = refused(&node, &token, &manager.remote())?;
+            ensure!(
+                said.contains("clock") && said.contains(words),
+                "{offset}: {said}"
+            );
+            ensure!(
+                said.bytes().any(|byte| byte.is_ascii_digit()),
+                "how much? {said}"
+            );
+        }
+        // Half an hour either way is no fault.
+        for (name, offset) in [("slow", "-30m"), ("fast", "+30m")] {
+            let node = with_clock(scene, name, offset)?;
+            node.join(&token, &manager.remote())?;
+            node.docker.ok(&["swarm", "leave"])?;
+        }
+        manager.docker.ok(&["swarm", "leave", "--force"])?;
+        Ok(())
+    })
+}
+
+/// A daemon whose wall clock is off; its monotonic clock is not.
+fn with_clock(scene: &Scene, name: &str, offset: &str) -> Result<Waxseal> {
+    let faketime = require("faketime", "faketime")?;
+    let options = DaemonOptions {
+        wrapper: vec![
+            faketime.display().to_string(),
+            "-f".to_owned(),
+            offset.to_owned(),
+        ],
+        environment: vec![("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned())],
+        ..DaemonOptions::default()
+    };
+    Waxseal::start(scene, name, &options)
+}
