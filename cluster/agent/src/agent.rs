@@ -4,12 +4,19 @@ use std::sync::Arc;
 
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::warn;
 use waxseal_ca::{Clock, LiveTls};
 
 use crate::{
-    describe::HostFacts, executor::Executor, managers::ManagerAddress, renew::renew_for_ever,
-    session::hold_sessions, shared::Shared, status::AgentStatus, store::IdentityStore,
-    worker::Worker,
+    describe::HostFacts,
+    executor::Executor,
+    managers::ManagerAddress,
+    renew::renew_for_ever,
+    session::hold_sessions,
+    shared::Shared,
+    status::AgentStatus,
+    store::IdentityStore,
+    worker::{NotRemoved, Worker},
 };
 
 /// What an agent is made of.
@@ -46,7 +53,7 @@ pub struct Agent {
     leaving: CancellationToken,
     sessions: AbortOnDropHandle<()>,
     renewals: AbortOnDropHandle<()>,
-    worker: AbortOnDropHandle<()>,
+    worker: AbortOnDropHandle<Vec<NotRemoved>>,
 }
 
 impl Agent {
@@ -63,11 +70,11 @@ impl Agent {
         let shared = Arc::new(Shared::new(config, identity.node_id, managers));
         let (assigned, assignments) = watch::channel(None);
         let leaving = CancellationToken::new();
-        let worker = Worker::new(Arc::clone(&shared), assignments);
+        let worker = Worker::new(Arc::clone(&shared), assignments, leaving.clone());
         Ok(Agent {
             sessions: owned(tokio::spawn(hold_sessions(Arc::clone(&shared), assigned))),
             renewals: owned(tokio::spawn(renew_for_ever(Arc::clone(&shared)))),
-            worker: owned(tokio::spawn(worker.run(leaving.clone()))),
+            worker: owned(tokio::spawn(worker.run())),
             leaving,
             shared,
         })
@@ -85,23 +92,33 @@ impl Agent {
 
     /// Stops the agent. Tasks run on and are adopted at the next start.
     pub async fn shutdown(self) {
-        for task in [self.sessions, self.renewals, self.worker] {
-            end(task).await;
-        }
+        end(self.sessions).await;
+        end(self.renewals).await;
+        end(self.worker).await;
     }
 
     /// Stops the agent and its tasks, and deletes what they left. Takes as long as the
-    /// longest grace period.
-    pub async fn leave(self) {
+    /// longest grace period, and some seconds more for tasks that do not end or of which
+    /// something cannot be deleted: those are logged and given back.
+    pub async fn leave(self) -> Vec<NotRemoved> {
         self.leaving.cancel();
-        // A worker that died has nothing to stop its tasks with; the next start adopts them.
-        let _ = self.worker.await;
+        let left = match self.worker.await {
+            Ok(left) => left,
+            Err(error) => vec![NotRemoved {
+                task_id: None,
+                error: format!("the worker died: {error}"),
+            }],
+        };
+        for task in &left {
+            warn!("{task}");
+        }
         end(self.sessions).await;
         end(self.renewals).await;
+        left
     }
 }
 
-async fn end(task: AbortOnDropHandle<()>) {
+async fn end<T>(task: AbortOnDropHandle<T>) {
     task.abort();
     // An aborted task ends with an error that says just that.
     let _ = task.await;
@@ -112,12 +129,13 @@ async fn end(task: AbortOnDropHandle<()>) {
 pub struct Renewals(Arc<Shared>);
 
 impl Renewals {
-    /// Renews the certificate now.
+    /// Renews the certificate now. A renewal under way does not meet the request once
+    /// its key is made; another follows it then.
     pub fn request(&self) {
-        self.0.renew.notify_one();
+        self.0.renewal_requests.request();
     }
 }
 
-fn owned(task: JoinHandle<()>) -> AbortOnDropHandle<()> {
+fn owned<T>(task: JoinHandle<T>) -> AbortOnDropHandle<T> {
     AbortOnDropHandle::new(task)
 }

@@ -96,12 +96,13 @@ impl PreparedRequest {
         &self.csr_pem
     }
 
-    /// Asks for the certificate and waits until it is there.
+    /// Asks for the certificate and waits until it is there. Asked once more with the
+    /// same words, a manager of ours gives the same node id and certificate.
     ///
     /// # Errors
     /// See [`CertificateError`]; the chain itself is checked by [`IssuedChain::check`].
     pub(crate) async fn issue(
-        self,
+        &self,
         channel: &ManagerChannel,
         token: &str,
         availability: Availability,
@@ -119,10 +120,7 @@ impl PreparedRequest {
         });
         let node_id = answer.await.map_err(CertificateError::from_status)?.node_id;
         let chain_pem = self.wait(channel, &node_id).await?;
-        Ok(IssuedChain {
-            chain_pem,
-            key: self.key,
-        })
+        Ok(IssuedChain { chain_pem })
     }
 
     /// Polls until the certificate is issued. A manager may hold each call open.
@@ -140,8 +138,8 @@ impl PreparedRequest {
             let answer = bounded(request, |request| node_ca.node_certificate_status(request));
             let answer = match answer.await {
                 Ok(answer) => answer,
-                // The manager held the call for as long as it was given.
-                Err(status) if status.code() == Code::DeadlineExceeded => continue,
+                // The manager held the call for as long as it was given, or holds as many as it may.
+                Err(status) if is_held_back(&status) => continue,
                 Err(status) => return Err(CertificateError::from_status(status)),
             };
             let missing = |missing| CertificateError::Incomplete { missing };
@@ -166,10 +164,17 @@ impl PreparedRequest {
     }
 }
 
+/// Whether the certificate may well be on its way, and the same call is to be made again.
+fn is_held_back(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::DeadlineExceeded | Code::ResourceExhausted
+    )
+}
+
 /// What a manager issued, unchecked.
 pub(crate) struct IssuedChain {
     chain_pem: Vec<u8>,
-    key: NodeKey,
 }
 
 impl IssuedChain {
@@ -179,16 +184,18 @@ impl IssuedChain {
             .is_ok_and(|chain| verify_chain(&chain, trust, now, Purpose::Client).is_ok())
     }
 
-    /// Checks the chain against trust and key.
+    /// Checks the chain against trust and the key that it was asked for with.
     ///
     /// # Errors
     /// `Unusable` says which rule it breaks.
     pub(crate) fn check(
         self,
+        request: PreparedRequest,
         trust: &TrustBundle,
         now: OffsetDateTime,
     ) -> Result<Arc<NodeCredentials>, CertificateError> {
-        Ok(NodeCredentials::new(&self.chain_pem, self.key, trust, now)?)
+        let PreparedRequest { key, .. } = request;
+        Ok(NodeCredentials::new(&self.chain_pem, key, trust, now)?)
     }
 }
 

@@ -45,6 +45,11 @@ pub trait Executor: Send + Sync {
     /// # Errors
     /// `NotFound` if there is none here.
     fn logs(&self, task_id: &str, options: LogOptions) -> io::Result<mpsc::Receiver<LogRecord>>;
+
+    /// Whether tasks are to end when this node is removed from its cluster.
+    fn stops_orphans(&self) -> bool {
+        false
+    }
 }
 
 /// A task of an earlier daemon.
@@ -69,6 +74,11 @@ pub trait Execution: Send + Sync {
     /// # Errors
     /// If the task's shim cannot be spoken to.
     fn stop(&self) -> BoxFuture<'_, io::Result<()>>;
+
+    /// What is weaker than it could be for this task, one sentence each.
+    fn notes(&self) -> &[String] {
+        &[]
+    }
 }
 
 impl Executor for NativeExecutor {
@@ -109,6 +119,10 @@ impl Executor for NativeExecutor {
     fn logs(&self, task_id: &str, options: LogOptions) -> io::Result<mpsc::Receiver<LogRecord>> {
         NativeExecutor::logs(self, task_id, options)
     }
+
+    fn stops_orphans(&self) -> bool {
+        NativeExecutor::stops_orphans(self)
+    }
 }
 
 impl Execution for RunningTask {
@@ -122,5 +136,9 @@ impl Execution for RunningTask {
 
     fn stop(&self) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(RunningTask::stop(self, None, None))
+    }
+
+    fn notes(&self) -> &[String] {
+        RunningTask::notes(self)
     }
 }

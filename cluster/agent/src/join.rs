@@ -173,13 +173,22 @@ struct Fetched {
     stock_manager: bool,
 }
 
+/// What later tries have from earlier ones.
+#[derive(Default)]
+struct Progress {
+    fetched: Option<Fetched>,
+    /// The same for all tries: to managers of ours a repeated request is the same one,
+    /// so that a lost answer leaves no second node behind.
+    prepared: Option<PreparedRequest>,
+}
+
 impl Joiner {
     async fn run(self) -> Result<Joined, JoinError> {
-        let mut fetched = None;
+        let mut progress = Progress::default();
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let error = match self.round(&mut fetched).await {
+            let error = match self.round(&mut progress).await {
                 Ok(joined) => return Ok(joined),
                 Err(error) => error,
             };
@@ -192,13 +201,13 @@ impl Joiner {
     }
 
     /// Tries each address once, in random order; the last error counts.
-    async fn round(&self, fetched: &mut Option<Fetched>) -> Result<Joined, JoinError> {
+    async fn round(&self, progress: &mut Progress) -> Result<Joined, JoinError> {
         let remotes = &self.request.remotes;
         let count = u64::try_from(remotes.len()).unwrap_or(u64::MAX);
         let start = usize::try_from(spread() % count).unwrap_or(0);
         let mut outcome = Err(JoinError::NoRemotes);
         for address in remotes.iter().cycle().skip(start).take(remotes.len()) {
-            outcome = self.try_manager(address, fetched).await;
+            outcome = self.try_manager(address, progress).await;
             match &outcome {
                 Err(error) if error.is_passing() => debug!(%error, address, "manager did not help"),
                 _ => break,
@@ -210,19 +219,17 @@ impl Joiner {
     async fn try_manager(
         &self,
         address: &str,
-        fetched: &mut Option<Fetched>,
+        progress: &mut Progress,
     ) -> Result<Joined, JoinError> {
         // 1. The roots, over a connection that proves nothing.
-        if fetched.is_none() {
-            *fetched = Some(self.fetch_root(address).await?);
-        }
-        let Some(Fetched {
+        let fetched = match progress.fetched.take() {
+            Some(fetched) => fetched,
+            None => self.fetch_root(address).await?,
+        };
+        let Fetched {
             trust,
             stock_manager,
-        }) = fetched.as_ref()
-        else {
-            return Err(JoinError::NoRemotes);
-        };
+        } = &*progress.fetched.insert(fetched);
         // 2. The token, only to a manager that those roots vouch for.
         let credentials = Credentials::Join {
             trust,
@@ -231,13 +238,22 @@ impl Joiner {
         let channel = ManagerChannel::dial(address, credentials)
             .await
             .map_err(unreachable)?;
-        let prepared = PreparedRequest::new()?;
+        let prepared = match progress.prepared.take() {
+            Some(prepared) => prepared,
+            None => PreparedRequest::new()?,
+        };
         let token = self.token.expose_text();
-        let chain = prepared
-            .issue(&channel, token, self.request.availability)
-            .await?;
+        let issuing = prepared.issue(&channel, token, self.request.availability);
+        let chain = match issuing.await {
+            Ok(chain) => chain,
+            Err(error) => {
+                progress.prepared = Some(prepared);
+                return Err(error.into());
+            }
+        };
         // 3. What came is checked like anything from outside.
-        let credentials = chain.check(trust, self.clock.now()).map_err(issued)?;
+        let checked = chain.check(prepared, trust, self.clock.now());
+        let credentials = checked.map_err(issued)?;
         let identity = credentials.identity();
         if identity.role != Role::Worker {
             return Err(JoinError::ManagerToken {

@@ -33,3 +33,4 @@ pub use join::{JoinError, JoinRequest, Joined, join};
 pub use managers::ManagerAddress;
 pub use status::{AgentStatus, RenewalStatus, SessionStatus};
 pub use store::IdentityStore;
+pub use worker::NotRemoved;

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use prost_types::Timestamp;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -60,7 +61,6 @@ pub(crate) async fn serve(
         Ok(answer) => answer.into_inner(),
         Err(status) => return tolerate(status).await,
     };
-    let budget = Arc::new(Budget::new());
     // The calls end with the session: aborted when the set is dropped.
     let mut calls = JoinSet::new();
     let mut open = HashMap::new();
@@ -96,7 +96,6 @@ pub(crate) async fn serve(
             shared: Arc::clone(shared),
             channel: channel.clone(),
             assigned: assigned.subscribe(),
-            budget: Arc::clone(&budget),
             message,
         };
         let call = calls.spawn({
@@ -125,7 +124,6 @@ struct Subscription {
     shared: Arc<Shared>,
     channel: ManagerChannel,
     assigned: watch::Receiver<Option<AssignedSet>>,
-    budget: Arc<Budget>,
     message: SubscriptionMessage,
 }
 
@@ -189,7 +187,6 @@ fn matches(selector: &LogSelector, task: &Task, node_id: &str) -> bool {
 /// Sends the log of one task.
 struct TaskPump {
     shared: Arc<Shared>,
-    budget: Arc<Budget>,
     subscription_id: String,
     context: LogContext,
     options: LogOptions,
@@ -205,7 +202,6 @@ impl TaskPump {
     ) -> TaskPump {
         TaskPump {
             shared: Arc::clone(&subscription.shared),
-            budget: Arc::clone(&subscription.budget),
             subscription_id: subscription.message.id.clone(),
             context: LogContext {
                 service_id: task.service_id.clone(),
@@ -240,7 +236,7 @@ impl TaskPump {
                 let late = self.options.follow
                     && record.time > started
                     && self.shared.now() - record.time > LAG_LIMIT;
-                if late && !self.budget.is_free() {
+                if late && !self.shared.log_budget.is_free() {
                     dropped += 1 + u64::from(record.lost);
                 } else {
                     let lost = dropped + u64::from(record.lost);
@@ -254,7 +250,7 @@ impl TaskPump {
             if messages.is_empty() {
                 continue;
             }
-            self.budget.take(bytes).await;
+            self.shared.log_budget.take(bytes).await;
             let message = PublishLogsMessage {
                 subscription_id: self.subscription_id.clone(),
                 messages,
@@ -264,27 +260,44 @@ impl TaskPump {
                 return;
             }
         }
+        if dropped > 0 {
+            let message = PublishLogsMessage {
+                subscription_id: self.subscription_id.clone(),
+                messages: vec![self.note(dropped, Some(timestamp(self.shared.now())))],
+                close: false,
+            };
+            // The manager may have hung up.
+            let _ = self.sender.send(message).await;
+        }
     }
 
     /// Adds a record, after a line that counts what was lost before it.
     fn push(&self, messages: &mut Vec<LogMessage>, record: LogRecord, lost: u64) {
         let time = Some(timestamp(record.time));
-        let message = |stream: WireStream, data: Vec<u8>| LogMessage {
-            context: Some(self.context.clone()),
-            timestamp: time,
-            stream: stream.into(),
-            data,
-            attrs: Vec::new(),
-        };
         if lost > 0 {
-            let note = format!("waxseal: {lost} log lines dropped here\n");
-            messages.push(message(WireStream::Stderr, note.into_bytes()));
+            messages.push(self.note(lost, time));
         }
         let stream = match record.stream {
             LogStream::Stdout => WireStream::Stdout,
             LogStream::Stderr => WireStream::Stderr,
         };
-        messages.push(message(stream, record.data));
+        messages.push(self.message(stream, time, record.data));
+    }
+
+    /// A line of the node's own that says how many of the task's are not there.
+    fn note(&self, lost: u64, time: Option<Timestamp>) -> LogMessage {
+        let note = format!("waxseal: {lost} log lines dropped here\n");
+        self.message(WireStream::Stderr, time, note.into_bytes())
+    }
+
+    fn message(&self, stream: WireStream, time: Option<Timestamp>, data: Vec<u8>) -> LogMessage {
+        LogMessage {
+            context: Some(self.context.clone()),
+            timestamp: time,
+            stream: stream.into(),
+            data,
+            attrs: Vec::new(),
+        }
     }
 }
 
@@ -308,14 +321,14 @@ fn log_options(options: &LogSubscriptionOptions) -> LogOptions {
 
 /// What this node may send: a bucket that holds one second's worth.
 #[derive(Debug)]
-struct Budget {
+pub(crate) struct LogBudget {
     /// When the bytes taken so far will have been sent at the allowed rate.
     spent_until: Mutex<Instant>,
 }
 
-impl Budget {
-    fn new() -> Budget {
-        Budget {
+impl LogBudget {
+    pub(crate) fn new() -> LogBudget {
+        LogBudget {
             spent_until: Mutex::new(Instant::now()),
         }
     }
@@ -355,7 +368,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn more_than_the_budget_waits() {
-        let budget = Budget::new();
+        let budget = LogBudget::new();
         let start = Instant::now();
         budget.take(1024 * 1024).await;
         assert!(budget.is_free());

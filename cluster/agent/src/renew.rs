@@ -70,7 +70,8 @@ pub(crate) async fn renew_for_ever(shared: Arc<Shared>) {
         shared
             .status
             .send_modify(|status| status.renewal.error = None);
-        // A wish that came meanwhile is repeated by the new session if it still holds.
+        // A manager's wish that came meanwhile is repeated in the new session if it still
+        // holds. Requests of this node's own parts are counted apart and not forgotten.
         let _ = shared.renew.notified().now_or_never();
     }
 }
@@ -91,12 +92,11 @@ async fn wait_until_due(shared: &Shared) {
         }
         tokio::select! {
             () = time::sleep(left.min(CLOCK_CHECK)) => {}
-            () = shared.renew.notified() => {
-                time::sleep(DEMAND_DELAY).await;
-                return;
-            }
+            () = shared.renew.notified() => break,
+            () = shared.renewal_requests.wait() => break,
         }
     }
+    time::sleep(DEMAND_DELAY).await;
 }
 
 async fn renew_in_time(shared: &Shared) -> Result<(), RenewError> {
@@ -107,14 +107,15 @@ async fn renew_in_time(shared: &Shared) -> Result<(), RenewError> {
 }
 
 async fn renew(shared: &Shared) -> Result<(), RenewError> {
-    // 1. A new key, certified under the old identity.
+    // 1. A new key, certified under the old identity. What asked for one until now gets it.
+    shared.renewal_requests.meet();
     let manager = shared.choose_manager(None).ok_or(RenewError::NoManager)?;
     let channel = ManagerChannel::dial(&manager.address, Credentials::Member(&shared.tls)).await?;
     let prepared = PreparedRequest::new()?;
     shared.note_csr(prepared.csr_pem());
     let chain = prepared.issue(&channel, "", Availability::Active).await?;
     // 2. It has to be for this node and to be trusted; roots may have changed meanwhile.
-    let (credentials, trust) = check(shared, &channel, chain).await?;
+    let (credentials, trust) = check(shared, &channel, chain, prepared).await?;
     let (new, old) = (credentials.identity(), shared.tls.identity());
     if old.is_some_and(|old| old.node_id != new.node_id || old.cluster_id != new.cluster_id) {
         return Err(RenewError::OtherNode {
@@ -142,11 +143,12 @@ async fn check(
     shared: &Shared,
     channel: &ManagerChannel,
     chain: IssuedChain,
+    prepared: PreparedRequest,
 ) -> Result<(Arc<NodeCredentials>, Arc<TrustBundle>), RenewError> {
     let now = shared.now();
     let trust = shared.tls.trust();
     if chain.leads_to(&trust, now) {
-        return Ok((chain.check(&trust, now)?, trust));
+        return Ok((chain.check(prepared, &trust, now)?, trust));
     }
     let mut ca = channel.ca();
     let request = GetRootCaCertificateRequest {};
@@ -154,7 +156,7 @@ async fn check(
     let pem = answer.await.map_err(RenewError::Call)?.certificate;
     let newer = Arc::new(TrustBundle::from_pem(&pem, now)?);
     vouches_for_us(shared, &newer)?;
-    Ok((chain.check(&newer, now)?, newer))
+    Ok((chain.check(prepared, &newer, now)?, newer))
 }
 
 /// Whether these roots cover the certificate that this node holds.

@@ -43,6 +43,9 @@ const IGNORED_ROLE: &str = "promotion to manager: this node stays a worker; if t
 const IGNORED_ROOT: &str =
     "a root certificate that does not cover this node's own: see the managers' root rotation";
 
+/// What managers, stock ones too, say to a node that was removed.
+const REMOVED: &str = "was removed from swarm";
+
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 enum SessionEnd {
@@ -78,6 +81,15 @@ impl SessionEnd {
             }
             _ => false,
         }
+    }
+
+    /// Whether a manager, known by its certificate, says that this node was removed.
+    fn is_removal(&self) -> bool {
+        matches!(
+            self,
+            SessionEnd::Call { status, .. } if status.code() == Code::PermissionDenied
+                && status.message().contains(REMOVED)
+        )
     }
 }
 
@@ -196,9 +208,21 @@ impl Holder {
         }
         self.failures = self.failures.saturating_add(1);
         let failures = self.failures;
+        let tasks_end = end.is_removal() && self.shared.executor.stops_orphans();
+        if tasks_end
+            && self
+                .assigned
+                .borrow()
+                .as_ref()
+                .is_none_or(|set| !set.tasks.is_empty())
+        {
+            warn!("this node was removed from its cluster; its tasks are stopped");
+            self.assigned.send_replace(Some(AssignedSet::default()));
+        }
         let session = if end.is_refusal() {
+            let tasks = if tasks_end { "stopped" } else { "kept" };
             let error = format!(
-                "the managers refuse this node ({end}); its tasks are kept: if it was removed, \
+                "the managers refuse this node ({end}); its tasks are {tasks}: if it was removed, \
                  leave the cluster with `docker swarm leave` and join it again"
             );
             SessionStatus::Refused { error }

@@ -1,6 +1,9 @@
 //! What the agent's loops have in common.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use prost_types::Timestamp;
 use time::OffsetDateTime;
@@ -10,6 +13,7 @@ use waxseal_ca::{Clock, LiveTls};
 use crate::{
     describe::HostFacts,
     executor::Executor,
+    logs::LogBudget,
     managers::{ManagerAddress, choose},
     random::spread,
     reports::Reports,
@@ -26,8 +30,12 @@ pub(crate) struct Shared {
     pub(crate) node_id: String,
     pub(crate) status: watch::Sender<AgentStatus>,
     pub(crate) reports: Reports,
-    /// A renewal is wanted before it is due.
+    /// A manager wants a renewal before it is due.
     pub(crate) renew: Notify,
+    /// This node wants one.
+    pub(crate) renewal_requests: RenewalRequests,
+    /// What may be sent of logs, over all sessions.
+    pub(crate) log_budget: LogBudget,
     /// Counts renewals; a session made under an older identity is made anew.
     pub(crate) renewals: watch::Sender<u64>,
     /// The newest certificate request, to know answers to it from others.
@@ -53,6 +61,8 @@ impl Shared {
             }),
             reports: Reports::default(),
             renew: Notify::new(),
+            renewal_requests: RenewalRequests::default(),
+            log_budget: LogBudget::new(),
             renewals: watch::Sender::new(0),
             newest_csr: Mutex::default(),
         }
@@ -82,6 +92,32 @@ impl Shared {
     }
 }
 
+/// Requests for a renewal, each met by a key that is made after it.
+#[derive(Debug, Default)]
+pub(crate) struct RenewalRequests {
+    open: AtomicBool,
+    changed: Notify,
+}
+
+impl RenewalRequests {
+    pub(crate) fn request(&self) {
+        self.open.store(true, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    /// A key is about to be made.
+    pub(crate) fn meet(&self) {
+        self.open.store(false, Ordering::Release);
+    }
+
+    /// Completes while a request is not met. Cancel-safe.
+    pub(crate) async fn wait(&self) {
+        while !self.open.load(Ordering::Acquire) {
+            self.changed.notified().await;
+        }
+    }
+}
+
 /// A time as the wire has it.
 pub(crate) fn timestamp(time: OffsetDateTime) -> Timestamp {
     Timestamp {
@@ -100,6 +136,8 @@ pub(crate) fn moment(time: &Timestamp) -> Option<OffsetDateTime> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
@@ -125,6 +163,17 @@ mod tests {
             }),
             None
         );
+    }
+
+    #[tokio::test]
+    async fn a_request_during_a_renewal_is_not_met_by_it() {
+        let requests = RenewalRequests::default();
+        requests.request();
+        requests.wait().await;
+        requests.meet();
+        assert_eq!(requests.wait().now_or_never(), None);
+        requests.request();
+        assert_eq!(requests.wait().now_or_never(), Some(()));
     }
 
     #[test]

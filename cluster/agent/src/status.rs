@@ -45,7 +45,8 @@ pub enum SessionStatus {
         since: OffsetDateTime,
     },
     /// Managers refuse this node: it was removed or its certificate does not count.
-    /// Tasks are kept; it is tried again.
+    /// It is tried again. Tasks are kept, unless the node was removed and its executor
+    /// stops what nobody wants.
     Refused {
         /// What happened, and what helps.
         error: String,

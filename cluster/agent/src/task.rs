@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use waxseal_cluster::objects::{ContainerStatus, Task, TaskState, TaskStatus};
 
@@ -19,6 +20,16 @@ use crate::{
 
 /// The pause before something that failed here is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often a node that leaves tries to delete a task's records before it goes on.
+const LEAVE_ATTEMPTS: u32 = 5;
+/// How long a task may outlive its grace period on a node that leaves: SIGKILL was sent,
+/// and what is stuck in the kernel then may never end.
+const LEAVE_MARGIN: Duration = Duration::from_secs(10);
+/// The grace period of a task that names none, as an engine has it.
+const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+/// The same for a task of an earlier daemon whose own one only its shim knows.
+const UNKNOWN_GRACE: Duration = Duration::from_secs(120);
 
 /// What the manager wants of a task.
 #[derive(Clone)]
@@ -50,6 +61,8 @@ pub(crate) struct TaskDriver {
     pub(crate) assigned: watch::Receiver<Option<AssignedSet>>,
     /// The task as an earlier daemon left it.
     pub(crate) found: Option<Found>,
+    /// Cancelled when the node leaves its cluster and does not wait for ever any more.
+    pub(crate) leaving: CancellationToken,
 }
 
 /// Why a task did not come to run: the state and the error to report.
@@ -62,7 +75,10 @@ struct NotStarted {
 
 impl TaskDriver {
     /// Runs the task and deletes it once it is not assigned any more.
-    pub(crate) async fn run(mut self) {
+    ///
+    /// # Errors
+    /// While the node leaves: why something of the task is left.
+    pub(crate) async fn run(mut self) -> Result<(), String> {
         self.live().await;
         // The worker drops the sender only when it ends itself; the task is kept then.
         if self
@@ -71,13 +87,25 @@ impl TaskDriver {
             .await
             .is_err()
         {
-            return;
+            return Ok(());
         }
+        let removed = self.remove().await;
+        self.shared.reports.forget(&self.task.id);
+        removed
+    }
+
+    /// Tries until it succeeds; on a node that leaves [`LEAVE_ATTEMPTS`] times at least.
+    async fn remove(&self) -> Result<(), String> {
+        let mut attempts = 0;
         while let Err(error) = self.shared.executor.remove(&self.task.id).await {
+            attempts += 1;
+            if self.leaving.is_cancelled() && attempts >= LEAVE_ATTEMPTS {
+                return Err(error.to_string());
+            }
             warn!(task = %self.task.id, %error, "cannot delete a task's records, trying again");
             time::sleep(RETRY_PAUSE).await;
         }
-        self.shared.reports.forget(&self.task.id);
+        Ok(())
     }
 
     async fn live(&mut self) {
@@ -139,7 +167,12 @@ impl TaskDriver {
         let launch = self.order("starting")?;
         self.report(TaskState::Starting, "starting", "", None);
         match self.shared.executor.launch(launch).await {
-            Ok(execution) => Ok(Some(execution)),
+            Ok(execution) => {
+                for note in execution.notes() {
+                    warn!(task = %self.task.id, "{note}");
+                }
+                Ok(Some(execution))
+            }
             Err(error) => Err(not_launched("starting", &error)),
         }
     }
@@ -200,9 +233,25 @@ impl TaskDriver {
             None => tokio::select! {
                 exit = execution.wait() => exit,
                 never = keep_asking_to_stop(execution, &self.task.id) => match never {},
+                // What is left of it is ended the hard way, and reported if that fails.
+                () = self.out_of_patience() => return,
             },
         };
         self.report_exit(pid, &exit, stopped);
+    }
+
+    /// Completes when the node leaves and the task had all the time that it was promised.
+    async fn out_of_patience(&self) {
+        self.leaving.cancelled().await;
+        let spec = self.task.spec.as_ref();
+        let grace = match spec.and_then(|spec| spec.container.as_ref()) {
+            None => UNKNOWN_GRACE,
+            Some(container) => container
+                .stop_grace_period
+                .and_then(|period| Duration::try_from(period).ok())
+                .unwrap_or(DEFAULT_GRACE),
+        };
+        time::sleep(grace.saturating_add(LEAVE_MARGIN)).await;
     }
 
     fn report_exit(&self, pid: i32, exit: &Exit, stopped: bool) {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     sync::Arc,
     time::Duration,
 };
@@ -28,14 +29,44 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     assigned: watch::Receiver<Option<AssignedSet>>,
     wanted: HashMap<String, watch::Sender<Wanted>>,
-    drivers: JoinSet<String>,
+    drivers: JoinSet<(String, Result<(), String>)>,
     found: HashMap<String, Found>,
+    leaving: CancellationToken,
+    not_removed: Vec<NotRemoved>,
+}
+
+/// What a node that left its cluster could not end or delete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotRemoved {
+    /// The task; nothing if it is not known which tasks there are.
+    pub task_id: Option<String>,
+    /// Why.
+    pub error: String,
+}
+
+impl fmt::Display for NotRemoved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let NotRemoved { task_id, error } = self;
+        match task_id {
+            Some(task_id) => write!(
+                f,
+                "task {task_id} was not removed ({error}); end its processes and delete its \
+                 directories `tasks/{task_id}` under data root and exec root"
+            ),
+            None => write!(
+                f,
+                "this node's tasks were not removed ({error}); end their shims, which `ps` shows \
+                 as `waxseal shim`, and delete `tasks` under data root and exec root"
+            ),
+        }
+    }
 }
 
 impl Worker {
     pub(crate) fn new(
         shared: Arc<Shared>,
         assigned: watch::Receiver<Option<AssignedSet>>,
+        leaving: CancellationToken,
     ) -> Worker {
         Worker {
             shared,
@@ -43,17 +74,23 @@ impl Worker {
             wanted: HashMap::new(),
             drivers: JoinSet::new(),
             found: HashMap::new(),
+            leaving,
+            not_removed: Vec::new(),
         }
     }
 
-    /// Works until `leaving` is cancelled, then stops and deletes all tasks. Dropped before
-    /// that, it leaves them running.
-    pub(crate) async fn run(mut self, leaving: CancellationToken) {
+    /// Works until `leaving` is cancelled, then stops and deletes all tasks, and says of
+    /// which something is left. Dropped before that, it leaves them running.
+    pub(crate) async fn run(mut self) -> Vec<NotRemoved> {
+        let leaving = self.leaving.clone();
         let adopting = self.adopt();
         if leaving.run_until_cancelled(adopting).await.is_none() {
-            // Whether the executor can tell of them or not: they are to go.
-            if let Ok(found) = self.shared.executor.adopt().await {
-                self.found = found.into_iter().collect();
+            match self.shared.executor.adopt().await {
+                Ok(found) => self.found = found.into_iter().collect(),
+                Err(error) => self.not_removed.push(NotRemoved {
+                    task_id: None,
+                    error: error.to_string(),
+                }),
             }
         }
         loop {
@@ -71,6 +108,7 @@ impl Worker {
         if leaving.is_cancelled() {
             self.remove_all().await;
         }
+        self.not_removed
     }
 
     /// Asks the executor for the tasks of earlier daemons until it answers.
@@ -140,25 +178,30 @@ impl Worker {
             wanted: receiver,
             assigned: self.assigned.clone(),
             found: self.found.remove(task_id),
+            leaving: self.leaving.clone(),
         };
         let task_id = task_id.to_owned();
         self.drivers.spawn(async move {
-            driver.run().await;
-            task_id
+            let removed = driver.run().await;
+            (task_id, removed)
         });
     }
 
-    fn note_end(&mut self, ended: Result<String, tokio::task::JoinError>) {
+    fn note_end(&mut self, ended: Result<(String, Result<(), String>), tokio::task::JoinError>) {
         match ended {
-            Ok(task_id) => {
+            Ok((task_id, removed)) => {
                 self.wanted.remove(&task_id);
+                if let Err(error) = removed {
+                    let task_id = Some(task_id);
+                    self.not_removed.push(NotRemoved { task_id, error });
+                }
             }
             // The task itself lives on in its shim and is found at the next start.
             Err(error) => error!(%error, "a task's driver died; restart the daemon"),
         }
     }
 
-    async fn remove_all(mut self) {
+    async fn remove_all(&mut self) {
         for task_id in self.found.keys().cloned().collect::<Vec<_>>() {
             self.drive_orphan(&task_id);
         }

@@ -62,6 +62,11 @@ impl NativeExecutor {
         self.delegation.is_ok()
     }
 
+    /// Whether tasks are to end when nobody is left who wants them.
+    pub fn stops_orphans(&self) -> bool {
+        self.config.orphans == OrphanPolicy::Stop
+    }
+
     /// What this host offers, found out by a shim that tries.
     ///
     /// # Errors
@@ -295,14 +300,14 @@ impl NativeExecutor {
     /// Deletes a task's records and logs; ends it first if it still runs. Unknown ids are fine.
     ///
     /// # Errors
-    /// When something cannot be deleted.
+    /// When something cannot be deleted, or the kernel does not let the task go.
     pub async fn remove(&self, task_id: &str) -> io::Result<()> {
         if !is_task_id(task_id) {
             return Err(io::Error::new(ErrorKind::InvalidInput, "not a task's id"));
         }
         let dirs = TaskDirs::new(&self.config, task_id);
         if let Ok(Some(task)) = self.known(task_id, &dirs) {
-            task.end().await;
+            task.end().await?;
         }
         if let Ok(delegation) = &self.delegation {
             let _ = cgroup::remove(&delegation.path(task_id));

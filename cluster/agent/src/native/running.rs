@@ -218,7 +218,10 @@ impl ShimTask {
     }
 
     /// Ends the task however it takes, and its shim.
-    pub(super) async fn end(&self) {
+    ///
+    /// # Errors
+    /// `TimedOut` when the shim outlives SIGKILL, as a process stuck in the kernel does.
+    pub(super) async fn end(&self) -> io::Result<()> {
         let deadline = Instant::now() + DYING;
         while self.shim_lives() && Instant::now() < deadline {
             // With its record on disk the shim ends by itself.
@@ -227,13 +230,22 @@ impl ShimTask {
             }
             sleep(LOOK).await;
         }
+        let deadline = Instant::now() + DYING;
         while self.shim_lives() {
+            if Instant::now() >= deadline {
+                let text = format!(
+                    "the task's shim, process {}, outlives SIGKILL",
+                    self.meta.shim_pid
+                );
+                return Err(io::Error::new(ErrorKind::TimedOut, text));
+            }
             let _ = signals::send(self.meta.shim_pid.cast_signed(), libc::SIGKILL);
             sleep(LOOK).await;
         }
         if self.recorded().is_none() {
             self.bury().await;
         }
+        Ok(())
     }
 }
 

@@ -30,6 +30,9 @@ pub(crate) struct Kept {
     pub(crate) adoptions: usize,
     pub(crate) log: Vec<LogRecord>,
     pub(crate) store_fails: bool,
+    /// Records of this task cannot be deleted.
+    pub(crate) stuck: Option<String>,
+    pub(crate) stops_orphans: bool,
 }
 
 #[derive(Clone, Default)]
@@ -171,8 +174,20 @@ impl Executor for Host {
     }
 
     fn remove<'a>(&'a self, task_id: &'a str) -> BoxFuture<'a, io::Result<()>> {
-        self.with(|kept| kept.removed.push(task_id.to_owned()));
-        Box::pin(async { Ok(()) })
+        let stuck = self.with(|kept| {
+            kept.removed.push(task_id.to_owned());
+            kept.stuck.as_deref() == Some(task_id)
+        });
+        Box::pin(async move {
+            match stuck {
+                true => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+                false => Ok(()),
+            }
+        })
+    }
+
+    fn stops_orphans(&self) -> bool {
+        self.with(|kept| kept.stops_orphans)
     }
 
     fn logs(&self, _: &str, options: LogOptions) -> io::Result<mpsc::Receiver<LogRecord>> {

@@ -141,10 +141,24 @@ async fn a_good_token_gives_an_identity() {
     assert_eq!(joined.trust.pem(), manager.root.trust().pem());
     assert!(!joined.stock_manager);
     assert!(manager.with(|behaviour| behaviour.joiners_features.is_some()));
-    // Each try has a key of its own.
+    // Each join has a key of its own.
     let again = join_with(&manager, &manager.token).await.unwrap();
     let keys = [&joined, &again].map(|joined| joined.credentials.key().public_key_digest());
     assert_ne!(keys[0], keys[1]);
+}
+
+#[tokio::test]
+async fn a_try_after_a_lost_answer_is_the_same_request() {
+    let manager = Manager::start().await;
+    manager.with(|behaviour| {
+        behaviour.lost_answers = 1;
+        behaviour.full_answers = 2;
+    });
+    join_with(&manager, &manager.token).await.unwrap();
+    let requests = manager.with(|behaviour| behaviour.requests.clone());
+    // The status that was not told at first was asked again, without a new request.
+    assert_eq!(requests.len(), 2);
+    assert_eq!(requests[0], requests[1]);
 }
 
 #[tokio::test]

@@ -57,6 +57,14 @@ pub(crate) struct Behaviour {
     pub(crate) clock_offset: time::Duration,
     /// Answers about a certificate that say PENDING first.
     pub(crate) pending_answers: usize,
+    /// Answers about a certificate that are refused first, for too many are held.
+    pub(crate) full_answers: usize,
+    /// Answers to joiners that are lost after the manager has taken note.
+    pub(crate) lost_answers: usize,
+    /// Certificate requests that came.
+    pub(crate) requests: Vec<Vec<u8>>,
+    /// Certificate requests are answered only when this has a permit.
+    pub(crate) gate: Option<Arc<tokio::sync::Semaphore>>,
     /// Answers about a certificate that show another request first.
     pub(crate) foreign_answers: usize,
     /// Sessions are refused with this.
@@ -253,6 +261,10 @@ impl Behaviour {
             signer: None,
             clock_offset: time::Duration::ZERO,
             pending_answers: 0,
+            full_answers: 0,
+            lost_answers: 0,
+            requests: Vec::new(),
+            gate: None,
             foreign_answers: 0,
             refusal: None,
             root_ca: None,
@@ -434,6 +446,14 @@ impl NodeCa for Services {
             let text = "A valid join token is necessary to join this cluster";
             return Err(Status::invalid_argument(text));
         }
+        let gate = {
+            let mut state = self.state.lock().unwrap();
+            state.requests.push(message.csr.clone());
+            state.gate.clone()
+        };
+        if let Some(gate) = gate {
+            gate.acquire().await.unwrap().forget();
+        }
         let mut state = self.state.lock().unwrap();
         state.joiners_features = features;
         let node_id = caller.map_or_else(|| "node".to_owned(), |caller| caller.node_id);
@@ -442,6 +462,10 @@ impl NodeCa for Services {
         let (role, serial) = (state.role, state.serial);
         let pem = sign(root, &message.csr, &node_id, role, serial, self.clock.now());
         state.issued.insert(node_id.clone(), (message.csr, pem));
+        if state.lost_answers > 0 {
+            state.lost_answers -= 1;
+            return Err(Status::unavailable("lost"));
+        }
         Ok(Response::new(IssueNodeCertificateResponse {
             node_id,
             node_membership: 1,
@@ -479,6 +503,10 @@ impl NodeCa for Services {
         if state.pending_answers > 0 {
             state.pending_answers -= 1;
             return answer(IssuanceState::Pending, csr, Vec::new());
+        }
+        if state.full_answers > 0 {
+            state.full_answers -= 1;
+            return Err(Status::resource_exhausted("too many calls are held"));
         }
         if state.foreign_answers > 0 {
             state.foreign_answers -= 1;

@@ -1,7 +1,8 @@
 //! Renewal, due or wanted.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Semaphore;
 use waxseal_ca::{Clock, RootAuthority};
 use waxseal_cluster::objects::IssuanceState;
 
@@ -34,6 +35,24 @@ async fn a_node_marked_rotate_renews_once_and_makes_a_new_session() {
     );
     tokio::time::sleep(Duration::from_millis(700)).await;
     assert_eq!(host.with(|kept| kept.identities.len()), 1);
+}
+
+#[tokio::test]
+async fn a_request_during_a_renewal_makes_another() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    let gate = Arc::new(Semaphore::new(0));
+    manager.with(|behaviour| behaviour.gate = Some(Arc::clone(&gate)));
+    let agent = host.agent(&manager);
+    agent.renewals().request();
+    manager
+        .wait_for(|behaviour| behaviour.requests.first().map(drop))
+        .await;
+    // Its key is older than this.
+    agent.renewals().request();
+    gate.add_permits(10);
+    host.wait_for(|kept| kept.identities.get(1).map(drop)).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(host.with(|kept| kept.identities.len()), 2);
 }
 
 #[tokio::test]

@@ -13,6 +13,9 @@ use crate::{
     manager::{Manager, secret, task},
 };
 
+/// As a manager says it to a node that was removed.
+const REMOVED: &str = "Permission denied: node node was removed from swarm";
+
 #[tokio::test]
 async fn a_session_says_who_this_node_is_and_that_it_lives() {
     let (manager, host) = (Manager::start().await, Host::default());
@@ -58,7 +61,7 @@ async fn a_removed_node_keeps_its_tasks_and_says_so() {
     manager.with(|behaviour| behaviour.complete = vec![task("t", "")]);
     let agent = host.agent(&manager);
     host.wait_for(|kept| kept.tasks.get("t").map(drop)).await;
-    let refusal = Status::permission_denied("removed");
+    let refusal = Status::permission_denied(REMOVED);
     manager.with(|behaviour| behaviour.refusal = Some(refusal));
     manager.connections.close_node("node");
     wait_for_status(&agent, |status| match &status.session {
@@ -67,6 +70,34 @@ async fn a_removed_node_keeps_its_tasks_and_says_so() {
     })
     .await;
     assert!(host.with(|kept| kept.stopped.is_empty() && kept.removed.is_empty()));
+}
+
+#[tokio::test]
+async fn a_removed_node_that_stops_orphans_stops_its_tasks() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    manager.with(|behaviour| behaviour.complete = vec![task("t", "")]);
+    host.with(|kept| kept.stops_orphans = true);
+    let agent = host.agent(&manager);
+    host.wait_for(|kept| kept.tasks.get("t").map(drop)).await;
+    // Any other refusal is no removal.
+    let refusal = Status::permission_denied("another organization");
+    manager.with(|behaviour| behaviour.refusal = Some(refusal));
+    manager.connections.close_node("node");
+    wait_for_status(&agent, |status| {
+        matches!(status.session, SessionStatus::Refused { .. })
+    })
+    .await;
+    assert!(host.with(|kept| kept.stopped.is_empty()));
+    let refusal = Status::permission_denied(REMOVED);
+    manager.with(|behaviour| behaviour.refusal = Some(refusal));
+    host.wait_for(|kept| kept.removed.contains(&"t".to_owned()).then_some(()))
+        .await;
+    assert_eq!(host.with(|kept| kept.stopped.clone()), ["t"]);
+    wait_for_status(&agent, |status| match &status.session {
+        SessionStatus::Refused { error } => error.contains("its tasks are stopped"),
+        _ => false,
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Tasks: started, reported, stopped, adopted, logged.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use waxseal_agent::native::{LogRecord, LogStream};
 use waxseal_ca::Clock;
@@ -218,6 +218,23 @@ async fn shutdown_keeps_tasks_and_leave_stops_them() {
     agent.leave().await;
     assert_eq!(host.with(|kept| kept.stopped.clone()), ["t"]);
     assert_eq!(host.with(|kept| kept.removed.clone()), ["t"]);
+}
+
+#[tokio::test]
+async fn leave_goes_on_without_a_task_that_cannot_be_removed_and_says_so() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    manager.with(|behaviour| behaviour.complete = vec![task("t", ""), task("stuck", "")]);
+    host.with(|kept| kept.stuck = Some("stuck".to_owned()));
+    let agent = host.agent(&manager);
+    for id in ["t", "stuck"] {
+        manager.wait_for_state(id, TaskState::Running.into()).await;
+    }
+    let leaving = tokio::time::timeout(Duration::from_secs(20), agent.leave());
+    let left = leaving.await.unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].task_id.as_deref(), Some("stuck"));
+    assert!(left[0].to_string().contains("read-only"), "{}", left[0]);
+    assert!(host.with(|kept| kept.removed.contains(&"t".to_owned())));
 }
 
 fn record(manager: &Manager, stream: LogStream, data: &str, lost: u32) -> LogRecord {
