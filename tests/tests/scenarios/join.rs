@@ -1,6 +1,6 @@
 //! Our own nodes join: what is refused, what workers say, wrong clocks.
 
-use std::{collections::BTreeMap, net::TcpListener, time::Duration};
+use std::{collections::BTreeMap, fs, net::TcpListener, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use waxseal_tests::{DaemonOptions, Scene, Waxseal, eventually, require, scenario};
@@ -134,7 +134,7 @@ fn workers_share_the_tasks_and_say_that_they_are_workers() -> Result<()> {
         a_worker_goes(&manager, &mut workers)?;
         manager.docker.ok(&["service", "rm", "web"])?;
         eventually("no task is left", SOON, || {
-            let left = waxseal_tests::processes_below(&workers[0].exec_root())?;
+            let left = waxseal_tests::processes_below(&workers[0].exec_root().join("tasks"))?;
             ensure!(left.is_empty(), "{left:?}");
             Ok(())
         })?;
@@ -210,7 +210,7 @@ fn a_worker_goes(manager: &Waxseal, workers: &mut Vec<Waxseal>) -> Result<()> {
     gone.up()?;
     gone.reaches("active")?;
     eventually("the old tasks are gone there", SOON, || {
-        let left = waxseal_tests::processes_below(&gone.exec_root())?;
+        let left = waxseal_tests::processes_below(&gone.exec_root().join("tasks"))?;
         ensure!(left.is_empty(), "{left:?}");
         let states = manager
             .docker
@@ -255,14 +255,18 @@ fn a_wrong_clock_is_named_with_its_direction() -> Result<()> {
 
 /// A daemon whose wall clock is off; its monotonic clock is not.
 fn with_clock(scene: &Scene, name: &str, offset: &str) -> Result<Waxseal> {
-    let faketime = require("faketime", "faketime")?;
+    require("faketime", "faketime")?;
+    let library = fs::read_dir("/usr/lib")?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path().join("faketime/libfaketime.so.1"))
+        .find(|path| path.is_file())
+        .context("libfaketime.so.1 is not below /usr/lib")?;
     let options = DaemonOptions {
-        wrapper: vec![
-            faketime.display().to_string(),
-            "-f".to_owned(),
-            offset.to_owned(),
+        environment: vec![
+            ("LD_PRELOAD", library.display().to_string()),
+            ("FAKETIME", offset.to_owned()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
         ],
-        environment: vec![("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned())],
         ..DaemonOptions::default()
     };
     Waxseal::start(scene, name, &options)
