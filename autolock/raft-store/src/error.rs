@@ -71,6 +71,15 @@ pub enum StoreError {
     /// An earlier write failed, so nothing more is written.
     #[error("the log stopped after a failed write; check the disk, then restart the daemon")]
     Stopped,
+    /// There is no space for the log's next segment. Nothing was done.
+    #[error(
+        "no space for {}; free some space on its file system, and it is tried again",
+        file.display()
+    )]
+    NoSpace {
+        /// The file that could not be allocated.
+        file: PathBuf,
+    },
     /// The random source failed.
     #[error("the system gives no random bytes; restart the daemon")]
     Random,
@@ -129,6 +138,10 @@ impl StoreError {
 
     /// Whether the disk is full.
     pub fn is_full(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+        match self {
+            Self::NoSpace { .. } => true,
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            _ => false,
+        }
     }
 }

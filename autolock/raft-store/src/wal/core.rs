@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::LogFull;
 use super::index::{Cache, Index, Place, Point};
-use super::segment_file::Segment;
+use super::segment_file::{Segment, segment_name};
 use super::spare::Spare;
 use super::writer::{Done, Op, Progress, Write};
 use crate::keys::{Keys, random};
@@ -233,11 +233,22 @@ impl Core {
     pub(crate) fn rotate_dek(&self, new: Dek, done: Done) -> Result<(), StoreError> {
         let mut state = self.lock();
         self.check_writable(&state)?;
+        // A segment that was begun and got no file would end the log.
+        let next = state.tail.segment.sequence + 1;
+        if state.tail.segment.cipher.dek_id() != new.id() && !self.spare.is_ready_for(next) {
+            let file = self.dir.join(segment_name(next));
+            return Err(StoreError::NoSpace { file });
+        }
         self.keys.rotate(new);
         if state.tail.segment.cipher.dek_id() != self.keys.ring().current().id() {
             self.roll(&mut state)?;
         }
         self.send(Op::Flush { note: true, done })
+    }
+
+    /// Has `done` told when all that is queued is written.
+    pub(crate) fn flush(&self, done: Done) -> Result<(), StoreError> {
+        self.send(Op::Flush { note: false, done })
     }
 
     /// Refuses all later writes and notes the log's end.

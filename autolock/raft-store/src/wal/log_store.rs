@@ -6,6 +6,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{
@@ -22,6 +23,9 @@ use crate::options::{LogUsage, SnapshotPolicy};
 use crate::payload::{Payload, StoreConfig};
 use crate::records::{DiskMembership, RECORDS_FORMAT};
 use crate::{PayloadError, SnapshotStore, StoreError};
+
+/// Between two looks at whether a segment's file was made.
+const SPARE_LOOK: Duration = Duration::from_millis(10);
 
 type RaftResult<T> = Result<T, StorageError<u64>>;
 
@@ -92,8 +96,16 @@ impl<C: StoreConfig> LogStore<C> {
     /// empty drop the retired keys from the key file and call [`Self::forget_retired`].
     ///
     /// # Errors
-    /// [`StoreError`]; the manager then restarts with both keys.
+    /// [`StoreError::NoSpace`] on a full disk: nothing was done, the log goes on under the
+    /// former key, and the manager tries again later. After any other the manager restarts
+    /// with both keys.
     pub async fn rotate_dek(&self, new: Dek) -> Result<(), StoreError> {
+        // When what is queued is written, the next segment's file was asked for.
+        self.wait(|done| self.core.flush(done)).await?;
+        self.core.spare.retry();
+        while self.core.spare.is_preparing() {
+            tokio::time::sleep(SPARE_LOOK).await;
+        }
         self.wait(|done| self.core.rotate_dek(new, done)).await
     }
 

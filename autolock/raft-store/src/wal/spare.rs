@@ -99,6 +99,16 @@ impl Spare {
         matches!(&*lock(&self.slot), Slot::Ready(..))
     }
 
+    /// Whether the file of segment `sequence` is there.
+    pub(crate) fn is_ready_for(&self, sequence: u64) -> bool {
+        matches!(&*lock(&self.slot), Slot::Ready(ready, _) if *ready == sequence)
+    }
+
+    /// Whether a file is being made.
+    pub(crate) fn is_preparing(&self) -> bool {
+        matches!(&*lock(&self.slot), Slot::Preparing)
+    }
+
     /// Puts in a file that was allocated before.
     pub(crate) fn offer(&self, sequence: u64, file: Arc<dyn DiskFile>) {
         *lock(&self.slot) = Slot::Ready(sequence, file);

@@ -6,7 +6,7 @@ use openraft::Vote;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use waxseal_raft_store::{DangerSimDisk, Fault, LogFull, Meta, Opened, SnapshotData, StoreError};
 
-use crate::support::{append, log_id, open_on, read, run, text};
+use crate::support::{append, dek, log_id, open_on, read, run, text};
 
 const SEGMENT: u64 = 16 * 1024;
 
@@ -68,6 +68,52 @@ fn a_full_disk_refuses_commands_before_they_are_proposed() {
     drop(log);
     let Opened { recovery, .. } = open_on(&disk, 1, &[]).unwrap();
     assert_eq!(recovery.entries, 49);
+}
+
+/// The former key seals on: nothing of the rotation was done, so it can be done later.
+#[test]
+fn a_key_is_not_rotated_on_a_full_disk() {
+    let disk = Arc::new(DangerSimDisk::new(1));
+    let Opened {
+        mut log, snapshots, ..
+    } = open_on(&disk, 1, &[]).unwrap();
+    run(async {
+        disk.set_capacity(Some(disk.used() + SEGMENT / 2));
+        let mut last = 0;
+        while log.can_accept(500).is_ok() {
+            last += 1;
+            append(&mut log, [last], 500).await.unwrap();
+        }
+        for _ in 0..2 {
+            let err = log.rotate_dek(dek(2)).await.unwrap_err();
+            assert!(matches!(err, StoreError::NoSpace { .. }), "{err}");
+            assert!(err.is_full());
+            assert_eq!(log.retired_in_use(), []);
+            // The log is well.
+            last += 1;
+            append(&mut log, [last], 0).await.unwrap();
+            log.save_vote(&Vote::new(last, 7)).await.unwrap();
+        }
+        // Sealing the snapshot anew is refused as well, and changes nothing.
+        let draft = snapshots.begin().unwrap();
+        draft.write(b"state").unwrap();
+        let meta = Meta::default();
+        snapshots
+            .install(&meta, SnapshotData::Draft(draft))
+            .unwrap();
+        disk.set_capacity(None);
+        log.rotate_dek(dek(2)).await.unwrap();
+        assert_eq!(log.retired_in_use(), [dek(1).id()]);
+        disk.set_capacity(Some(disk.used()));
+        assert!(snapshots.reseal().unwrap_err().is_full());
+        assert_eq!(snapshots.latest().unwrap().meta(), &meta);
+        disk.set_capacity(None);
+        snapshots.reseal().unwrap();
+        append(&mut log, [last + 1], 500).await.unwrap();
+        assert_eq!(read(&mut log, ..).await.len() as u64, last + 1);
+    });
+    drop((log, snapshots));
+    open_on(&disk, 2, &[1]).unwrap();
 }
 
 #[test]
