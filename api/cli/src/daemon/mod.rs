@@ -35,6 +35,7 @@ pub(crate) fn run(args: Args, hosts: Vec<String>, hardened: io::Result<()>) -> R
         .worker_threads(cores)
         .max_blocking_threads(MAX_BLOCKING_THREADS)
         .thread_name("waxseal")
+        .on_thread_park(waxseal_autolock::scrub_registers)
         .enable_all()
         .build()
         .map_err(|error| no_runtime(&error))?;
@@ -54,8 +55,16 @@ pub(crate) fn run(args: Args, hosts: Vec<String>, hardened: io::Result<()>) -> R
 /// Tells the service manager, if one asked to be told.
 fn ready() {
     tracing::info!("ready");
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+    if let Err(error) = tell(sd_notify::NotifyState::Ready) {
         tracing::warn!(%error, "the service manager could not be told that this daemon is ready");
+    }
+}
+
+fn tell(state: sd_notify::NotifyState<'_>) -> io::Result<()> {
+    // An empty variable is none.
+    match std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty()) {
+        true => sd_notify::notify(&[state]),
+        false => Ok(()),
     }
 }
 
@@ -84,6 +93,6 @@ impl Signals {
             _ = self.interrupt.recv() => tracing::info!("stopping, as SIGINT asks"),
         }
         // Best effort: the service manager learns of the stop by our end in any case.
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        let _ = tell(sd_notify::NotifyState::Stopping);
     }
 }
