@@ -158,9 +158,10 @@ impl BeginError {
     fn needs_key(&self) -> bool {
         matches!(
             self,
-            BeginError::Keys(KeysError::Open(
-                OpenError::Locked(_) | OpenError::WrongKey(_)
-            ))
+            BeginError::Keys(KeysError::Open {
+                source: OpenError::Locked(_) | OpenError::WrongKey(_),
+                ..
+            })
         )
     }
 
@@ -675,11 +676,14 @@ impl Daemon {
         if self.shared.config.allow_tls12 {
             warnings.push("TLS 1.2 is accepted between nodes (--tls12)".to_owned());
         }
-        warnings.extend(
-            agent
-                .iter()
-                .flat_map(|agent| agent.ignored.iter().map(|text| (*text).to_owned())),
-        );
+        for agent in &agent {
+            let session = agent.session.error();
+            warnings.extend(session.map(|error| format!("no session with a manager: {error}")));
+            let renewal = agent.renewal.error.as_ref();
+            let failed = |error| format!("the certificate could not be renewed: {error}");
+            warnings.extend(renewal.map(failed));
+            warnings.extend(agent.ignored.iter().map(|text| (*text).to_owned()));
+        }
         LocalNode {
             state: match view.state {
                 LockState::Inactive => LocalState::Inactive,

@@ -42,8 +42,13 @@ pub(crate) struct Keys {
 #[non_exhaustive]
 pub enum KeysError {
     /// The key file does not open.
-    #[error(transparent)]
-    Open(#[from] OpenError),
+    #[error("{}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what helps.
+        source: OpenError,
+    },
     /// A file cannot be read or written.
     #[error("{} cannot be accessed", path.display())]
     Io {
@@ -111,7 +116,8 @@ impl Keys {
         let dir = swarm.join("certificates");
         let path = dir.join(KEY);
         let text = Zeroizing::new(read_bounded(&path)?);
-        let file = KeyFile::open(&text, unlock_key.as_ref())?;
+        let file = KeyFile::open(&text, unlock_key.as_ref())
+            .map_err(|source| KeysError::Open { path, source })?;
         Ok(Keys {
             dir,
             file,
@@ -169,13 +175,20 @@ impl Keys {
         write_public(&next, chain_pem.as_bytes())?;
         // 2. The key: from here on the new pair counts.
         let former = self.file.node_key_pkcs8_pem();
-        self.file.replace_node_key(&key.pkcs8_pem())?;
+        self.replace_node_key(&key.pkcs8_pem())?;
         if let Err(error) = self.write() {
-            self.file.replace_node_key(&former)?;
+            self.replace_node_key(&former)?;
             return Err(error);
         }
         // 3. The certificate's own name.
         self.rename_next()
+    }
+
+    fn replace_node_key(&mut self, pkcs8_pem: &str) -> Result<(), KeysError> {
+        let path = self.dir.join(KEY);
+        self.file
+            .replace_node_key(pkcs8_pem)
+            .map_err(|source| KeysError::Open { path, source })
     }
 
     /// Writes the first certificate of a node, whose key is on disk already.
