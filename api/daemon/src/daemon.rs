@@ -676,7 +676,7 @@ impl Daemon {
         if self.shared.config.allow_tls12 {
             warnings.push("TLS 1.2 is accepted between nodes (--tls12)".to_owned());
         }
-        for agent in &agent {
+        if let Some(agent) = &agent {
             let session = agent.session.error();
             warnings.extend(session.map(|error| format!("no session with a manager: {error}")));
             let renewal = agent.renewal.error.as_ref();

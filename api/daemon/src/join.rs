@@ -124,7 +124,8 @@ fn advertised(shared: &Shared, request: &JoinRequest) -> Result<String, ClusterE
 
 /// What the API says of a failed join (spec/engine-api.md §5.2).
 fn join_error(error: &JoinError) -> ClusterError {
-    let text = chain_text(error);
+    // Its text tells the causes already.
+    let text = error.to_string();
     match error {
         JoinError::NoRemotes => ClusterError::InvalidArgument(text),
         JoinError::Unreachable(_) => ClusterError::Unavailable(text),
