@@ -4,7 +4,9 @@
 //! cluster's commands and state, and a whole state directory. None of them ever changes; a new
 //! version adds its own.
 
-use std::{path::Path, process::Command as Process, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, path::Path, process::Command as Process, sync::Arc, time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use prost::Message;
@@ -13,8 +15,8 @@ use waxseal_cluster::{
     PlainVault, State, decode_batch, decode_command, encode_batch,
     objects::{
         self, Actor, Annotations, Bootstrap, Cluster, ClusterSpec, Command, Config, ConfigSpec,
-        CreateConfig, CreateSecret, Node, NodeRole, NodeSpec, RootCa, Secret, SecretSpec,
-        StateSnapshot, actor::Who, command::Op,
+        CreateConfig, CreateSecret, JoinTokens, Node, NodeRole, NodeSpec, RootCa, Secret,
+        SecretSpec, StateSnapshot, actor::Who, command::Op,
     },
 };
 use waxseal_tests::{DaemonOptions, Scene, Waxseal, golden, golden_with_version, run, scenario};
@@ -28,27 +30,28 @@ const TIME: Timestamp = Timestamp {
 };
 
 fn annotations(name: &str) -> Annotations {
-    let mut annotations = Annotations::default();
-    annotations.name = name.to_owned();
-    annotations
-        .labels
-        .insert("app".to_owned(), "web".to_owned());
-    annotations
+    Annotations {
+        name: name.to_owned(),
+        labels: BTreeMap::from([("app".to_owned(), "web".to_owned())]),
+    }
+}
+
+fn by(who: Who, op: Op) -> Command {
+    Command::new(Actor { who: Some(who) }, TIME, op)
 }
 
 fn create_secret() -> Command {
-    let mut secret = Secret::default();
-    secret.id = "secret0000000000000000001".to_owned();
-    let mut spec = SecretSpec::default();
-    spec.annotations = Some(annotations("db_pass"));
-    spec.data = b"content".to_vec();
-    secret.spec = Some(spec);
-    let actor = Actor {
-        who: Some(Who::SocketUid(0)),
+    let secret = Secret {
+        id: "secret0000000000000000001".to_owned(),
+        spec: Some(SecretSpec {
+            annotations: Some(annotations("db_pass")),
+            data: b"content".to_vec(),
+            ..SecretSpec::default()
+        }),
+        ..Secret::default()
     };
-    Command::new(
-        actor,
-        TIME,
+    by(
+        Who::SocketUid(0),
         Op::CreateSecret(CreateSecret {
             secret: Some(secret),
         }),
@@ -56,18 +59,18 @@ fn create_secret() -> Command {
 }
 
 fn create_config() -> Command {
-    let mut config = Config::default();
-    config.id = "config0000000000000000001".to_owned();
-    let mut spec = ConfigSpec::default();
-    spec.annotations = Some(annotations("settings"));
-    spec.data = b"level=3".to_vec();
-    config.spec = Some(spec);
-    let actor = Actor {
-        who: Some(Who::NodeId("node00000000000000000000a".to_owned())),
+    let config = Config {
+        id: "config0000000000000000001".to_owned(),
+        spec: Some(ConfigSpec {
+            annotations: Some(annotations("settings")),
+            data: b"level=3".to_vec(),
+            ..ConfigSpec::default()
+        }),
+        ..Config::default()
     };
-    Command::new(
-        actor,
-        TIME,
+    let node = "node00000000000000000000a".to_owned();
+    by(
+        Who::NodeId(node),
         Op::CreateConfig(CreateConfig {
             config: Some(config),
         }),
@@ -75,29 +78,33 @@ fn create_config() -> Command {
 }
 
 fn bootstrap() -> Command {
-    let mut cluster = Cluster::default();
-    cluster.id = "cluster000000000000000001".to_owned();
-    let mut spec = ClusterSpec::default();
-    spec.annotations = Some(annotations("default"));
-    cluster.spec = Some(spec);
-    let mut root = RootCa::default();
-    root.join_tokens = Some(Default::default());
-    cluster.root_ca = Some(root);
-    let mut node = Node::default();
-    node.id = "node00000000000000000000a".to_owned();
-    node.role = NodeRole::Manager.into();
-    let mut spec = NodeSpec::default();
-    spec.desired_role = NodeRole::Manager.into();
-    spec.annotations = Some(Annotations::default());
-    node.spec = Some(spec);
-    let actor = Actor {
-        who: Some(Who::Component("golden".to_owned())),
+    let cluster = Cluster {
+        id: "cluster000000000000000001".to_owned(),
+        spec: Some(ClusterSpec {
+            annotations: Some(annotations("default")),
+            ..ClusterSpec::default()
+        }),
+        root_ca: Some(RootCa {
+            join_tokens: Some(JoinTokens::default()),
+            ..RootCa::default()
+        }),
+        ..Cluster::default()
+    };
+    let node = Node {
+        id: "node00000000000000000000a".to_owned(),
+        role: NodeRole::Manager.into(),
+        spec: Some(NodeSpec {
+            desired_role: NodeRole::Manager.into(),
+            annotations: Some(Annotations::default()),
+            ..NodeSpec::default()
+        }),
+        ..Node::default()
     };
     let op = Bootstrap {
         cluster: Some(cluster),
         node: Some(node),
     };
-    Command::new(actor, TIME, Op::Bootstrap(op))
+    by(Who::Component("golden".to_owned()), Op::Bootstrap(op))
 }
 
 /// The state after all three commands.

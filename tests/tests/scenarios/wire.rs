@@ -301,12 +301,12 @@ fn a_flood_of_wrong_joins_is_slowed_and_good_ones_pass() -> Result<()> {
 }
 
 fn request(token: &str, csr: &[u8]) -> IssueNodeCertificateRequest {
-    let mut request = IssueNodeCertificateRequest::default();
-    request.role = NodeRole::Worker.into();
-    request.csr = csr.to_vec();
-    request.token = token.as_bytes().to_vec().into();
-    request.availability = Availability::Active.into();
-    request
+    IssueNodeCertificateRequest {
+        role: NodeRole::Worker.into(),
+        csr: csr.to_vec(),
+        token: token.as_bytes().to_vec(),
+        availability: Availability::Active.into(),
+    }
 }
 
 async fn channel(manager: &Waxseal) -> Result<ManagerChannel> {
@@ -329,12 +329,15 @@ fn refusals(runtime: &Runtime, manager: &Waxseal, token: &str) -> Result<()> {
                 .issue_node_certificate(request(token, csr))
                 .await;
             let code = answer.err().map(|status| status.code());
-            ensure!(code == Some(Code::InvalidArgument), "{code:?}");
+            // The largest is more than any message of this call may have.
+            let too_large = csr.len() == 1 << 20 && code == Some(Code::OutOfRange);
+            ensure!(too_large || code == Some(Code::InvalidArgument), "{code:?}");
         }
         let node = manager.docker.ok(&["node", "ls", "-q"])?;
         for id in ["", "none", &node] {
-            let mut request = NodeCertificateStatusRequest::default();
-            request.node_id = id.to_owned();
+            let request = NodeCertificateStatusRequest {
+                node_id: id.to_owned(),
+            };
             let answer = channel.node_ca().node_certificate_status(request).await;
             ensure!(answer.is_err(), "a stranger was told of {id:?}: {answer:?}");
         }
