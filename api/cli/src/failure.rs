@@ -69,7 +69,7 @@ impl Failure {
         if self.exit != Exit::ClosedOutput {
             eprintln!("error: {}", shown(&self.message));
             if let Some(hint) = &self.hint {
-                eprintln!("hint: {hint}");
+                eprintln!("hint: {}", shown(hint));
             }
         }
         ExitCode::from(self.exit as u8)
@@ -105,9 +105,11 @@ pub(crate) fn from_answer(status: http::StatusCode, text: &str) -> Failure {
             return Failure::new(exit, message).hint(hint);
         }
     }
-    match text {
-        "" => Failure::refused(format!("the daemon answered {status}")),
-        text => Failure::refused(text),
+    // The daemon's own texts have two parts; more are several faults in one.
+    match text.split_once("; ") {
+        _ if text.is_empty() => Failure::refused(format!("the daemon answered {status}")),
+        Some((what, hint)) if !hint.contains("; ") => Failure::refused(what).hint(hint),
+        _ => Failure::refused(text),
     }
 }
 
@@ -128,8 +130,8 @@ const KNOWN: [(&str, Exit, &str, &str); 14] = [
     (
         "This node is not a swarm manager. Use ",
         Exit::Refused,
-        "this node is in no cluster",
-        "create one with `waxseal swarm init`, or join one with the command that `waxseal swarm join-token worker` prints on a manager",
+        "this node is in no cluster, or failed to start in the one it is in",
+        "`waxseal status` tells which; create one with `waxseal swarm init`, or join one with the command that `waxseal swarm join-token worker` prints on a manager",
     ),
     (
         "This node is not a swarm manager. Worker",
@@ -230,6 +232,17 @@ mod tests {
             "rpc error: code = Unknown desc = update out of sequence",
         );
         assert!(wrapped.hint.is_some());
+    }
+
+    #[test]
+    fn a_text_of_two_parts_is_told_as_two() {
+        let two = from_answer(StatusCode::BAD_REQUEST, "no space; free some");
+        assert_eq!(
+            (&*two.message, two.hint.as_deref()),
+            ("no space", Some("free some"))
+        );
+        let three = from_answer(StatusCode::BAD_REQUEST, "a; b; c");
+        assert_eq!((&*three.message, three.hint), ("a; b; c", None));
     }
 
     #[test]

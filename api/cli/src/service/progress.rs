@@ -23,6 +23,8 @@ enum Look {
     Under { running: u64, wanted: u64 },
     /// The update stopped by itself.
     Stopped { message: String },
+    /// No task runs and none will: they ended and are not started again.
+    Ended { error: Option<String> },
 }
 
 /// Waits until all tasks have run for a moment, unless told not to.
@@ -36,6 +38,7 @@ pub(super) async fn wait(client: &Client, id: &str, args: &WaitArgs) -> Result<(
         ..Told::default()
     };
     let mut steady_since: Option<Instant> = None;
+    let mut ended_since: Option<Instant> = None;
     loop {
         let service: Service = Service::read(client, id).await?;
         let path = format!(
@@ -44,7 +47,9 @@ pub(super) async fn wait(client: &Client, id: &str, args: &WaitArgs) -> Result<(
         );
         let tasks: Vec<Task> = client.get(&path).await?;
         told.tasks(&service, &tasks);
-        match look(&service, &tasks) {
+        let seen = look(&service, &tasks);
+        let is_ended = matches!(seen, Look::Ended { .. });
+        match seen {
             Look::Stopped { message } => {
                 return Err(Failure::refused(format!("the update stopped: {}", shown(&message)))
                     .hint(format!("look with `waxseal service ps {0}`; `waxseal service update --rollback {0}` goes back", shown(service.name()))));
@@ -57,6 +62,15 @@ pub(super) async fn wait(client: &Client, id: &str, args: &WaitArgs) -> Result<(
                 }
             }
             Look::Under { .. } => steady_since = None,
+            // A moment, since the next task may be on its way.
+            Look::Ended { error } => {
+                if ended_since.get_or_insert_with(Instant::now).elapsed() >= STEADY {
+                    return ended(&service, error);
+                }
+            }
+        }
+        if !is_ended {
+            ended_since = None;
         }
         if args
             .timeout
@@ -80,6 +94,16 @@ pub(super) async fn wait(client: &Client, id: &str, args: &WaitArgs) -> Result<(
     }
 }
 
+fn ended(service: &Service, error: Option<String>) -> Result<(), Failure> {
+    let Some(error) = error else { return Ok(()) };
+    let name = shown(service.name());
+    Err(
+        Failure::refused(format!("the tasks of {name} failed: {}", shown(&error))).hint(format!(
+            "see what they printed with `waxseal service logs {name}`"
+        )),
+    )
+}
+
 fn look(service: &Service, tasks: &[Task]) -> Look {
     if let Some(update) = &service.update_status
         && matches!(update.state.as_str(), "paused" | "rollback_paused")
@@ -97,6 +121,17 @@ fn look(service: &Service, tasks: &[Task]) -> Look {
             )
         })
         .collect();
+    if live.is_empty() && service.replicas() != Some(0) {
+        let failed = |task: &&Task| matches!(task.status.state.as_str(), "failed" | "rejected");
+        let is_over = |task: &Task| task.status.state == "complete" || failed(&task);
+        if !tasks.is_empty() && tasks.iter().all(is_over) {
+            let error = tasks
+                .iter()
+                .find(failed)
+                .map(|task| task.status.err.clone());
+            return Look::Ended { error };
+        }
+    }
     let wanted = match service.replicas() {
         Some(replicas) => replicas,
         None => u64::try_from(live.len()).unwrap_or(u64::MAX).max(1),
@@ -197,6 +232,27 @@ mod tests {
                 wanted: 2
             }
         );
+    }
+
+    #[test]
+    fn tasks_that_ended_for_good_end_the_wait() {
+        let service = service(json!({"Mode": {"Replicated": {"Replicas": 1}}}));
+        let mut failed = task("shutdown", "failed");
+        failed.status.err = "why".into();
+        let error = Some("why".to_owned());
+        assert_eq!(look(&service, &[failed]), Look::Ended { error });
+        assert_eq!(
+            look(&service, &[task("shutdown", "complete")]),
+            Look::Ended { error: None }
+        );
+        // One that is to start again soon.
+        let tasks = [task("shutdown", "failed"), task("ready", "ready")];
+        let waiting = Look::Under {
+            running: 0,
+            wanted: 1,
+        };
+        assert_eq!(look(&service, &tasks), waiting);
+        assert_eq!(look(&service, &[]), waiting);
     }
 
     #[test]

@@ -10,7 +10,12 @@ use clap::Subcommand;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{client::Client, failure::Failure, info::Version, output};
+use crate::{
+    client::Client,
+    failure::Failure,
+    info::{SwarmInfo, Version},
+    output,
+};
 
 pub(crate) use init::{Init, create};
 pub(crate) use join::{Join, enter};
@@ -49,11 +54,22 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
         Verb::Update(args) => update::run(client, args).await,
         Verb::UnlockKey(args) => keys::unlock_key(client, args).await,
         Verb::Leave(args) => {
+            refuse_to_lose(client, args.force).await?;
             leave(client, args.force).await?;
             output::line("this node has left the cluster")
         }
         Verb::Inspect(args) => inspect::run(client, args).await,
     }
+}
+
+/// A node that failed to start may hold all there is of its cluster; the API takes it out
+/// without force, as engines do.
+async fn refuse_to_lose(client: &Client, force: bool) -> Result<(), Failure> {
+    if force || SwarmInfo::read(client).await?.state != "error" {
+        return Ok(());
+    }
+    Err(Failure::refused("this node failed to start, and what it holds of its cluster would be removed")
+        .hint("`waxseal status` says why it failed; leave all the same with `waxseal swarm leave --force`"))
 }
 
 pub(crate) async fn leave(client: &Client, force: bool) -> Result<(), Failure> {
