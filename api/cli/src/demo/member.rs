@@ -133,10 +133,13 @@ impl Member {
             .strip_prefix("error: ")
             .map(|why| format!(": {why}"))
             .unwrap_or_default();
-        Failure::refused(format!(
-            "the {}'s daemon ended at once ({status}){why}",
-            self.name
-        ))
+        Failure::refused(format!("the {}'s daemon ended ({status}){why}", self.name))
+    }
+
+    /// How the daemon ended, if it did so by itself.
+    pub(super) fn has_ended(&mut self) -> Option<Failure> {
+        let status = self.child.as_mut()?.try_wait().ok()??;
+        Some(self.ended(status))
     }
 
     /// Stops the daemon; its tasks go on.

@@ -77,6 +77,19 @@ async fn show(args: Args) -> Result<(), Failure> {
         shown = steps::all(&mut stage, &mut story) => shown,
         () = stop.asked() => Err(Failure::refused("stopped before its end")),
     };
+    // A daemon that is gone explains more than what was waited for.
+    let shown = shown.map_err(|failure| {
+        let ended = [&mut stage.manager, &mut stage.worker]
+            .into_iter()
+            .find_map(Member::has_ended);
+        match ended {
+            Some(ended) => Failure {
+                message: ended.message,
+                ..failure
+            },
+            None => failure,
+        }
+    });
     let is_stopped = stop.was_asked;
     // 1. Taken down, whatever happened. A signal now would only leave more behind: it is not heard.
     let torn_down = tear_down(&mut stage).await;
