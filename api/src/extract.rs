@@ -1,6 +1,6 @@
 //! What handlers take from a request: id, query, caller, version, body.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -15,6 +15,7 @@ use http::{
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
 use waxseal_cluster::objects::{Actor, actor::Who};
 use zeroize::Zeroize;
 
@@ -30,6 +31,12 @@ use crate::{
 /// Largest request body. The CLI sends up to twice the size limit of a config
 /// in base64 (2.7 MB) and leaves the refusal to the daemon.
 pub(crate) const MAX_BODY_BYTES: usize = 4 << 20;
+
+/// Time for a whole body: what holds room that others wait for has to go on.
+const BODY_TIME: Duration = Duration::from_secs(60);
+/// Time for each part of a body.
+const BODY_PAUSE: Duration = Duration::from_secs(10);
+const BODY_TOO_LATE: &str = "the request body did not come in time; send it without pauses";
 
 /// What the transport knows of a request; put into its extensions by the server.
 #[derive(Clone, Copy, Debug)]
@@ -298,8 +305,19 @@ async fn read_body(mut body: Body, length: Option<usize>) -> Result<Bytes, ApiEr
     if length.is_some_and(|length| length > MAX_BODY_BYTES) {
         return Err(too_large());
     }
+    let too_late = || ApiError::new(StatusCode::REQUEST_TIMEOUT, BODY_TOO_LATE);
+    let end = Instant::now() + BODY_TIME;
     let mut gathered: Option<BytesMut> = None;
-    while let Some(frame) = body.frame().await {
+    loop {
+        let until = end.min(Instant::now() + BODY_PAUSE);
+        let frame = match timeout_at(until, body.frame()).await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => break,
+            Err(_) => {
+                gathered.unwrap_or_default().zeroize();
+                return Err(too_late());
+            }
+        };
         let frame =
             frame.map_err(|_| ApiError::bad_request("request body ended before its length"))?;
         let Ok(data) = frame.into_data() else {

@@ -357,9 +357,9 @@ fn is_listed(state: &State, task: &Task, filters: &Filters) -> bool {
             wanted.is_empty() || state_name(task.desired_state()).eq_ignore_ascii_case(wanted)
         })
         && (!wants_up_to_date(filters)
-            || state
-                .service(&task.service_id)
-                .is_some_and(|service| is_current(service, task, state.node(&task.node_id).map(AsRef::as_ref))))
+            || state.service(&task.service_id).is_some_and(|service| {
+                is_current(service, task, state.node(&task.node_id).map(AsRef::as_ref))
+            }))
 }
 
 /// Clients send the value `true`.

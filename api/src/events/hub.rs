@@ -87,6 +87,11 @@ impl Hub {
         }
     }
 
+    /// Forgets the events kept: they are of a cluster that this node has left.
+    pub(crate) fn forget(&self) {
+        self.lock().recent.clear();
+    }
+
     /// How many readers there are.
     pub(crate) fn listeners(&self) -> usize {
         let mut inner = self.lock();
@@ -287,5 +292,7 @@ mod tests {
         assert_eq!(hub.recent(&all(Some(0))).len(), RECENT);
         assert_eq!(hub.recent(&all(Some(299))).len(), 1);
         assert_eq!(hub.recent(&all(None)).len(), 0, "only with since or until");
+        hub.forget();
+        assert_eq!(hub.recent(&all(Some(0))).len(), 0);
     }
 }

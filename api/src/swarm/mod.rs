@@ -55,7 +55,10 @@ async fn leave<C: Cluster>(
     params: Params,
 ) -> Result<Response, ApiError> {
     match api.cluster.leave(params.loose("force")).await {
-        Ok(()) => Ok(respond::empty(StatusCode::OK)),
+        Ok(()) => {
+            api.hub.forget();
+            Ok(respond::empty(StatusCode::OK))
+        }
         Err(ClusterError::NotInSwarm) => Err(ApiError::unavailable(NOT_PART)),
         Err(error) => Err(error.into()),
     }

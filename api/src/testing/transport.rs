@@ -123,6 +123,43 @@ async fn a_stop_ends_streams_and_idle_connections() {
     assert_eq!(idle.read(&mut [0; 16]).await.unwrap(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_is_given_up() {
+    let cluster = FakeCluster::manager().await;
+    let server = Running::start("late", &cluster);
+    let head = |length: usize| {
+        format!(
+            "POST /v1.44/secrets/create HTTP/1.1\r\nHost: x\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        )
+    };
+    // They hold all the room that there is for large bodies, and one sends a byte at times.
+    let mut idle = Vec::new();
+    for _ in 0..16 {
+        let mut stream = server.connect().await;
+        stream.write_all(head(4 << 20).as_bytes()).await.unwrap();
+        idle.push(stream);
+    }
+    let mut dripping = idle.pop().unwrap();
+    let drip = tokio::spawn(async move {
+        // Until the server closes.
+        while dripping.write_all(b" ").await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(8)).await;
+        }
+    });
+    for stream in &mut idle {
+        let answer = exchange(stream, "").await;
+        assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+        assert!(answer.contains("did not come in time"), "{answer}");
+    }
+    let mut late = server.connect().await;
+    let body = format!("{{\"Name\":\"s\",\"Data\":\"{}\"}}", "eA==".repeat(25_000));
+    let answer = exchange(&mut late, &(head(body.len()) + &body)).await;
+    assert!(!answer.starts_with("HTTP/1.1 408"), "{answer}");
+    drip.await.unwrap();
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn what_is_not_http_is_refused() {
     let cluster = FakeCluster::manager().await;
