@@ -62,7 +62,7 @@ pub(super) fn plan(task: &TaskLaunch, host: &Host<'_>) -> Result<(Launch, Limits
         argv: argv(spec)?,
         env: environment(task, shown_name, &identity.home)?,
         dir: directory(spec)?,
-        capabilities: capabilities(spec, &identity)?,
+        capabilities: capabilities(spec, &identity, host)?,
         identity,
         hostname,
         stop_signal: stop_signal(spec)?,
@@ -72,6 +72,7 @@ pub(super) fn plan(task: &TaskLaunch, host: &Host<'_>) -> Result<(Launch, Limits
         own_network: task.network == Network::None,
         binds,
         tmpfs,
+        covered: Vec::new(),
         files: task.files.iter().map(FileHeader::from).collect(),
         ulimits: ulimits(spec)?,
         oom_score_adj: spec.oom_score_adj,
@@ -215,11 +216,8 @@ fn identity(spec: &ContainerSpec, host: &Host<'_>) -> Result<Identity, LaunchErr
             ))
         })?;
     if host.root {
-        if host.users == UserPolicy::NonRoot && identity.uid == 0 {
-            return Err(LaunchError::rejected(
-                "this node runs native tasks as other users than root only (--native-tasks \
-                 nonroot); give the service a --user",
-            ));
+        if host.users == UserPolicy::NonRoot {
+            check_not_root(&spec.user, &identity, host.database)?;
         }
         return Ok(identity);
     }
@@ -240,6 +238,31 @@ fn identity(spec: &ContainerSpec, host: &Host<'_>) -> Result<Identity, LaunchErr
         ));
     }
     Ok(identity)
+}
+
+/// What root's user or group owns is the host: its disks, and the daemon's socket.
+fn check_not_root(user: &str, identity: &Identity, database: &Database) -> Result<(), LaunchError> {
+    if identity.uid == 0 {
+        return Err(LaunchError::rejected(
+            "this node runs native tasks as other users than root only (--native-tasks nonroot); \
+             give the service a --user",
+        ));
+    }
+    if !database.has_known_group(user) {
+        let uid = identity.uid;
+        return Err(LaunchError::rejected(format!(
+            "user {uid} is not listed on this node, so it has no group, and this node runs native \
+             tasks with groups other than root's only (--native-tasks nonroot); give both as \
+             --user {uid}:GROUP, or create the user there"
+        )));
+    }
+    if identity.gid == 0 || identity.groups.contains(&0) {
+        return Err(LaunchError::rejected(
+            "this node runs native tasks without the group 0, root's (--native-tasks nonroot); \
+             give the service another group with --user USER:GROUP, and no --group 0",
+        ));
+    }
+    Ok(())
 }
 
 fn check_files(task: &TaskLaunch, host: &Host<'_>) -> Result<(), LaunchError> {
@@ -329,16 +352,31 @@ fn hostname(task: &TaskLaunch) -> Result<Option<String>, LaunchError> {
     Ok(Some(name).filter(|name| !name.is_empty()))
 }
 
-fn capabilities(spec: &ContainerSpec, identity: &Identity) -> Result<u64, LaunchError> {
+/// Capabilities that a user namespace gives over its own mounts and processes: with them a task
+/// takes off what covers the daemon's files, which are its own user's.
+const UNCOVERING: [&str; 2] = ["SYS_ADMIN", "SYS_PTRACE"];
+
+fn capabilities(
+    spec: &ContainerSpec,
+    identity: &Identity,
+    host: &Host<'_>,
+) -> Result<u64, LaunchError> {
     if identity.uid != 0 && !spec.capability_add.is_empty() {
         return Err(LaunchError::rejected(
             "capabilities can be added for root only; leave out --user or --cap-add",
         ));
     }
-    CapSet::engine_default()
+    let set = CapSet::native_default()
         .adjusted(&spec.capability_add, &spec.capability_drop)
-        .map(CapSet::bits)
-        .map_err(|error| LaunchError::rejected(error.to_string()))
+        .map_err(|error| LaunchError::rejected(error.to_string()))?;
+    match UNCOVERING.iter().find(|name| set.has(name)) {
+        Some(name) if !host.root => Err(LaunchError::rejected(format!(
+            "this node's daemon is not root and shares its user with its tasks, so they cannot \
+             have the capability {name}; leave it out (--cap-drop {name} beside --cap-add ALL), \
+             or run the daemon as root"
+        ))),
+        _ => Ok(set.bits()),
+    }
 }
 
 fn stop_signal(spec: &ContainerSpec) -> Result<i32, LaunchError> {

@@ -31,7 +31,7 @@ fn planned(
 ) -> Result<(Launch, Limits), LaunchError> {
     let database = Database {
         passwd: "root:x:0:0:root:/root:/bin/sh\nweb:x:1001:1002::/srv/web:/bin/sh".into(),
-        group: "adm:x:4:root".into(),
+        group: "root:x:0:\nadm:x:4:root".into(),
     };
     plan(
         task,
@@ -167,6 +167,22 @@ fn the_nodes_policy_is_obeyed() {
     assert!(off.contains("--native-tasks"), "{off}");
     let root = refusal(planned(&task(|_| {}), true, UserPolicy::NonRoot, Ok(())));
     assert!(root.contains("--user"), "{root}");
+    let nonroot = |user: &str, groups: &[&str]| {
+        let task = with_spec(|spec| {
+            spec.user = user.into();
+            spec.groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        });
+        planned(&task, true, UserPolicy::NonRoot, Ok(()))
+    };
+    for (user, groups) in [("1000:0", &[][..]), ("web:root", &[]), ("web", &["0"])] {
+        let text = refusal(nonroot(user, groups));
+        assert!(text.contains("group 0"), "{user}: {text}");
+    }
+    let guessed = refusal(nonroot("777", &[]));
+    assert!(guessed.contains("--user 777:GROUP"), "{guessed}");
+    assert!(nonroot("777:778", &["4"]).is_ok());
+    let any = as_root(&with_spec(|spec| spec.user = "777".into()));
+    assert_eq!((any.identity.uid, any.identity.gid), (777, 777));
     let web = with_spec(|spec| spec.user = "web".into());
     let (launch, _) = planned(&web, true, UserPolicy::NonRoot, Ok(()))
         .ok()
@@ -195,6 +211,28 @@ fn one_uid_is_all_there_is_without_root() {
         });
     });
     assert!(refusal(without(&owned)).contains("/run/secrets/a"));
+}
+
+#[test]
+fn capabilities_that_uncover_need_a_daemon_that_is_root() {
+    let adding = |add: &str, drop: &[&str]| {
+        with_spec(|spec| {
+            spec.capability_add = vec![add.to_owned()];
+            spec.capability_drop = drop.iter().map(|name| (*name).to_owned()).collect();
+        })
+    };
+    for add in ["ALL", "cap_sys_admin", "SYS_PTRACE"] {
+        let task = adding(add, &[]);
+        let text = refusal(planned(&task, false, UserPolicy::Any, NO_LIMITS));
+        assert!(text.contains("the capability SYS_"), "{add}: {text}");
+        assert_ne!(as_root(&task).capabilities, 0);
+    }
+    for task in [
+        adding("MKNOD", &[]),
+        adding("ALL", &["SYS_ADMIN", "SYS_PTRACE"]),
+    ] {
+        assert!(planned(&task, false, UserPolicy::Any, NO_LIMITS).is_ok());
+    }
 }
 
 #[test]
@@ -238,11 +276,11 @@ fn the_environment_is_the_engines() {
 }
 
 #[test]
-fn defaults_are_the_engines() {
+fn defaults_are_the_engines_but_for_devices() {
     let launch = as_root(&task(|_| {}));
     assert_eq!(launch.stop_signal, 15);
     assert_eq!(launch.grace_ms, 10_000);
-    assert_eq!(launch.capabilities, CapSet::engine_default().bits());
+    assert_eq!(launch.capabilities, CapSet::native_default().bits());
     assert_eq!(launch.dir, Path::new("/"));
     assert_eq!((launch.identity.uid, launch.identity.gid), (0, 0));
     assert!(launch.init && !launch.read_only && !launch.own_network);

@@ -63,6 +63,46 @@ mod tests {
         }
     }
 
+    /// Shims of earlier daemons speak these words: none of them ever changes.
+    #[test]
+    fn the_words_are_those_of_earlier_daemons() {
+        let requests = [
+            (r#"{"op":"status"}"#, Request::Status),
+            (
+                r#"{"op":"stop","signal":15,"grace_ms":10000}"#,
+                Request::Stop {
+                    signal: Some(15),
+                    grace_ms: Some(10_000),
+                },
+            ),
+            (r#"{"op":"kill"}"#, Request::Kill),
+            (r#"{"op":"wait"}"#, Request::Wait),
+        ];
+        for (text, request) in requests {
+            assert_eq!(serde_json::to_string(&request).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Request>(text).unwrap(), request);
+        }
+        let exit = ExitRecord::lost("why");
+        let ended =
+            r#"{"is":"ended","format":1,"code":137,"signal":9,"oom":false,"message":"why"}"#;
+        let replies = [
+            (r#"{"is":"running"}"#, Reply::Running),
+            (r#"{"is":"stopping"}"#, Reply::Stopping),
+            (ended, Reply::Ended(exit)),
+            (r#"{"is":"refused"}"#, Reply::Refused),
+        ];
+        for (text, reply) in replies {
+            assert_eq!(serde_json::to_string(&reply).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Reply>(text).unwrap(), reply);
+        }
+        // A later daemon or shim may add to them.
+        let newer = r#"{"op":"status","later":1}"#;
+        assert_eq!(
+            serde_json::from_str::<Request>(newer).unwrap(),
+            Request::Status
+        );
+    }
+
     #[test]
     fn requests_are_short_and_come_back() {
         for request in [

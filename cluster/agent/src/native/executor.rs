@@ -157,6 +157,8 @@ impl NativeExecutor {
         }
         // The shim's own working directory is the state directory.
         launch.log_dir = std::path::absolute(&dirs.logs)?;
+        let covered = self.config.covered.iter().map(std::path::absolute);
+        launch.covered = covered.collect::<io::Result<_>>()?;
         launch.orphan_stop_ms = match self.config.orphans {
             OrphanPolicy::Keep => None,
             OrphanPolicy::Stop => Some(millis(self.config.orphan_after)),

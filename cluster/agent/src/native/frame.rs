@@ -47,6 +47,8 @@ pub(super) struct Launch {
     pub(super) own_network: bool,
     pub(super) binds: Vec<Bind>,
     pub(super) tmpfs: Vec<Tmpfs>,
+    /// What the task must not see; absolute.
+    pub(super) covered: Vec<PathBuf>,
     pub(super) files: Vec<FileHeader>,
     /// Bit n is capability n.
     pub(super) capabilities: u64,
@@ -219,6 +221,7 @@ mod tests {
             own_network: false,
             binds: Vec::new(),
             tmpfs: Vec::new(),
+            covered: Vec::new(),
             files,
             capabilities: 0,
             ulimits: Vec::new(),

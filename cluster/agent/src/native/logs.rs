@@ -30,6 +30,22 @@ pub(super) const CURRENT: &str = "log";
 pub(super) const OLDER: &str = "log.1";
 
 const MAGIC: [u8; 8] = *b"WXLOG\0\0\x01";
+
+/// What the first bytes of a log say of it.
+///
+/// # Errors
+/// A text, for what is no log or has another format.
+fn check_magic(magic: &[u8; 8]) -> Result<(), String> {
+    let ([name @ .., found], [known @ .., supported]) = (magic, &MAGIC);
+    match (name == known, found) {
+        (true, found) if found == supported => Ok(()),
+        (true, found) => Err(format!(
+            "has format {found}, this program reads {supported}; start the program that wrote it"
+        )),
+        (false, _) => Err("does not begin as a log".to_owned()),
+    }
+}
+
 const HEADER_BYTES: usize = 20;
 
 /// Where a line was written to.
@@ -184,6 +200,29 @@ mod tests {
             data: data.to_vec(),
             lost: 7,
         }
+    }
+
+    #[test]
+    fn a_newer_log_is_refused_by_name() {
+        let error = check_magic(b"WXLOG\0\0\x02").unwrap_err();
+        assert!(error.contains("format 2, this program reads 1"), "{error}");
+        assert!(check_magic(b"WXLOGS\0\x01").is_err());
+    }
+
+    #[test]
+    fn the_golden_log_is_read_and_written() {
+        let golden = include_bytes!("../../tests/golden/task-log-v1.bin");
+        let (magic, mut rest) = golden.split_first_chunk().unwrap();
+        check_magic(magic).unwrap();
+        let records = [record(b"out\n"), record(b""), record(b"no end")];
+        let mut written = magic.to_vec();
+        for expected in records {
+            let (read, length) = decode(rest).unwrap().unwrap();
+            assert_eq!(read, expected);
+            rest = &rest[length..];
+            encode(&expected, &mut written);
+        }
+        assert_eq!(written, golden);
     }
 
     #[test]

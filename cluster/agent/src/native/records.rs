@@ -206,7 +206,8 @@ fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     let Format { format } = serde_json::from_slice(&bytes)?;
     if format != RECORD_FORMAT {
         let text = format!(
-            "{} has format {format}, known is {RECORD_FORMAT}",
+            "{} has format {format}, this program reads {RECORD_FORMAT}; start the program that \
+             wrote it",
             path.display()
         );
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
@@ -251,6 +252,32 @@ mod tests {
             fs::write(&path, text).unwrap();
             assert!(read_record::<ExitRecord>(&path).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn golden_records_are_read_and_written() {
+        let golden = include_str!("../../tests/golden/task-exit-v1.json").trim_end();
+        let exit = ExitRecord {
+            signal: Some(9),
+            oom: true,
+            message: Some("why".to_owned()),
+            ..record(137)
+        };
+        assert_eq!(serde_json::to_string(&exit).unwrap(), golden);
+        assert_eq!(serde_json::from_str::<ExitRecord>(golden).unwrap(), exit);
+        let golden = include_str!("../../tests/golden/task-meta-v1.json").trim_end();
+        let meta = Meta {
+            format: 1,
+            task_id: "0abcdefghijklmnopqrstuvwx".to_owned(),
+            shim_pid: 100,
+            shim_start: 5_000_000_000,
+            pid: 101,
+            pid_start: 5_000_000_001,
+            boot_id: "11111111-2222-3333-4444-555555555555".to_owned(),
+            notes: vec!["a note".to_owned()],
+        };
+        assert_eq!(serde_json::to_string(&meta).unwrap(), golden);
+        assert_eq!(serde_json::from_str::<Meta>(golden).unwrap(), meta);
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub struct NativeConfig {
     /// A cgroup v2 directory this process may make children in, with the `cpu`, `memory` and
     /// `pids` controllers. `None` looks for one at the process's own place in the hierarchy.
     pub cgroup: Option<PathBuf>,
+    /// What no task sees: the daemon's own directories and sockets. A task's view has empty,
+    /// read-only mounts in their places, and mounts of them are refused.
+    pub covered: Vec<PathBuf>,
 }
 
 impl NativeConfig {
@@ -37,11 +40,13 @@ impl NativeConfig {
     pub const ORPHAN_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
     /// The defaults over these directories: this program as the shim, any user, orphans kept, the
-    /// cgroup looked for.
+    /// cgroup looked for, both directories covered.
     pub fn new(exec_root: impl Into<PathBuf>, data_root: impl Into<PathBuf>) -> Self {
+        let (exec_root, data_root) = (exec_root.into(), data_root.into());
         Self {
-            exec_root: exec_root.into(),
-            data_root: data_root.into(),
+            covered: vec![exec_root.clone(), data_root.clone()],
+            exec_root,
+            data_root,
             shim_exe: PathBuf::from("/proc/self/exe"),
             users: UserPolicy::default(),
             orphans: OrphanPolicy::default(),
@@ -56,8 +61,9 @@ impl NativeConfig {
 pub enum UserPolicy {
     /// No native tasks at all.
     Off,
-    /// Any user but root. A daemon that is not root itself gives tasks its own identity, so
-    /// `root` inside such a task's user namespace is allowed.
+    /// Any user but root, and no group of root's: what belongs to them is the host's own. A daemon
+    /// that is not root itself gives tasks its own identity, so `root` inside such a task's user
+    /// namespace is allowed.
     NonRoot,
     /// Any user, root by default as in a container.
     #[default]

@@ -38,8 +38,9 @@ impl Database {
 
     /// The identity for `user` (empty, `uid`, `name`, `user:group`) and further `groups`.
     ///
-    /// As the engine does: empty is root; a number that is not listed has gid 0; the groups that
-    /// list the user's name are added unless a group is given.
+    /// As the engine does: empty is root; the groups that list the user's name are added unless a
+    /// group is given. Unlike there, a number that is not listed is its own gid and not 0, which
+    /// here is the group of the host's root.
     ///
     /// # Errors
     /// The name that is not listed.
@@ -52,7 +53,7 @@ impl Database {
         let listed = self.user(user);
         let (uid, own_gid, home, name) = match (listed, user.parse::<u32>()) {
             (Some(found), _) => found,
-            (None, Ok(uid)) => (uid, 0, "/".to_owned(), None),
+            (None, Ok(uid)) => (uid, uid, "/".to_owned(), None),
             (None, Err(_)) => return Err(format!("user `{user}`")),
         };
         let gid = group.map_or(Ok(own_gid), |group| self.gid(group))?;
@@ -71,6 +72,15 @@ impl Database {
             groups: all,
             home,
         })
+    }
+
+    /// Whether the group that `user` has follows from what it says or from what is listed.
+    pub(super) fn has_known_group(&self, user: &str) -> bool {
+        match user.split_once(':') {
+            Some((_, group)) if !group.is_empty() => true,
+            Some((user, _)) => self.user(user).is_some(),
+            None => user.is_empty() || self.user(user).is_some(),
+        }
     }
 
     fn user(&self, wanted: &str) -> Option<(u32, u32, String, Option<String>)> {
@@ -150,6 +160,16 @@ mod tests {
     }
 
     #[test]
+    fn groups_are_known_or_guessed() {
+        for user in ["777", "777:"] {
+            assert!(!database().has_known_group(user), "{user}");
+        }
+        for user in ["", "0", "1001", "web", "web:", "777:888", "777:log"] {
+            assert!(database().has_known_group(user), "{user}");
+        }
+    }
+
+    #[test]
     fn users_are_found_as_the_engine_finds_them() {
         let found = |user: &str| database().identity(user, &[]).unwrap();
         let identity = |uid, gid, groups: &[u32], home: &str| Identity {
@@ -163,7 +183,7 @@ mod tests {
         assert_eq!(found("1001"), found("web"));
         assert_eq!(found("web:log"), identity(1001, 1003, &[], "/srv/web"));
         assert_eq!(found("web:"), found("web"));
-        assert_eq!(found("777"), identity(777, 0, &[], "/"));
+        assert_eq!(found("777"), identity(777, 777, &[], "/"));
         assert_eq!(found("777:888"), identity(777, 888, &[], "/"));
         let more = database()
             .identity("777", &["log".into(), "5".into()])

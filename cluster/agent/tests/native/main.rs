@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod basics;
+mod covers;
 mod lifetime;
 mod secrecy;
 mod support;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     match arguments.first().map(String::as_str) {
         Some("shim") => return waxseal_agent::native::shim_main(),
         Some(lifetime::DAEMON) => return lifetime::daemon_that_dies(&arguments[1..]),
+        Some(covers::CONNECT) => return covers::connect(&arguments[1..]),
         Some(secrecy::STRANGER) => return secrecy::stranger(&arguments[1..]),
         _ => {}
     }
@@ -63,7 +65,13 @@ fn main() -> ExitCode {
 }
 
 async fn run(setting: Setting, words: &[String]) -> usize {
-    let chosen = [basics::CASES, secrecy::CASES, lifetime::CASES].concat();
+    let chosen = [
+        basics::CASES,
+        covers::CASES,
+        secrecy::CASES,
+        lifetime::CASES,
+    ]
+    .concat();
     let chosen = chosen.into_iter().filter(|(name, case)| {
         case.fits(setting) && (words.is_empty() || words.iter().any(|word| name.contains(word)))
     });

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::{CURRENT, LogOptions, LogRecord, MAGIC, OLDER, decode};
+use super::{CURRENT, LogOptions, LogRecord, MAGIC, OLDER, check_magic, decode};
 
 /// Records that wait for a slow receiver.
 const CHANNEL_RECORDS: usize = 256;
@@ -151,9 +151,7 @@ impl Source {
             let Some(magic) = self.bytes.first_chunk() else {
                 return Ok(());
             };
-            if *magic != MAGIC {
-                return Err(invalid("is not a log of this version"));
-            }
+            check_magic(magic).map_err(|what| invalid(&what))?;
             (self.started, at) = (true, MAGIC.len());
         }
         while let Some((record, length)) =

@@ -129,6 +129,9 @@ fn prepare(
     if pid_namespace {
         view.mount_proc()?;
     }
+    // Before anything is added: what is added is taken from the view as it then is.
+    view.protect_cgroups()?;
+    view.cover(&launch.covered)?;
     view.bind(&launch.binds.iter().map(BindMount::from).collect::<Vec<_>>())?;
     view.tmpfs(
         &launch

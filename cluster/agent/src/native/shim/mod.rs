@@ -169,6 +169,9 @@ fn probe(namespace: &Result<bool, String>) -> HostReport {
     });
     if !report.pid_namespace {
         report.notes.push(start::NO_PID_NAMESPACE.to_owned());
+        if !report.user_namespace {
+            report.notes.push(start::SHARED_PROC.to_owned());
+        }
     }
     if !report.noswap {
         report.notes.push(start::NO_NOSWAP.to_owned());

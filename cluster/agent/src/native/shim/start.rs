@@ -17,6 +17,10 @@ pub(super) const NO_PID_NAMESPACE: &str = "the kernel refuses a fresh /proc here
      no pid namespace; their processes are killed one by one at the end, and some may outlive a \
      shim that is killed";
 
+pub(super) const SHARED_PROC: &str = "without a pid namespace, tasks of one user can read each \
+     other's memory and files, secrets among them, through /proc; give each service a user of its \
+     own, or run the daemon where a fresh /proc can be mounted";
+
 pub(super) const NO_NOSWAP: &str = "the kernel gives no tmpfs that keeps out of swap here (before \
      6.4, or without root), so the shim locks the pages of the files";
 
@@ -55,6 +59,10 @@ pub(super) fn start(
     match attempt(launch, &mut files, one_uid, false)? {
         Attempt::Runs(mut started) => {
             started.notes.push(NO_PID_NAMESPACE.to_owned());
+            // Each of those is in a user namespace of its own, which keeps the others out.
+            if !one_uid {
+                started.notes.push(SHARED_PROC.to_owned());
+            }
             Ok(started)
         }
         Attempt::ProcRefused => Err(Fault::Failed("the kernel refuses /proc".to_owned())),
