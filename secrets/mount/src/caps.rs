@@ -91,6 +91,19 @@ impl CapSet {
         Self(ENGINE_DEFAULT.iter().map(bit).sum())
     }
 
+    /// What a native task gets by default: the engine's without `MKNOD`. A container's devices are
+    /// bounded by its device cgroup, a native task's would be the host's disks.
+    pub fn native_default() -> Self {
+        let mknod = NAMES.iter().position(|name| *name == "MKNOD");
+        Self(Self::engine_default().0 & !mknod.map_or(0, |n| 1 << n))
+    }
+
+    /// Whether the capability with this name, without `CAP_`, is in the set.
+    pub fn has(self, name: &str) -> bool {
+        let number = NAMES.iter().position(|known| *known == name);
+        number.is_some_and(|n| self.0 & (1 << n) != 0)
+    }
+
     /// The set with `add` added and `drop` taken away, by the engine's rules: names with or without
     /// `CAP_`, in any case; `ALL` stands for all; with `ALL` added, `drop` is what is left out.
     ///
@@ -204,6 +217,14 @@ mod tests {
     fn the_default_is_the_engines() {
         // What `CapEff` of a container's first process shows: 00000000a80425fb.
         assert_eq!(CapSet::engine_default().bits(), 0xa804_25fb);
+    }
+
+    #[test]
+    fn native_tasks_make_no_devices_unless_asked() {
+        let set = CapSet::native_default();
+        assert_eq!(set.bits(), 0xa004_25fb);
+        assert!(!set.has("MKNOD") && set.has("CHOWN") && !set.has("FLY"));
+        assert!(set.adjusted(&words(&["MKNOD"]), &[]).unwrap().has("MKNOD"));
     }
 
     #[test]

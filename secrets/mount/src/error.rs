@@ -48,7 +48,7 @@ pub enum MountError {
     /// A directory has more entries than are bound into a task's view.
     #[error(
         "`{path}` has more than {limit} entries and cannot be mirrored for the file in it; choose \
-         a target in a smaller directory"
+         a smaller directory for that"
     )]
     TooManyEntries {
         /// The directory.
@@ -75,6 +75,15 @@ pub enum MountError {
     /// The source of a bind mount is not there.
     #[error("the bind source `{path}` does not exist on this node; create it or change the mount")]
     SourceMissing {
+        /// The source.
+        path: PathBuf,
+    },
+    /// The source of a bind mount is the daemon's own, or would show what is.
+    #[error(
+        "the bind source `{path}` is, or shows without its mounts, what belongs to this node's \
+         daemon; choose another source"
+    )]
+    Covered {
         /// The source.
         path: PathBuf,
     },

@@ -10,6 +10,7 @@
 //! descendants see and nothing on the host.
 
 mod caps;
+mod cover;
 mod error;
 mod files;
 pub mod harden;

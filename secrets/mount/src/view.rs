@@ -10,6 +10,7 @@ use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 use rustix::mount::{MountAttrFlags, MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
+use crate::cover;
 use crate::error::MountError;
 use crate::files::TaskFile;
 use crate::mirror::{self, Mirror};
@@ -74,6 +75,8 @@ enum Shape {
 pub struct View {
     mirrors: Vec<Mirror>,
     notes: Notes,
+    /// What [`View::cover`] hid, as given and as found.
+    covered: Vec<PathBuf>,
 }
 
 impl View {
@@ -96,6 +99,7 @@ impl View {
         Ok(Self {
             mirrors: Vec::new(),
             notes: Notes::default(),
+            covered: Vec::new(),
         })
     }
 
@@ -133,14 +137,64 @@ impl View {
         })
     }
 
+    /// Hides the daemon's own files and sockets. A directory is covered by an empty one that is
+    /// read-only. Of anything else, and of what is not there, the directory is mirrored: it must
+    /// stay hidden when a later daemon makes it anew, which takes a cover off the file itself.
+    /// Call it before `bind`, which then refuses sources in what is hidden.
+    ///
+    /// It holds for the paths given, not for the same disk mounted elsewhere, and as long as the
+    /// host keeps those directories: removing one takes its cover off.
+    ///
+    /// # Errors
+    /// When a path is not one to be mounted on, or the kernel refuses.
+    pub fn cover(&mut self, paths: &[PathBuf]) -> Result<(), MountError> {
+        let (mut directories, mut others) = (Vec::new(), Vec::new());
+        for path in paths {
+            let place = resolve(path)?;
+            self.covered.extend([path.clone(), full_path(&place)]);
+            match place {
+                Place::Existing(path) if path.is_dir() => directories.push(path),
+                place => others.push(place),
+            }
+        }
+        for place in others {
+            let inside = full_path(&place);
+            if directories.iter().any(|above| inside.starts_with(above)) {
+                continue;
+            }
+            match place {
+                Place::Missing { base, .. } => self.mirrored(&base).map(drop)?,
+                Place::Existing(path) => {
+                    self.mirrored(path.parent().unwrap_or(Path::new("/")))?;
+                    cover::file(&path)?;
+                }
+            }
+        }
+        // From the top down, so that nothing is looked for below a cover.
+        directories.sort_unstable();
+        directories.dedup_by(|next, above| next.starts_with(above));
+        directories
+            .iter()
+            .try_for_each(|path| cover::directory(path))
+    }
+
+    /// Makes the control groups read-only: the hierarchy is the host's, and who writes to it moves
+    /// processes out of their limits or kills other tasks.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn protect_cgroups(&mut self) -> Result<(), MountError> {
+        cover::cgroups()
+    }
+
     /// Shows parts of the host at other places. Sources are looked up before anything is mounted.
     ///
     /// # Errors
-    /// When a source is missing or a target cannot be one; see [`MountError`].
+    /// When a source is missing or covered, or a target cannot be one; see [`MountError`].
     pub fn bind(&mut self, mounts: &[BindMount]) -> Result<(), MountError> {
         let trees = mounts
             .iter()
-            .map(bind_source)
+            .map(|mount| bind_source(mount, &self.covered))
             .collect::<Result<Vec<_>, _>>()?;
         for (mount, (tree, shape)) in mounts.iter().zip(&trees) {
             self.place(&mount.target, tree.as_fd(), *shape)?;
@@ -260,29 +314,57 @@ impl View {
         sys::attach(tree, dir.as_fd(), last).map_err(|error| MountError::step("mount", path, error))
     }
 
-    /// The directory as one that entries can be made in: a mirror's own, or a new mirror of it.
+    /// The directory as one that entries can be made in: a mirror's own, or a new mirror of it,
+    /// which is noted.
     fn own_directory(&mut self, path: &Path) -> Result<OwnedFd, MountError> {
+        let (root, mirror) = self.mirrored(path)?;
+        if !self.notes.mirrored.contains(&mirror) {
+            self.notes.mirrored.push(mirror);
+        }
+        Ok(root)
+    }
+
+    /// The directory in a mirror, and where that mirror is.
+    fn mirrored(&mut self, path: &Path) -> Result<(OwnedFd, PathBuf), MountError> {
         let opened = open_path(path).map_err(|error| MountError::step("open", path, error))?;
         let meta = fstat(&opened).map_err(|error| MountError::step("stat", path, error))?;
-        if self
-            .mirrors
-            .iter()
-            .any(|mirror| mirror.device == meta.st_dev)
-        {
-            return Ok(opened);
+        let known = |mirror: &&Mirror| mirror.device == meta.st_dev;
+        if let Some(mirror) = self.mirrors.iter().find(known) {
+            return Ok((opened, mirror.path.clone()));
         }
         let mirror = Mirror::build(path)?;
-        self.notes.mirrored.push(mirror.path.clone());
         let root = mirror
             .root
             .try_clone()
             .map_err(|error| MountError::step("open", path, error))?;
+        let at = mirror.path.clone();
         self.mirrors.push(mirror);
-        Ok(root)
+        Ok((root, at))
     }
 }
 
-fn bind_source(mount: &BindMount) -> Result<(OwnedFd, Shape), MountError> {
+/// Refuses what is covered, and what would show it without the covers.
+fn check_uncovered(mount: &BindMount, covered: &[PathBuf]) -> Result<(), MountError> {
+    let found = match mount.source.canonicalize() {
+        Ok(found) => found,
+        // Below a cover nothing is found; what leads there is.
+        Err(_) => resolve(&mount.source).map_or_else(|_| PathBuf::new(), |at| full_path(&at)),
+    };
+    let bad = |source: &Path| {
+        covered.iter().any(|hidden| {
+            source.starts_with(hidden) || (!mount.recursive && hidden.starts_with(source))
+        })
+    };
+    if bad(&mount.source) || (found.is_absolute() && bad(&found)) {
+        return Err(MountError::Covered {
+            path: mount.source.clone(),
+        });
+    }
+    Ok(())
+}
+
+fn bind_source(mount: &BindMount, covered: &[PathBuf]) -> Result<(OwnedFd, Shape), MountError> {
+    check_uncovered(mount, covered)?;
     let path = &mount.source;
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => MountError::SourceMissing { path: path.clone() },

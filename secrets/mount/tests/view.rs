@@ -5,7 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
@@ -42,6 +42,10 @@ const CASES: &[Case] = &[
     ("owners", owners),
     ("read-only with /dev writable", read_only),
     ("bind and tmpfs mounts", mounts),
+    ("covered paths", covered),
+    ("covers outlive a daemon", covers_outlive),
+    ("no binds of covered paths", covered_sources),
+    ("read-only control groups", control_groups),
     ("own /proc", own_proc),
     ("loopback only", loopback),
     ("locked pages without noswap", locked_pages),
@@ -419,6 +423,146 @@ fn mounts(host: &Host<'_>) {
         errno(fs::write(at("tmp/big"), vec![0; 1 << 20])),
         Some(libc::ENOSPC)
     );
+}
+
+/// A daemon's directories and socket, as far as a view is concerned; gives what to cover.
+fn daemon(host: &Host<'_>) -> Vec<std::path::PathBuf> {
+    let at = |name: &str| host.dir.join(name);
+    fs::create_dir_all(at("data/swarm")).unwrap();
+    fs::write(at("data/swarm/key"), MARKER).unwrap();
+    fs::create_dir(at("beside")).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(at("other")).unwrap());
+    [
+        at("data/swarm"),
+        at("data"),
+        at("socket"),
+        at("later/socket"),
+    ]
+    .to_vec()
+}
+
+fn connect(path: &Path) -> Option<i32> {
+    errno(std::os::unix::net::UnixStream::connect(path))
+}
+
+fn covered(host: &Host<'_>) {
+    let paths = daemon(host);
+    let at = |name: &str| host.dir.join(name);
+    let _listening = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    fs::set_permissions(at("socket"), fs::Permissions::from_mode(0o666)).unwrap();
+    assert_eq!(connect(&at("socket")), None);
+    let mut view = View::enter().unwrap();
+    view.cover(&paths).unwrap();
+    assert_eq!(fs::read_dir(at("data")).unwrap().count(), 0);
+    assert_eq!(errno(fs::read(at("data/swarm/key"))), Some(libc::ENOENT));
+    assert_eq!(errno(fs::write(at("data/new"), "")), Some(libc::EROFS));
+    assert_sealed(at("data").to_str().unwrap());
+    assert_sealed(at("socket").to_str().unwrap());
+    assert_eq!(connect(&at("socket")), Some(libc::ECONNREFUSED));
+    assert!(view.notes().mirrored.is_empty());
+    // What is put there afterwards covers nothing up again.
+    view.files(&[secret(at("beside/a").to_str().unwrap(), MARKER)])
+        .unwrap();
+    view.files(&[secret(at("b").to_str().unwrap(), MARKER)])
+        .unwrap();
+    assert_eq!(fs::read_dir(at("data")).unwrap().count(), 0);
+    assert_eq!(connect(&at("socket")), Some(libc::ECONNREFUSED));
+    assert_eq!(view.notes().mirrored, [at("beside"), host.dir.to_owned()]);
+}
+
+/// A daemon that starts again makes its socket anew.
+fn covers_outlive(host: &Host<'_>) {
+    let paths = daemon(host);
+    let socket = host.dir.join("socket");
+    let first = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let (mut ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let child = match fork(false).unwrap() {
+        Forked::Child => {
+            drop((ours, first));
+            let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let mut view = View::enter().unwrap();
+                view.cover(&paths).unwrap();
+                theirs.write_all(b"x").unwrap();
+                theirs.read_exact(&mut [0]).unwrap();
+                assert!(connect(&socket).is_some());
+                assert!(connect(&host.dir.join("later/socket")).is_some());
+            }));
+            exit(i32::from(tried.is_err()));
+        }
+        Forked::Parent(child) => child,
+    };
+    drop(theirs);
+    ours.read_exact(&mut [0]).unwrap();
+    let mut names: Vec<_> = fs::read_dir(host.dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, ["beside", "data", "other", "socket"]);
+    drop(first);
+    fs::remove_file(&socket).unwrap();
+    let _second = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    fs::create_dir(host.dir.join("later")).unwrap();
+    let _third = std::os::unix::net::UnixListener::bind(host.dir.join("later/socket")).unwrap();
+    assert_eq!(connect(&socket), None);
+    ours.write_all(b"x").unwrap();
+    let status = loop {
+        if let Some((_, status)) = child_status(Some(child)).unwrap() {
+            break status;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    };
+    assert_eq!(status.exit_status(), Some(0));
+}
+
+fn covered_sources(host: &Host<'_>) {
+    let paths = daemon(host);
+    let at = |name: &str| host.dir.join(name);
+    drop(std::os::unix::net::UnixListener::bind(at("socket")).unwrap());
+    symlink("data", at("link")).unwrap();
+    let mount = |source: &Path, recursive| BindMount {
+        source: source.to_owned(),
+        target: at("beside"),
+        read_only: false,
+        read_only_below: false,
+        recursive,
+    };
+    let mut view = View::enter().unwrap();
+    view.cover(&paths).unwrap();
+    let hidden = ["data", "data/swarm/key", "link", "link/swarm", "socket"];
+    let whole = (host.dir.to_owned(), false);
+    for (source, recursive) in hidden
+        .map(|name| (at(name), true))
+        .into_iter()
+        .chain([whole])
+    {
+        let refused = view.bind(&[mount(&source, recursive)]).unwrap_err();
+        assert!(refused.is_refusal(), "{refused}");
+        assert!(
+            matches!(&refused, MountError::Covered { path } if *path == source),
+            "{}: {refused}",
+            source.display()
+        );
+    }
+    // A larger part shows the covers with it.
+    view.bind(&[mount(host.dir, true)]).unwrap();
+    assert_eq!(fs::read_dir(at("beside/data")).unwrap().count(), 0);
+    assert!(connect(&at("beside/socket")).is_some());
+    assert!(at("beside/other").exists());
+}
+
+fn control_groups(_: &Host<'_>) {
+    let writable = || {
+        let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let groups = table.lines().filter(|line| line.contains(" - cgroup"));
+        let is_writable = |line: &&str| line.split(' ').nth(5).unwrap().starts_with("rw");
+        groups.filter(is_writable).count()
+    };
+    let before = writable();
+    let mut view = View::enter().unwrap();
+    assert_eq!(writable(), before);
+    view.protect_cgroups().unwrap();
+    assert_eq!(writable(), 0, "of {before}");
 }
 
 fn own_proc(_: &Host<'_>) {
