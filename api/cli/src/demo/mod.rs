@@ -79,16 +79,8 @@ async fn show(args: Args) -> Result<(), Failure> {
     };
     // A daemon that is gone explains more than what was waited for.
     let shown = shown.map_err(|failure| {
-        let ended = [&mut stage.manager, &mut stage.worker]
-            .into_iter()
-            .find_map(Member::has_ended);
-        match ended {
-            Some(ended) => Failure {
-                message: ended.message,
-                ..failure
-            },
-            None => failure,
-        }
+        let mut members = [&mut stage.manager, &mut stage.worker].into_iter();
+        members.find_map(Member::has_ended).unwrap_or(failure)
     });
     let is_stopped = stop.was_asked;
     // 1. Taken down, whatever happened. A signal now would only leave more behind: it is not heard.
