@@ -4,6 +4,7 @@
 //! do what is decided by the services, from the [`Peer`] in each request.
 
 mod body;
+mod crowd;
 mod preface;
 mod registry;
 mod request;
@@ -11,11 +12,10 @@ mod request;
 mod tests;
 
 use std::{
-    collections::HashMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,9 +24,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::{ServerConfig, pki_types::CertificateDer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
-    time,
+    time::{self, Instant},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -34,17 +33,29 @@ use tonic::service::Routes;
 use tracing::{debug, warn};
 use waxseal_ca::Clock;
 
-pub use self::registry::Connections;
+pub use self::registry::{Admit, Connections};
 use self::{
-    body::Budget,
+    crowd::{Bounds, Crowd, Place},
     preface::Prefaced,
     registry::Registration,
-    request::{ConnectionService, Resets},
+    request::{ConnectionService, Resets, Standing},
 };
 use crate::{limits, peer::Peer};
 
 /// Pause after `accept` failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Handshakes are idle in the sense of a crowd, so that a newcomer always gets in.
+const HANDSHAKES: Bounds = Bounds {
+    what: "handshakes",
+    total: limits::HANDSHAKES,
+    idle_per_group: usize::MAX,
+};
+const STRANGERS: Bounds = Bounds {
+    what: "connections without a certificate",
+    total: limits::ANONYMOUS_CONNECTIONS,
+    idle_per_group: limits::ANONYMOUS_IDLE_PER_ADDRESS,
+};
 
 /// What a listener serves and with what.
 #[derive(Clone)]
@@ -116,9 +127,8 @@ impl Acceptor {
             tls: TlsAcceptor::from(self.tls),
             clock: self.clock,
             connections: self.connections,
-            anonymous: Arc::new(Semaphore::new(limits::ANONYMOUS_CONNECTIONS)),
-            handshakes: Arc::new(Semaphore::new(limits::HANDSHAKES)),
-            by_address: Mutex::default(),
+            handshakes: Crowd::new(HANDSHAKES),
+            strangers: Crowd::new(STRANGERS),
             draining: draining.clone(),
             ended: ended.clone(),
             tasks: connections.clone(),
@@ -139,10 +149,10 @@ struct Server {
     tls: TlsAcceptor,
     clock: Arc<dyn Clock>,
     connections: Connections,
-    anonymous: Arc<Semaphore>,
-    handshakes: Arc<Semaphore>,
-    /// Handshakes under way by remote address.
-    by_address: Mutex<HashMap<IpAddr, usize>>,
+    /// Connections that did not yet say who they are.
+    handshakes: Arc<Crowd>,
+    /// Connections of callers that are no members.
+    strangers: Arc<Crowd>,
     draining: CancellationToken,
     ended: CancellationToken,
     tasks: TaskTracker,
@@ -157,24 +167,19 @@ struct Greeted {
 impl Server {
     async fn accept(self: Arc<Self>, listener: TcpListener) {
         loop {
-            let slot = Arc::clone(&self.handshakes).acquire_owned();
-            let Some(Ok(slot)) = self.draining.run_until_cancelled(slot).await else {
-                return;
-            };
             let Some(accepted) = self.draining.run_until_cancelled(listener.accept()).await else {
                 return;
             };
             match accepted {
                 Ok((stream, address)) => {
-                    if let Some(place) = HandshakePlace::take(&self, address.ip(), slot) {
-                        let connection = Arc::clone(&self).connection(stream, address, place);
-                        let ended = self.ended.clone();
-                        self.tasks.spawn(async move {
-                            ended.run_until_cancelled(connection).await;
-                        });
-                    } else {
-                        debug!(%address, "too many handshakes at once from this address");
-                    }
+                    let Some(place) = self.handshakes.enter(address.ip(), Instant::now()) else {
+                        continue;
+                    };
+                    let connection = Arc::clone(&self).connection(stream, address, place);
+                    let ended = self.ended.clone();
+                    self.tasks.spawn(async move {
+                        ended.run_until_cancelled(connection).await;
+                    });
                 }
                 Err(error) => {
                     // Most errors are of the one connection; the pause is for the others.
@@ -190,42 +195,41 @@ impl Server {
         self: Arc<Self>,
         stream: TcpStream,
         address: SocketAddr,
-        place: HandshakePlace,
+        place: Arc<Place>,
     ) {
-        let greeted = time::timeout(limits::HANDSHAKE_DEADLINE, self.greet(stream, address)).await;
+        let greeting = time::timeout(limits::HANDSHAKE_DEADLINE, self.greet(stream, address));
+        let greeted = place.closed.run_until_cancelled(greeting).await;
         drop(place);
         let Greeted { stream, peer } = match greeted {
-            Ok(Ok(greeted)) => greeted,
-            Ok(Err(error)) => {
+            Some(Ok(Ok(greeted))) => greeted,
+            Some(Ok(Err(error))) => {
                 debug!(%address, %error, "handshake failed");
                 return;
             }
-            Err(_) => {
+            Some(Err(_)) => {
                 debug!(%address, "handshake took too long");
                 return;
             }
-        };
-        match &peer.identity {
-            Some(identity) => {
-                let registration = self.connections.register(identity, address);
-                self.serve_member(stream, peer, registration).await;
-            }
             None => {
-                let Ok(_permit) = Arc::clone(&self.anonymous).try_acquire_owned() else {
-                    debug!(%address, "too many connections without a certificate");
-                    return;
-                };
-                let life = limits::ANONYMOUS_CONNECTION_LIFE;
-                let ended = CancellationToken::new();
-                let served = self.serve(stream, peer, None, &ended);
-                let _ = time::timeout(life, served).await;
+                debug!(%address, "handshake gave way to newer ones");
+                return;
             }
+        };
+        let registration = peer
+            .identity
+            .as_ref()
+            .and_then(|identity| self.connections.register(identity, address));
+        match registration {
+            Some(registration) => self.serve_member(stream, peer, registration).await,
+            None => self.serve_stranger(stream, peer).await,
         }
     }
 
     async fn greet(&self, stream: TcpStream, address: SocketAddr) -> io::Result<Greeted> {
         // Small calls would wait for delayed acknowledgements otherwise.
         stream.set_nodelay(true)?;
+        // Until it says something, a caller costs no more than its descriptor.
+        time::timeout(limits::FIRST_BYTE_DEADLINE, stream.peek(&mut [0])).await??;
         let stream = self.tls.accept(stream).await?;
         let chain: Arc<[CertificateDer<'static>]> = stream
             .get_ref()
@@ -260,9 +264,25 @@ impl Server {
         registration: Registration,
     ) {
         let closed = registration.closed.clone();
-        let budget = Some(Arc::clone(&registration.budget));
-        self.serve(stream, peer, budget, &closed).await;
+        let standing = Standing::Member(Arc::clone(&registration.budget));
+        self.serve(stream, peer, standing, &closed).await;
         drop(registration);
+    }
+
+    /// Serves who has no certificate, or one that is not admitted any more: the
+    /// services tell the latter why.
+    async fn serve_stranger(&self, stream: Prefaced<TlsStream<TcpStream>>, peer: Peer) {
+        let address = peer.address;
+        let Some(place) = self.strangers.enter(address.ip(), Instant::now()) else {
+            debug!(%address, "too many connections without a certificate");
+            return;
+        };
+        let standing = Standing::Stranger(Arc::clone(&place));
+        tokio::select! {
+            () = self.serve(stream, peer, standing, &place.closed) => {}
+            () = place.outstayed() => debug!(%address, "connection without a call; closing it"),
+            () = time::sleep(limits::ANONYMOUS_CONNECTION_LIFE) => {}
+        }
     }
 
     /// HTTP/2 until the peer leaves, `closed` is cancelled or the listener ends.
@@ -270,18 +290,18 @@ impl Server {
         &self,
         stream: Prefaced<TlsStream<TcpStream>>,
         peer: Peer,
-        budget: Option<Arc<Budget>>,
+        standing: Standing,
         closed: &CancellationToken,
     ) {
         let address = peer.address;
-        let is_member = budget.is_some();
+        let is_member = matches!(standing, Standing::Member(_));
         let resets = Resets::new();
         let service = ConnectionService {
             router: self.router.clone(),
             peer,
             clock: Arc::clone(&self.clock),
             resets: Arc::clone(&resets),
-            budget,
+            standing,
         };
         let service = hyper::service::service_fn(move |request| service.clone().answer(request));
         // Streams run in tasks of their own; they end with the connection.
@@ -366,52 +386,5 @@ where
         self.tasks.spawn(async move {
             ended.run_until_cancelled(stream).await;
         });
-    }
-}
-
-/// A handshake under way: a slot of all and a place among those of its address.
-struct HandshakePlace {
-    server: Arc<Server>,
-    address: IpAddr,
-    _slot: OwnedSemaphorePermit,
-}
-
-impl HandshakePlace {
-    fn take(
-        server: &Arc<Server>,
-        address: IpAddr,
-        slot: OwnedSemaphorePermit,
-    ) -> Option<HandshakePlace> {
-        let mut by_address = server
-            .by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let under_way = by_address.entry(address).or_default();
-        if *under_way >= limits::HANDSHAKES_PER_ADDRESS {
-            return None;
-        }
-        *under_way += 1;
-        drop(by_address);
-        Some(HandshakePlace {
-            server: Arc::clone(server),
-            address,
-            _slot: slot,
-        })
-    }
-}
-
-impl Drop for HandshakePlace {
-    fn drop(&mut self) {
-        let mut by_address = self
-            .server
-            .by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(under_way) = by_address.get_mut(&self.address) {
-            *under_way -= 1;
-            if *under_way == 0 {
-                by_address.remove(&self.address);
-            }
-        }
     }
 }

@@ -23,7 +23,7 @@ mod redact;
 mod status;
 mod text;
 
-pub use accept::{Acceptor, Connections, Listening};
+pub use accept::{Acceptor, Admit, Connections, Listening};
 pub use dial::{Credentials, DialError, ManagerChannel, Unreachable, tls_cause};
 pub use features::{FEATURE_LEVEL, FEATURES, announce_features, announced_features};
 pub use peer::Peer;

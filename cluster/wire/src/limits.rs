@@ -17,14 +17,27 @@ pub const JOIN_MESSAGE_LIMIT: usize = 32 * 1024;
 /// Time for TLS handshake and HTTP/2 preface together.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Connections at once that presented no certificate.
+/// Time for a connection's first byte: diallers send it as soon as they are connected.
+pub const FIRST_BYTE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Handshakes at once; for one beyond, the oldest of the address that holds most
+/// gives way. Half of the 1,024 descriptors that a process commonly has.
+pub const HANDSHAKES: usize = 512;
+
+/// Connections at once that presented no certificate, or that of a removed node.
+/// Whoever holds most of them gives way to others.
 pub const ANONYMOUS_CONNECTIONS: usize = 256;
 
-/// Handshakes at once; those beyond wait in the listener's queue.
-pub const HANDSHAKES: usize = 256;
+/// Connections without a certificate from one address that have no call under way,
+/// those within [`ANONYMOUS_PROMPT`] of their last one not counted: joiners behind
+/// one address may be many, but they do not wait.
+pub const ANONYMOUS_IDLE_PER_ADDRESS: usize = 16;
 
-/// Handshakes at once from one address, so that one host cannot hold all of them.
-pub const HANDSHAKES_PER_ADDRESS: usize = 128;
+/// Time for a caller without a certificate between handshake, calls and end.
+pub const ANONYMOUS_PROMPT: Duration = Duration::from_secs(1);
+
+/// How long a connection without a certificate stays open without a call.
+pub const ANONYMOUS_IDLE: Duration = Duration::from_secs(30);
 
 /// How long a connection without a certificate may last: as long as a caller may
 /// ask after the certificate it was promised.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -12,12 +13,23 @@ use waxseal_ca::{NodeIdentity, serial::Serial};
 use super::body::Budget;
 use crate::limits::CONNECTIONS_PER_NODE;
 
-/// The open connections that presented a certificate, by node.
+/// Whether the holder of a verified certificate still counts as a member.
+pub type Admit = dyn Fn(&NodeIdentity) -> bool + Send + Sync;
+
+/// The open connections of members, by node.
 ///
 /// Cloning gives another handle on the same connections.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Connections {
     shared: Arc<Mutex<Registry>>,
+    /// Asked for each new connection; absent, all are admitted.
+    admit: Option<Arc<Admit>>,
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Connections").field(&self.shared).finish()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -54,9 +66,22 @@ pub(super) struct Registration {
 }
 
 impl Connections {
-    /// No connections yet.
+    /// No connections yet; whoever has a certificate is taken for a member.
     pub fn new() -> Connections {
         Connections::default()
+    }
+
+    /// No connections yet; who is not admitted is served as if without a certificate.
+    ///
+    /// `admit` is asked once the connection can be closed by [`close_node`], so one of
+    /// a node that is removed meanwhile is either refused by it or closed.
+    ///
+    /// [`close_node`]: Connections::close_node
+    pub fn admitting(admit: Arc<Admit>) -> Connections {
+        Connections {
+            shared: Arc::default(),
+            admit: Some(admit),
+        }
     }
 
     /// Closes all connections of a node at once, calls under way included, and
@@ -117,7 +142,19 @@ impl Connections {
         self.lock().nodes.values().map(|node| node.open.len()).sum()
     }
 
-    pub(super) fn register(&self, identity: &NodeIdentity, address: SocketAddr) -> Registration {
+    /// Notes a connection, unless its certificate is not admitted any more.
+    pub(super) fn register(
+        &self,
+        identity: &NodeIdentity,
+        address: SocketAddr,
+    ) -> Option<Registration> {
+        let registration = self.note(identity, address);
+        // Not under the lock: who is asked has locks of its own.
+        let is_admitted = self.admit.as_ref().is_none_or(|admit| admit(identity));
+        is_admitted.then_some(registration)
+    }
+
+    fn note(&self, identity: &NodeIdentity, address: SocketAddr) -> Registration {
         let closed = CancellationToken::new();
         let node_id = identity.node_id.clone();
         let mut registry = self.lock();

@@ -18,7 +18,10 @@ use tonic::Status;
 use tower::ServiceExt;
 use waxseal_ca::Clock;
 
-use super::body::{Bound, Bounded, Budget, Held};
+use super::{
+    body::{Bound, Bounded, Budget, Held},
+    crowd::{Call, Place},
+};
 use crate::{
     limits::{RESET_WINDOW, RESETS_PER_WINDOW},
     peer::Peer,
@@ -38,8 +41,16 @@ pub(super) struct ConnectionService {
     pub(super) peer: Peer,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) resets: Arc<Resets>,
-    /// Of the node; a caller without a certificate has none.
-    pub(super) budget: Option<Arc<Budget>>,
+    pub(super) standing: Standing,
+}
+
+/// What the calls of a connection are counted against.
+#[derive(Clone, Debug)]
+pub(super) enum Standing {
+    /// What the node may use, over all its connections.
+    Member(Arc<Budget>),
+    /// The place of one that is no member, with or without a certificate.
+    Stranger(Arc<Place>),
 }
 
 /// What a call was admitted with.
@@ -48,7 +59,17 @@ struct Admission {
     /// Kept until the call is answered.
     held: Option<Arc<Held>>,
     /// Kept until the answer is sent.
-    place: Option<OwnedSemaphorePermit>,
+    place: CallPlace,
+}
+
+/// Where a call is counted while it is under way.
+#[derive(Debug)]
+#[expect(dead_code, reason = "kept for what their drop does")]
+enum CallPlace {
+    /// Among the streams of the node.
+    Node(OwnedSemaphorePermit),
+    /// At its connection.
+    Stranger(Call),
 }
 
 impl ConnectionService {
@@ -64,7 +85,7 @@ impl ConnectionService {
             Err(status) => return Ok(watch.wrap(status.into_http::<axum::body::Body>())),
         };
         let Admission { bound, held, place } = admission;
-        watch.place = place;
+        watch.place = Some(place);
         request.extensions_mut().insert(self.peer);
         let request = request.map(|body| axum::body::Body::new(Bounded { body, bound }));
         let response = match self.router.oneshot(request).await {
@@ -83,22 +104,27 @@ impl ConnectionService {
                 "the certificate of this connection has expired; connect with the renewed one",
             ));
         }
-        let Some(budget) = &self.budget else {
-            let service = path
-                .strip_prefix('/')
-                .and_then(|path| path.split('/').next());
-            if !service.is_some_and(|service| ANONYMOUS_SERVICES.contains(&service)) {
-                return Err(Status::unauthenticated(
-                    "this call needs a node certificate; join the cluster first",
-                ));
+        let budget = match &self.standing {
+            Standing::Member(budget) => budget,
+            Standing::Stranger(place) => {
+                let service = path
+                    .strip_prefix('/')
+                    .and_then(|path| path.split('/').next());
+                let is_open = service.is_some_and(|name| ANONYMOUS_SERVICES.contains(&name));
+                // Who has a certificate is told by the services what is wrong with it.
+                if !is_open && self.peer.identity.is_none() {
+                    return Err(Status::unauthenticated(
+                        "this call needs a node certificate; join the cluster first",
+                    ));
+                }
+                return Ok(Admission {
+                    bound: Bound::anonymous(),
+                    held: None,
+                    place: CallPlace::Stranger(place.call()),
+                });
             }
-            return Ok(Admission {
-                bound: Bound::anonymous(),
-                held: None,
-                place: None,
-            });
         };
-        let place = Some(budget.stream()?);
+        let place = CallPlace::Node(budget.stream()?);
         if CLIENT_STREAMS.contains(&path) {
             return Ok(Admission {
                 bound: Bound::stream(),
@@ -174,8 +200,7 @@ impl Resets {
 #[derive(Debug)]
 struct StreamWatch {
     resets: Option<Arc<Resets>>,
-    /// Among the streams of the node.
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<CallPlace>,
 }
 
 impl StreamWatch {

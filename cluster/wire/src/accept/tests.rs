@@ -1,7 +1,10 @@
 //! The listener against clients that behave and clients that do not.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,8 +17,8 @@ use tokio::{
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, async_trait};
 use waxseal_ca::{
-    CertificateExpiry, Csr, LiveTls, NodeCredentials, NodeKey, NodeProfile, Role, RootAuthority,
-    TlsOptions, serial::Serial, server_tls, test_util::ManualClock,
+    CertificateExpiry, Csr, LiveTls, NodeCredentials, NodeIdentity, NodeKey, NodeProfile, Role,
+    RootAuthority, TlsOptions, serial::Serial, server_tls, test_util::ManualClock,
 };
 
 use super::*;
@@ -119,10 +122,13 @@ struct World {
 
 impl World {
     async fn new() -> World {
+        World::with(Connections::new()).await
+    }
+
+    async fn with(connections: Connections) -> World {
         let now = OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap();
         let clock = Arc::new(ManualClock::at(now));
         let root = RootAuthority::generate(now).unwrap();
-        let connections = Connections::new();
         let trust = Arc::new(root.trust().clone());
         let credentials = issue(&root, now, "manager", Role::Manager);
         let manager = LiveTls::new(trust, Some(credentials), clock.clone());
@@ -396,6 +402,97 @@ async fn a_removal_closes_open_connections_at_once() {
 }
 
 #[tokio::test]
+async fn a_removed_node_is_served_as_a_stranger() {
+    let removed = Arc::new(Mutex::new(vec!["removed".to_owned()]));
+    let banned = Arc::clone(&removed);
+    let admit = move |identity: &NodeIdentity| !banned.lock().unwrap().contains(&identity.node_id);
+    let world = World::with(Connections::admitting(Arc::new(admit))).await;
+    let live = world.live("removed", Role::Worker);
+    let channel = world.dial(&live).await.unwrap();
+    assert_eq!(world.connections.count(), 0);
+    // The services see who calls, and tell it; but it gets no more than a stranger.
+    heartbeat(&channel).await.unwrap();
+    let request = IssueNodeCertificateRequest {
+        csr: vec![b'x'; limits::JOIN_MESSAGE_LIMIT],
+        ..Default::default()
+    };
+    let refused = channel.node_ca().issue_node_certificate(request).await;
+    assert_eq!(refused.unwrap_err().code(), Code::ResourceExhausted);
+    let member = world
+        .dial(&world.live("member", Role::Worker))
+        .await
+        .unwrap();
+    heartbeat(&member).await.unwrap();
+    assert_eq!(world.connections.count(), 1);
+    // Removed while it is connected: the registry closes it, and no other comes in.
+    removed.lock().unwrap().push("member".to_owned());
+    assert_eq!(world.connections.close_node("member"), 1);
+    member.closed().await;
+}
+
+#[tokio::test]
+async fn many_prompt_joiners_of_one_address_are_served() {
+    let world = World::new().await;
+    let mut channels = Vec::new();
+    for _ in 0..4 * limits::ANONYMOUS_IDLE_PER_ADDRESS {
+        let channel = world.joiner().await;
+        let request = NodeCertificateStatusRequest::default();
+        let mut node_ca = channel.node_ca();
+        let call = tokio::spawn(async move { node_ca.node_certificate_status(request).await });
+        channels.push((channel, call));
+    }
+    let reached = async {
+        while world.held.load(Ordering::SeqCst) < channels.len() {
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), reached).await.unwrap();
+    // Those that wait for an answer stay, however long they wait.
+    time::sleep(limits::ANONYMOUS_PROMPT + Duration::from_millis(500)).await;
+    for (channel, call) in channels {
+        assert!(!call.is_finished());
+        let request = IssueNodeCertificateRequest::default();
+        let answer = channel.node_ca().issue_node_certificate(request).await;
+        answer.unwrap();
+        call.abort();
+    }
+}
+
+#[tokio::test]
+async fn few_connections_of_one_address_wait_without_a_call() {
+    let world = World::new().await;
+    let mut channels = Vec::new();
+    for _ in 0..2 * limits::ANONYMOUS_IDLE_PER_ADDRESS {
+        channels.push(world.joiner().await);
+    }
+    let surplus = async {
+        for channel in &channels[..limits::ANONYMOUS_IDLE_PER_ADDRESS] {
+            channel.closed().await;
+        }
+    };
+    timeout(Duration::from_secs(10), surplus).await.unwrap();
+    for channel in &channels[limits::ANONYMOUS_IDLE_PER_ADDRESS..] {
+        let request = IssueNodeCertificateRequest::default();
+        let answer = channel.node_ca().issue_node_certificate(request).await;
+        answer.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn silent_connections_do_not_keep_a_member_out() {
+    let world = World::new().await;
+    let worker = world.live("worker", Role::Worker);
+    let mut silent = Vec::new();
+    for _ in 0..limits::HANDSHAKES + 64 {
+        silent.push(TcpStream::connect(&world.address).await.unwrap());
+    }
+    // Although it is of their address.
+    heartbeat(&world.dial(&worker).await.unwrap())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn only_connections_of_a_named_certificate_are_closed() {
     let world = World::new().await;
     let worker = world.live("worker", Role::Worker);
@@ -465,10 +562,16 @@ async fn too_many_resets_end_a_connection() {
 #[tokio::test]
 async fn a_handshake_that_does_not_come_is_cut() {
     let world = World::new().await;
-    let mut stream = TcpStream::connect(&world.address).await.unwrap();
     let mut end = [0; 16];
-    let read = timeout(Duration::from_secs(8), stream.read(&mut end)).await;
+    // Nothing at all ends sooner than a handshake that stops.
+    let mut stream = TcpStream::connect(&world.address).await.unwrap();
+    let read = timeout(Duration::from_secs(4), stream.read(&mut end)).await;
     assert_eq!(read.unwrap().unwrap(), 0);
+    let mut stream = TcpStream::connect(&world.address).await.unwrap();
+    stream.write_all(&[0x16]).await.unwrap();
+    let read = timeout(Duration::from_secs(8), stream.read(&mut end)).await;
+    // A reset where a byte was left unread.
+    assert!(read.unwrap().unwrap_or(0) == 0);
 }
 
 #[tokio::test]
