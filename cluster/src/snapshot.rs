@@ -161,6 +161,9 @@ impl Restorer {
         }
         if piece.format != 0 {
             self.format = piece.format;
+        }
+        // A cut between fields can part it from the format.
+        if piece.version != 0 {
             self.state.version = piece.version;
         }
         if let Some(cluster) = piece.cluster.take() {
@@ -332,6 +335,29 @@ mod tests {
                 .data
                 .is_empty()
         );
+    }
+
+    /// As a reader meets them that cuts where a chunk of the file ends.
+    #[test]
+    fn pieces_may_be_cut_between_any_fields() {
+        let state = with_running_service();
+        let whole = state.snapshot().encode_to_vec();
+        let mut restorer = Restorer::new(Arc::new(FlippingVault));
+        let mut rest = whole.as_slice();
+        let mut fields = 0;
+        while !rest.is_empty() {
+            let mut after = rest;
+            let (tag, wire_type) = prost::encoding::decode_key(&mut after).unwrap();
+            let context = prost::encoding::DecodeContext::default();
+            prost::encoding::skip_field(wire_type, tag, &mut after, context).unwrap();
+            let (field, later) = rest.split_at(rest.len() - after.len());
+            restorer.add(field).unwrap();
+            rest = later;
+            fields += 1;
+        }
+        assert!(fields > 5, "{fields}");
+        let restored = restorer.finish().unwrap();
+        assert_eq!(restored.snapshot().encode_to_vec(), whole);
     }
 
     #[test]
