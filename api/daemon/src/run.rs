@@ -76,6 +76,10 @@ pub async fn run(
         orphans: config.orphan_tasks,
         orphan_after: NativeConfig::ORPHAN_AFTER,
         cgroup: None,
+        covered: [config.data_root.clone(), config.exec_root.clone()]
+            .into_iter()
+            .chain(config.hosts.iter().cloned())
+            .collect(),
     })
     .map_err(RunError::Native)?;
     let facts = HostFacts::read(

@@ -67,7 +67,7 @@ async fn the_daemon_is_hidden(setting: Setting) {
     let _listeners = [&socket_too, &nothing].map(|host| open_daemon(host.dir.path()));
     for user in users {
         let log = look(&socket_too, user).await;
-        assert!(!log.contains(MARKER) && !log.contains("made"), "{log}");
+        assert!(!log.contains(MARKER), "{log}");
         assert!(!log.contains("Ok("), "{log}");
         assert!(log.contains("ConnectionRefused"), "{log}");
         assert!(log.contains("Read-only file system"), "{log}");
