@@ -17,7 +17,10 @@ use crate::{
     error::{ApiError, found},
     extract::{Id, Params},
     filters::Filters,
-    json::common::{Labels, Meta, Time, Version},
+    json::{
+        common::{Labels, Meta, Time, Version},
+        node_text::node_text,
+    },
     respond,
     server::Shared,
     services::{GenericResourceJson, PortConfigJson, TaskSpecJson, generic, port, task_spec},
@@ -182,13 +185,13 @@ fn status_json(status: &TaskStatus) -> TaskStatusJson {
     TaskStatusJson {
         timestamp: Time::of(status.timestamp.as_ref()),
         state: state_name(status.state()),
-        message: status.message.clone(),
-        err: status.err.clone(),
+        message: node_text(&status.message).into_owned(),
+        err: node_text(&status.err).into_owned(),
         container_status: status
             .container
             .as_ref()
             .map(|container| ContainerStatusJson {
-                container_id: container.container_id.clone(),
+                container_id: node_text(&container.container_id).into_owned(),
                 pid: container.pid,
                 exit_code: container.exit_code,
             }),
@@ -380,4 +383,33 @@ async fn inspect<C: Cluster>(
         .read(move |state| found(state.find_task(&id), "task", &id))
         .await??;
     respond::ok(&task_json(&task, version))
+}
+
+#[cfg(test)]
+mod tests {
+    use waxseal_cluster::objects::ContainerStatus;
+
+    use super::*;
+
+    #[test]
+    fn what_a_node_says_of_a_task_moves_no_terminal() {
+        let evil = || "no\x1b[2J\nway\u{202e}".to_owned();
+        let status = TaskStatus {
+            message: evil(),
+            err: evil(),
+            container: Some(ContainerStatus {
+                container_id: evil(),
+                ..ContainerStatus::default()
+            }),
+            ..TaskStatus::default()
+        };
+        let shown = serde_json::to_value(status_json(&status)).unwrap();
+        for text in [
+            &shown["Message"],
+            &shown["Err"],
+            &shown["ContainerStatus"]["ContainerID"],
+        ] {
+            assert_eq!(text, r"no\u{1b}[2J way\u{202e}");
+        }
+    }
 }

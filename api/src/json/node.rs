@@ -1,9 +1,14 @@
 //! Nodes as JSON.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use waxseal_cluster::objects::{self, Availability, NodeRole, NodeState, Reachability};
 
-use super::common::{AsBase64, Labels, Meta, annotations, no_labels};
+use super::{
+    common::{AsBase64, Labels, Meta, annotations, no_labels},
+    node_text::{node_labels, node_name, node_text},
+};
 use crate::error::ApiError;
 
 /// A node.
@@ -36,7 +41,7 @@ struct ShownSpec<'a> {
 #[serde(rename_all = "PascalCase")]
 struct Description<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
-    hostname: &'a str,
+    hostname: Cow<'a, str>,
     platform: Platform<'a>,
     resources: Resources,
     engine: Engine<'a>,
@@ -47,9 +52,9 @@ struct Description<'a> {
 #[derive(Default, Serialize)]
 struct Platform<'a> {
     #[serde(rename = "Architecture", skip_serializing_if = "str::is_empty")]
-    architecture: &'a str,
+    architecture: Cow<'a, str>,
     #[serde(rename = "OS", skip_serializing_if = "str::is_empty")]
-    os: &'a str,
+    os: Cow<'a, str>,
 }
 
 #[derive(Default, Serialize)]
@@ -72,9 +77,9 @@ fn is_zero(number: &i64) -> bool {
 #[serde(rename_all = "PascalCase")]
 struct Engine<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
-    engine_version: &'a str,
+    engine_version: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    labels: Option<&'a Labels>,
+    labels: Option<Cow<'a, Labels>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     plugins: Vec<Plugin<'a>>,
 }
@@ -82,15 +87,15 @@ struct Engine<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Plugin<'a> {
-    r#type: &'a str,
-    name: &'a str,
+    r#type: Cow<'a, str>,
+    name: Cow<'a, str>,
 }
 
 #[derive(Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct TlsInfo<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
-    trust_root: std::borrow::Cow<'a, str>,
+    trust_root: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cert_issuer_subject: Option<AsBase64<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -102,7 +107,7 @@ struct TlsInfo<'a> {
 struct Status<'a> {
     state: &'static str,
     #[serde(skip_serializing_if = "str::is_empty")]
-    message: &'a str,
+    message: Cow<'a, str>,
     #[serde(skip_serializing_if = "str::is_empty")]
     addr: &'a str,
 }
@@ -169,26 +174,27 @@ impl<'a> From<&'a objects::NodeDescription> for Description<'a> {
         let tls = description.tls_info.as_ref();
         let bytes = |bytes: &'a [u8]| (!bytes.is_empty()).then_some(AsBase64(bytes));
         Description {
-            hostname: &description.hostname,
+            hostname: node_name(&description.hostname),
             platform: Platform {
-                architecture: platform.map_or("", |platform| &platform.architecture),
-                os: platform.map_or("", |platform| &platform.os),
+                architecture: node_text(platform.map_or("", |platform| &platform.architecture)),
+                os: node_text(platform.map_or("", |platform| &platform.os)),
             },
             resources: Resources {
                 nano_cpus: resources.map_or(0, |resources| resources.nano_cpus),
                 memory_bytes: resources.map_or(0, |resources| resources.memory_bytes),
             },
             engine: Engine {
-                engine_version: engine.map_or("", |engine| &engine.engine_version),
+                engine_version: node_text(engine.map_or("", |engine| &engine.engine_version)),
                 labels: engine
                     .map(|engine| &engine.labels)
-                    .filter(|labels| !labels.is_empty()),
+                    .filter(|labels| !labels.is_empty())
+                    .map(node_labels),
                 plugins: engine.map_or_else(Vec::new, |engine| {
                     let plugins = engine.plugins.iter();
                     plugins
                         .map(|plugin| Plugin {
-                            r#type: &plugin.r#type,
-                            name: &plugin.name,
+                            r#type: node_text(&plugin.r#type),
+                            name: node_text(&plugin.name),
                         })
                         .collect()
                 }),
@@ -211,7 +217,7 @@ impl<'a> From<Option<&'a objects::NodeStatus>> for Status<'a> {
                 Some(NodeState::Disconnected) => "disconnected",
                 Some(NodeState::Unknown) | None => "unknown",
             },
-            message: status.map_or("", |status| &status.message),
+            message: node_text(status.map_or("", |status| &status.message)),
             addr: status.map_or("", |status| &status.addr),
         }
     }
@@ -263,5 +269,61 @@ impl NodeSpec {
         spec.set_desired_role(role);
         spec.set_availability(availability);
         Ok(spec)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVIL: &str = "h\x1b]0;owned\x07\u{202e}";
+    const SHOWN: &str = r"h\u{1b}]0;owned\u{7}\u{202e}";
+
+    fn evil() -> objects::Node {
+        let evil = || EVIL.to_owned();
+        objects::Node {
+            description: Some(objects::NodeDescription {
+                hostname: evil().repeat(1_000),
+                platform: Some(objects::Platform {
+                    architecture: evil(),
+                    os: evil(),
+                }),
+                engine: Some(objects::EngineDescription {
+                    engine_version: evil(),
+                    labels: Labels::from([(evil(), evil())]),
+                    plugins: vec![objects::PluginDescription {
+                        r#type: evil(),
+                        name: evil(),
+                    }],
+                }),
+                ..objects::NodeDescription::default()
+            }),
+            status: Some(objects::NodeStatus {
+                message: evil(),
+                ..objects::NodeStatus::default()
+            }),
+            ..objects::Node::default()
+        }
+    }
+
+    #[test]
+    fn what_a_node_says_of_itself_moves_no_terminal() {
+        let node = evil();
+        let shown = serde_json::to_value(Node::from(&node)).unwrap();
+        let description = &shown["Description"];
+        let hostname = description["Hostname"].as_str().unwrap();
+        assert!(hostname.starts_with(SHOWN), "{hostname}");
+        assert!(hostname.len() < 1_000, "{} bytes", hostname.len());
+        for (text, what) in [
+            (&shown["Status"]["Message"], "message"),
+            (&description["Platform"]["Architecture"], "architecture"),
+            (&description["Platform"]["OS"], "system"),
+            (&description["Engine"]["EngineVersion"], "version"),
+            (&description["Engine"]["Labels"][SHOWN], "label"),
+            (&description["Engine"]["Plugins"][0]["Type"], "type"),
+            (&description["Engine"]["Plugins"][0]["Name"], "plugin"),
+        ] {
+            assert_eq!(text, SHOWN, "{what}");
+        }
     }
 }
