@@ -36,6 +36,7 @@ mod timestamps;
 mod validate;
 mod vault;
 
+pub use apply::bound_task_status;
 pub use change::{Applied, Change, Refusal};
 pub use codec::{
     COMMAND_FORMAT, CodecError, MAX_BATCH_BYTES, MAX_COMMAND_BYTES, batch_takes, decode_batch,

@@ -16,6 +16,8 @@ mod secret;
 mod service;
 mod task;
 
+pub use task::bound_task_status;
+
 use crate::{
     change::{Applied, Change, Refusal},
     codec::COMMAND_FORMAT,

@@ -123,7 +123,7 @@ impl State {
         if old.node_id != node_id || node_id.is_empty() || needs::is_final(&old) || backwards {
             return None;
         }
-        bound(&mut status);
+        bound_task_status(&mut status);
         // Not the node's to say.
         status.applied_at = Some(stamp.time);
         status.applied_by = old
@@ -143,7 +143,8 @@ impl State {
 }
 
 /// Cuts what a node could make arbitrarily long: it would be kept on every manager.
-fn bound(status: &mut TaskStatus) {
+/// Applying a report does it; who queues reports does it before.
+pub fn bound_task_status(status: &mut TaskStatus) {
     cut(&mut status.message, MAX_STATUS_TEXT_BYTES);
     cut(&mut status.err, MAX_STATUS_TEXT_BYTES);
     if let Some(container) = &mut status.container {
