@@ -192,6 +192,8 @@ fn memory(scene: &Scene, node: &Waxseal, markers: &Markers, when: &str) -> Resul
     let core = scene.dir().join("core");
     let pid = node.pid()?.to_string();
     let gcore = require("gcore", "gdb")?;
+    // For whoever finds something: registers are in the core too, by thread.
+    fs::write(scene.dir().join("threads"), threads(&pid)?)?;
     let output = run(
         Command::new(gcore).arg("-a").arg("-o").arg(&core).arg(&pid),
         LIMIT,
@@ -207,6 +209,17 @@ fn memory(scene: &Scene, node: &Waxseal, markers: &Markers, when: &str) -> Resul
     );
     fs::remove_file(path)?;
     Ok(())
+}
+
+/// Number and name of each thread.
+fn threads(pid: &str) -> Result<String> {
+    let mut text = String::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let entry = entry?;
+        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        text.push_str(&format!("{} {name}", entry.file_name().display()));
+    }
+    Ok(text)
 }
 
 fn disk(node: &Waxseal, markers: &Markers) -> Result<()> {
