@@ -2,7 +2,10 @@
 
 use tonic::{Request, Status};
 use waxseal_ca::{NodeIdentity, Role};
-use waxseal_cluster::{State, objects::NodeRole};
+use waxseal_cluster::{
+    State,
+    objects::{Node, NodeRole},
+};
 use waxseal_wire::Peer;
 
 use crate::core::Core;
@@ -18,14 +21,37 @@ pub(crate) fn member<T>(core: &Core, request: &Request<T>) -> Result<NodeIdentit
     Ok(identity)
 }
 
-/// Whether a verified identity is that of a member now.
+/// Whether a verified identity is that of a member now, in its role.
 pub(crate) fn check_member(
     state: &State,
     cluster_id: &str,
     now: time::OffsetDateTime,
     identity: &NodeIdentity,
 ) -> Result<(), Status> {
-    let NodeIdentity { node_id, role, .. } = identity;
+    let node = check_identity(state, cluster_id, now, identity)?;
+    // 5. A role change acts at once: the record decides, not the certificate.
+    let recorded = match node.role() {
+        NodeRole::Worker => Role::Worker,
+        NodeRole::Manager => Role::Manager,
+    };
+    if recorded != identity.role {
+        return Err(denied(format!(
+            "the certificate says {}, the node's record says {}; renew the certificate",
+            identity.role.ou(),
+            recorded.ou(),
+        )));
+    }
+    Ok(())
+}
+
+/// The record of a verified identity that is a member's now, in whatever role.
+pub(crate) fn check_identity<'a>(
+    state: &'a State,
+    cluster_id: &str,
+    now: time::OffsetDateTime,
+    identity: &NodeIdentity,
+) -> Result<&'a Node, Status> {
+    let node_id = &identity.node_id;
     // 1. A certificate can be of another cluster only if both share a root.
     if identity.cluster_id != cluster_id {
         return Err(denied(format!(
@@ -42,22 +68,11 @@ pub(crate) fn check_member(
             "the node certificate has expired; the node must renew it or leave and join again",
         ));
     }
-    let Some(node) = state.node(node_id) else {
-        return Err(Status::not_found("node not registered"));
-    };
-    // 4. A role change acts at once: the record decides, not the certificate.
-    let recorded = match node.role() {
-        NodeRole::Worker => Role::Worker,
-        NodeRole::Manager => Role::Manager,
-    };
-    if recorded != *role {
-        return Err(denied(format!(
-            "the certificate says {}, the node's record says {}; renew the certificate",
-            role.ou(),
-            recorded.ou(),
-        )));
-    }
-    Ok(())
+    // 4. A record.
+    state
+        .node(node_id)
+        .map(|node| &**node)
+        .ok_or_else(|| Status::not_found("node not registered"))
 }
 
 fn denied(reason: String) -> Status {

@@ -1,8 +1,10 @@
 //! Why a manager did not do what was asked.
 
+use std::sync::Arc;
+
 use openraft::error::{ClientWriteError, RaftError};
-use waxseal_cluster::Refusal;
-use waxseal_raft_store::Member;
+use waxseal_cluster::{CodecError, Refusal};
+use waxseal_raft_store::{Member, StoreError};
 
 use crate::raft::RaftId;
 
@@ -15,7 +17,7 @@ pub enum ProposeError {
     Refused(#[from] Refusal),
     /// It cannot be written as a command, being too large.
     #[error(transparent)]
-    Malformed(#[from] waxseal_cluster::CodecError),
+    Malformed(#[from] CodecError),
     /// This manager does not lead, or no manager does.
     #[error("the swarm does not have a leader")]
     NoLeader,
@@ -64,7 +66,7 @@ pub enum StartError {
     Vault(#[from] crate::vault::VaultError),
     /// The log or a snapshot could not be read or written.
     #[error("the Raft log could not be opened")]
-    Store(#[from] waxseal_raft_store::StoreError),
+    Store(#[from] StoreError),
     /// The newest snapshot could not be read.
     #[error(transparent)]
     Restore(#[from] crate::state_machine::RestoreError),
@@ -76,16 +78,92 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
-    /// The consensus engine stopped.
-    #[error("the Raft engine stopped: {reason}")]
+    /// The engine stopped by itself while the log was read or applied.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// The engine refused its configuration or a request.
+    #[error("the Raft engine cannot start: {reason}")]
     Raft {
         /// Its words.
         reason: String,
     },
+    /// The log was not applied in time.
+    #[error(
+        "the manager did not catch up with its log within {} s; check the disk, then start again",
+        within.as_secs()
+    )]
+    NotCaughtUp {
+        /// How long it had.
+        within: std::time::Duration,
+    },
+    /// No TLS configuration for the port.
+    #[error("the port cannot be served with TLS")]
+    Tls(#[from] waxseal_ca::TlsError),
     /// The first command was refused.
     #[error("the cluster could not be created")]
     Bootstrap(#[source] ProposeError),
     /// The root CA in the state cannot be used.
     #[error("the root CA in the cluster's state cannot be used")]
     Issuer(#[from] crate::ca::IssuerError),
+}
+
+/// Why a manager stopped by itself. Nothing is written any more; the daemon
+/// stops it and shows the cause.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// Its log or a snapshot could not be read or written.
+    #[error(transparent)]
+    Store(Arc<StoreError>),
+    /// An entry of the log does not become part of the state.
+    #[error(
+        "entry {index} of the Raft log cannot be applied; start the version that wrote it, or \
+         restore the directory from a backup"
+    )]
+    Entry {
+        /// Its place in the log.
+        index: u64,
+        /// What is wrong with it.
+        #[source]
+        source: ApplyError,
+    },
+    /// The engine ended for a reason that only it knows.
+    #[error("the Raft engine stopped ({reason}); restart the daemon")]
+    Engine {
+        /// Its words.
+        reason: String,
+    },
+}
+
+/// Why an entry cannot be applied. Skipping it would part this replica from others.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplyError {
+    /// Its bytes are no batch of commands that this binary reads.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// A command that this binary does not know.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A fault of ours.
+    #[error("a command made the state machine panic")]
+    Panicked,
+}
+
+/// A change of the log's key that is not finished.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RotateError {
+    /// Log or snapshot; [`StoreError::is_full`] tells a full disk.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The engine stopped meanwhile.
+    #[error("the Raft engine stopped: {reason}")]
+    Engine {
+        /// Its words.
+        reason: String,
+    },
+    /// Files under former keys are still there; to be tried again.
+    #[error("former keys of the log are still in use; it is tried again")]
+    InUse,
 }

@@ -8,18 +8,22 @@ mod authorize;
 mod ca;
 mod core;
 mod dispatcher;
+mod engine;
 mod error;
 mod hello;
 mod log_broker;
 mod loops;
 mod manager;
+mod monitor;
 mod proposer;
 mod raft;
 mod state_machine;
+#[cfg(test)]
+mod testing;
 mod vault;
 
 pub use ca::IssuerError;
-pub use error::{ProposeError, StartError};
+pub use error::{ApplyError, Failure, ProposeError, RotateError, StartError};
 pub use hello::FEATURE_LEVEL;
 pub use log_broker::{IncompleteLogs, LogLines, TooManyReaders};
 pub use manager::{Manager, ManagerConfig, NewCluster, component};

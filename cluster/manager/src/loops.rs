@@ -9,12 +9,13 @@ use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 use waxseal_cluster::{
     Change, ChangeRecord,
-    objects::{ChangeTasks, ObserveNodes, TaskChange, command::Op},
+    objects::{ChangeTasks, NodeObservation, NodeState, ObserveNodes, TaskChange, command::Op},
     plan::{self, Heartbeat},
 };
 use waxseal_wire::Connections;
 
 use crate::{
+    authorize,
     ca::Ca,
     core::{Core, random_id},
     dispatcher::{self, Sessions},
@@ -59,13 +60,29 @@ impl Loops {
                     .for_each(|change| self.changed(change)),
                 Err(broadcast::error::RecvError::Lagged(lost)) => {
                     tracing::debug!(lost, "changes were lost; everything is looked at anew");
-                    self.ca.cluster_changed();
-                    dispatcher::notify_all(&self.sessions);
-                    self.plan_due.notify_one();
+                    self.look_again();
                 }
                 Err(broadcast::error::RecvError::Closed) => return,
             }
         }
+    }
+
+    /// Changes were lost: anything may have changed.
+    fn look_again(&self) {
+        self.ca.cluster_changed();
+        let now = self.core.clock.now();
+        let gone = self.connections.retain(|identity| {
+            let cluster_id = &self.core.cluster_id;
+            self.core
+                .read(|state| authorize::check_member(state, cluster_id, now, identity))
+                .is_ok()
+        });
+        for node_id in gone {
+            self.sessions.close(&node_id);
+        }
+        dispatcher::notify_all(&self.sessions);
+        self.subscriptions.look_again();
+        self.plan_due.notify_one();
     }
 
     fn changed(&self, change: &Change) {
@@ -80,6 +97,9 @@ impl Loops {
                 new,
             } => {
                 let role_changed = new.as_ref().is_some_and(|new| new.role != old.role);
+                if new.is_none() {
+                    self.ca.forget(&old.id);
+                }
                 if new.is_none() || role_changed {
                     self.connections.close_node(&old.id);
                 }
@@ -158,10 +178,15 @@ impl Loops {
         let mut asked = false;
         if !plan.observations.is_empty() {
             asked = true;
+            let down = plan.observations.iter().filter(|node| is_down(node));
+            let down: Vec<_> = down.map(|node| node.node_id.clone()).collect();
             let nodes = ObserveNodes {
                 nodes: plan.observations,
             };
             self.propose(Op::ObserveNodes(nodes)).await?;
+            for node_id in down {
+                self.sessions.end_silent(&node_id);
+            }
         }
         for removal in plan.removals {
             asked = true;
@@ -224,6 +249,11 @@ impl Loops {
             Err(error) => Err(error),
         }
     }
+}
+
+fn is_down(observed: &NodeObservation) -> bool {
+    let status = observed.status.as_ref();
+    status.is_some_and(|status| status.state() == NodeState::Down)
 }
 
 fn signed(duration: Duration) -> time::Duration {

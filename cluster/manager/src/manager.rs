@@ -3,25 +3,27 @@
 use std::{
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
 use tokio::{
     net::TcpListener,
     sync::{Notify, broadcast},
+    time::{Instant, timeout_at},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 use tonic::service::Routes;
-use waxseal_autolock::{Dek, DekRing, Owner};
+use waxseal_autolock::{Dek, DekRing, Owner, scrub_registers};
 use waxseal_ca::{CertificateExpiry, ClientCertificates, Clock, LiveTls, TlsOptions, server_tls};
 use waxseal_cluster::{
     Applied, ChangeRecord, State, Vault,
     objects::{Actor, Bootstrap, Cluster, Node, actor, command::Op},
 };
-use waxseal_raft_store::{
-    LogStore, Member, SnapshotPolicy, SnapshotStore, StoreError, StoreOptions,
-};
+use waxseal_raft_store::{Disk, Member, OsDisk, StoreError, StoreOptions};
 use waxseal_wire::{
     Acceptor, Connections, Listening, limits,
     swarmkit::{
@@ -36,24 +38,20 @@ use crate::{
     ca::{Ca, CaService, NodeCaService},
     core::Core,
     dispatcher::{Dispatcher, Sessions},
-    error::{ProposeError, StartError},
+    engine::{Engine, refused},
+    error::{Failure, ProposeError, RotateError, StartError},
     hello::HelloService,
     log_broker::{LogBroker, LogLines, Subscriptions, TooManyReaders},
     loops::Loops,
+    monitor::Monitor,
     proposer::Proposer,
-    raft::{NoPeers, Raft, TypeConfig},
     state_machine::StateMachine,
     vault::PageVault,
 };
 
-/// Heartbeats of a leader (requirements.md, Elections).
-const HEARTBEAT: Duration = Duration::from_millis(175);
-/// A follower stands for election after a time between these without a heartbeat.
-const ELECTION: std::ops::Range<u64> = 600..1_200;
-/// A manager that has not caught up with its own log by then does not start.
-const CATCH_UP: Duration = Duration::from_secs(60);
-/// How often it is checked whether a snapshot is due.
-const SNAPSHOT_CHECK: Duration = Duration::from_secs(1);
+/// A stop waits so long at most for calls under way and for peers to take note;
+/// who is cut off tries again, and what was proposed is on record or is not.
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// What a manager is started with.
 pub struct ManagerConfig {
@@ -90,14 +88,16 @@ pub struct NewCluster {
 /// A manager at work. Dropping it stops it at once; see [`Manager::shutdown`].
 pub struct Manager {
     core: Arc<Core>,
-    raft: Raft,
-    log: LogStore<TypeConfig>,
-    snapshots: SnapshotStore,
-    sessions: Arc<Sessions>,
+    engine: Engine,
     subscriptions: Arc<Subscriptions>,
-    listening: Option<Listening>,
+    /// Taken by the stop.
+    listening: Mutex<Option<Listening>>,
     tasks: TaskTracker,
+    /// Ends streams and loops.
     stopped: CancellationToken,
+    /// Ends the last of it: commands are taken until calls under way have ended.
+    ended: CancellationToken,
+    _stop: [DropGuard; 2],
 }
 
 impl Manager {
@@ -111,6 +111,18 @@ impl Manager {
         config: ManagerConfig,
         new: Option<NewCluster>,
     ) -> Result<Manager, StartError> {
+        Manager::start_on(Arc::new(OsDisk), config, new).await
+    }
+
+    /// As [`Manager::start`], with the directory on a disk other than the real one.
+    ///
+    /// # Errors
+    /// As [`Manager::start`].
+    pub async fn start_on(
+        disk: Arc<dyn Disk>,
+        config: ManagerConfig,
+        new: Option<NewCluster>,
+    ) -> Result<Manager, StartError> {
         // 1. The port first: without it there is no point in anything else.
         let listener =
             TcpListener::bind(config.listen)
@@ -119,55 +131,30 @@ impl Manager {
                     address: config.listen,
                     source,
                 })?;
-        // 2. The log and the state of the newest snapshot.
-        let vault: Arc<dyn Vault> = Arc::new(PageVault::new()?);
-        let options = StoreOptions::new(&config.dir, config.owner.clone(), config.deks.clone());
-        let opened = tokio::task::spawn_blocking(move || waxseal_raft_store::open(options))
-            .await
-            .map_err(|_| StoreError::Stopped)??;
-        let machine = StateMachine::open(opened.snapshots.clone(), vault, config.changes.clone())?;
-        let state = machine.state();
-        // 3. The engine.
-        let raft = start_raft(&config.owner, opened.log.clone(), machine).await?;
-        if new.is_some() {
-            let member = Member {
-                node_id: config.owner.node_id.clone(),
-                addr: config.advertise_addr.clone(),
-            };
-            raft.initialize(
-                [(config.owner.raft_id, member)]
-                    .into_iter()
-                    .collect::<std::collections::BTreeMap<_, _>>(),
-            )
-            .await
-            .map_err(raft_error)?;
+        // 2. The log, the state of the newest snapshot, and the engine on both.
+        let (engine, state) = open_engine(disk, &config).await?;
+        // 3. What runs on it.
+        match Manager::assemble(&config, engine.clone(), state, listener, new).await {
+            Ok(manager) => Ok(manager),
+            Err(error) => {
+                engine.stop().await;
+                Err(error)
+            }
         }
-        let manager = Manager::assemble(
-            &config,
-            raft,
-            opened.log,
-            opened.snapshots,
-            state,
-            listener,
-            new,
-        );
-        manager.await
     }
 
     async fn assemble(
         config: &ManagerConfig,
-        raft: Raft,
-        log: LogStore<TypeConfig>,
-        snapshots: SnapshotStore,
+        engine: Engine,
         state: Arc<RwLock<State>>,
         listener: TcpListener,
         new: Option<NewCluster>,
     ) -> Result<Manager, StartError> {
         let tasks = TaskTracker::new();
-        let stopped = CancellationToken::new();
-        let guard = stopped.clone().drop_guard();
-        let (proposer, proposing) = Proposer::new(raft.clone(), log.clone());
-        tasks.spawn(proposing);
+        let (stopped, ended) = (CancellationToken::new(), CancellationToken::new());
+        let stop = [stopped.clone().drop_guard(), ended.clone().drop_guard()];
+        let (proposer, proposing) = Proposer::new(engine.raft.clone(), engine.log.clone());
+        tasks.spawn(ended.clone().run_until_cancelled_owned(proposing));
         let core = Arc::new(Core {
             node_id: config.owner.node_id.clone(),
             cluster_id: config.owner.cluster_id.clone(),
@@ -176,9 +163,13 @@ impl Manager {
             proposer,
             clock: Arc::clone(&config.clock),
         });
-        // 4. Serve nothing before everything acknowledged is applied: an empty
+        // 1. Serve nothing before everything acknowledged is applied: an empty
         //    assignment set would stop every task of every node.
-        wait_until_caught_up(&raft).await?;
+        if new.is_some() {
+            found(&engine, config).await?;
+        }
+        engine.catch_up().await?;
+        engine.monitor.go_live();
         if let Some(NewCluster { cluster, node }) = new {
             let bootstrap = Bootstrap {
                 cluster: Some(cluster),
@@ -188,44 +179,50 @@ impl Manager {
                 .await
                 .map_err(StartError::Bootstrap)?;
         }
-        // 5. Services and loops.
+        // 2. Services and loops.
+        let changes = config.changes.subscribe();
         let ca = Ca::new(
             Arc::clone(&core),
             config.danger_certificate_expiry,
             tasks.clone(),
+            stopped.clone(),
         )?;
         let loops = Arc::new(Loops {
             core: Arc::clone(&core),
-            sessions: Arc::default(),
-            subscriptions: Subscriptions::new(Arc::clone(&core), tasks.clone()),
+            sessions: Arc::new(Sessions::new(stopped.clone())),
+            subscriptions: Subscriptions::new(Arc::clone(&core), tasks.clone(), stopped.clone()),
             ca: Arc::new(ca),
             connections: Connections::new(),
             plan_due: Notify::new(),
             stopped: stopped.clone(),
         });
-        tasks.spawn(Arc::clone(&loops).follow_changes(config.changes.subscribe()));
-        tasks.spawn(Arc::clone(&loops).run_plans());
-        tasks.spawn(take_snapshots(raft.clone(), log.clone(), stopped.clone()));
-        // 6. The door.
+        // 3. The door.
         let listening = open_door(config, &loops, &tasks, listener)?;
-        guard.disarm();
+        tasks.spawn(Arc::clone(&loops).follow_changes(changes));
+        tasks.spawn(Arc::clone(&loops).run_plans());
+        tasks.spawn(engine.clone().keep_snapshots(stopped.clone()));
         tracing::info!(node = %core.node_id, address = %config.listen, "manager serves");
         Ok(Manager {
-            sessions: Arc::clone(&loops.sessions),
             subscriptions: Arc::clone(&loops.subscriptions),
             core,
-            raft,
-            log,
-            snapshots,
-            listening: Some(listening),
+            engine,
+            listening: Mutex::new(Some(listening)),
             tasks,
             stopped,
+            ended,
+            _stop: stop,
         })
     }
 
-    /// The address it listens on.
+    /// The address it listens on; `None` once it stops.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.listening.as_ref().map(Listening::address)
+        self.listening().as_ref().map(Listening::address)
+    }
+
+    fn listening(&self) -> MutexGuard<'_, Option<Listening>> {
+        self.listening
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a command durable and applies it.
@@ -259,8 +256,8 @@ impl Manager {
     ///
     /// # Errors
     /// If something cannot be written; to be tried again.
-    pub async fn rotate_dek(&self, new: Dek) -> Result<(), StartError> {
-        self.log.rotate_dek(new).await?;
+    pub async fn rotate_dek(&self, new: Dek) -> Result<(), RotateError> {
+        self.engine.rotate_dek(new).await?;
         self.retire_deks().await
     }
 
@@ -268,38 +265,8 @@ impl Manager {
     ///
     /// # Errors
     /// As [`Manager::rotate_dek`].
-    pub async fn retire_deks(&self) -> Result<(), StartError> {
-        for _ in 0..RETIRE_TRIES {
-            if self.log.retired_in_use().is_empty() {
-                self.log.forget_retired();
-                return Ok(());
-            }
-            let applied = self.raft.metrics().borrow().last_applied;
-            self.raft.trigger().snapshot().await.map_err(raft_error)?;
-            self.raft
-                .wait(Some(CATCH_UP))
-                .metrics(
-                    |metrics| metrics.snapshot >= applied,
-                    "a snapshot under the new key",
-                )
-                .await
-                .map_err(raft_error)?;
-            let snapshots = self.snapshots.clone();
-            tokio::task::spawn_blocking(move || snapshots.reseal())
-                .await
-                .map_err(|_| StoreError::Stopped)??;
-            if let Some(index) = applied.map(|id| id.index) {
-                self.raft
-                    .trigger()
-                    .purge_log(index)
-                    .await
-                    .map_err(raft_error)?;
-            }
-            tokio::time::sleep(RETIRE_PAUSE).await;
-        }
-        Err(StartError::Raft {
-            reason: "former keys of the log are still in use".to_owned(),
-        })
+    pub async fn retire_deks(&self) -> Result<(), RotateError> {
+        self.engine.retire_deks().await
     }
 
     /// Where others reach it, `host:port`.
@@ -307,113 +274,104 @@ impl Manager {
         &self.core.advertise_addr
     }
 
-    /// Completes when the manager stops: with the cause if its log cannot be
-    /// written any more. Does not hold the manager.
-    pub fn failure(&self) -> impl Future<Output = Option<Arc<StoreError>>> + Send + use<> {
-        let (log, stopped) = (self.log.clone(), self.stopped.clone());
+    /// Completes when the manager stops: with the cause if it did so by itself,
+    /// as its log cannot be written any more or the engine ended. Does not hold
+    /// the manager.
+    pub fn failure(&self) -> impl Future<Output = Option<Arc<Failure>>> + Send + use<> {
+        let Engine {
+            raft, log, monitor, ..
+        } = self.engine.clone();
+        let metrics = raft.metrics();
+        let stopped = self.stopped.clone();
         async move {
-            tokio::select! {
-                cause = log.failed() => Some(cause),
-                () = stopped.cancelled() => None,
-            }
+            let failure = tokio::select! {
+                biased;
+                () = stopped.cancelled() => return None,
+                // The engine ends of it too, with fewer words.
+                cause = log.failed() => Failure::Store(cause),
+                failure = monitor.engine_failed(metrics) => failure,
+            };
+            Some(Arc::new(failure))
         }
     }
 
-    /// Ends sessions, stops the services, lets the log reach the disk.
-    pub async fn shutdown(mut self, deadline: Duration) {
+    /// Ends sessions, stops the services, lets the log reach the disk: nothing of
+    /// it is written to after that. A second call has nothing to do.
+    pub async fn shutdown(&self, deadline: Duration) {
+        let until = Instant::now() + deadline;
+        // 1. What would not end by itself: sessions, readers of logs, held calls.
         self.stopped.cancel();
-        // Their streams do not end by themselves, and the door waits for them.
-        for session in self.sessions.all() {
-            session.ended.cancel();
+        // 2. Calls under way.
+        let listening = self.listening().take();
+        if let Some(listening) = listening {
+            listening.shutdown(deadline.min(DRAIN)).await;
         }
-        if let Some(listening) = self.listening.take() {
-            listening.shutdown(deadline).await;
+        // 3. The engine and all that is left.
+        if timeout_at(until, self.engine.stop()).await.is_err() {
+            tracing::warn!("the log was not closed in time; the next start reads its tail");
         }
-        if let Err(error) = self.raft.shutdown().await {
-            tracing::warn!(%error, "the Raft engine did not stop cleanly");
-        }
-        if let Err(error) = self.log.close().await {
-            tracing::warn!(%error, "the log was not closed cleanly; the next start reads its tail");
-        }
+        self.ended.cancel();
         self.tasks.close();
+        if timeout_at(until, self.tasks.wait()).await.is_err() {
+            tracing::warn!("tasks of the manager did not end in time");
+        }
     }
 }
 
-/// Tries at finishing a rotation; each ends with everything written so far behind a snapshot.
-const RETIRE_TRIES: usize = 20;
-const RETIRE_PAUSE: Duration = Duration::from_millis(50);
-
-impl Drop for Manager {
-    fn drop(&mut self) {
-        self.stopped.cancel();
-    }
-}
-
-async fn start_raft(
-    owner: &Owner,
-    log: LogStore<TypeConfig>,
-    machine: StateMachine,
-) -> Result<Raft, StartError> {
-    let config = openraft::Config {
-        cluster_name: owner.cluster_id.clone(),
-        heartbeat_interval: u64::try_from(HEARTBEAT.as_millis()).unwrap_or(u64::MAX),
-        election_timeout_min: ELECTION.start,
-        election_timeout_max: ELECTION.end,
-        // The log is purged by bytes, not by entries alone; see `take_snapshots`.
-        snapshot_policy: openraft::SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: u64::MAX,
-        replication_lag_threshold: 50,
-        ..openraft::Config::default()
+/// Opens the log and starts the engine on it.
+async fn open_engine(
+    disk: Arc<dyn Disk>,
+    config: &ManagerConfig,
+) -> Result<(Engine, Arc<RwLock<State>>), StartError> {
+    let vault: Arc<dyn Vault> = Arc::new(PageVault::new()?);
+    let options = StoreOptions {
+        disk,
+        ..StoreOptions::new(&config.dir, config.owner.clone(), config.deks.clone())
     };
-    let config = Arc::new(config.validate().map_err(raft_error)?);
-    Raft::new(owner.raft_id, config, NoPeers, log, machine)
+    let monitor = Monitor::default();
+    let (changes, watched) = (config.changes.clone(), monitor.clone());
+    let opening = move || {
+        let opened = waxseal_raft_store::open(options)?;
+        let machine = StateMachine::open(opened.snapshots.clone(), vault, changes, watched)?;
+        Ok::<_, StartError>((opened, machine))
+    };
+    // The thread waits for other work with what it read last in its registers.
+    let opening = move || {
+        let opened = opening();
+        scrub_registers();
+        opened
+    };
+    let (opened, machine) = tokio::task::spawn_blocking(opening)
         .await
-        .map_err(raft_error)
+        .map_err(|_| StoreError::Stopped)??;
+    let state = machine.state();
+    let log = opened.log.clone();
+    match Engine::start(
+        &config.owner,
+        opened.log,
+        opened.snapshots,
+        machine,
+        monitor,
+    )
+    .await
+    {
+        Ok(engine) => Ok((engine, state)),
+        Err(error) => {
+            // The cause is in the error; the directory must be free again.
+            let _ = log.close().await;
+            Err(error)
+        }
+    }
 }
 
-async fn wait_until_caught_up(raft: &Raft) -> Result<(), StartError> {
-    let caught_up = async {
-        // The only voter need not wait for a silence of others.
-        if !raft.is_initialized().await.map_err(raft_error)? {
-            return Err(StartError::Raft {
-                reason: "the log has no membership".to_owned(),
-            });
-        }
-        raft.trigger().elect().await.map_err(raft_error)?;
-        while raft.ensure_linearizable().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        Ok(())
+/// Makes this manager the only member of a new log.
+async fn found(engine: &Engine, config: &ManagerConfig) -> Result<(), StartError> {
+    let member = Member {
+        node_id: config.owner.node_id.clone(),
+        addr: config.advertise_addr.clone(),
     };
-    match tokio::time::timeout(CATCH_UP, caught_up).await {
-        Ok(result) => result,
-        Err(_) => Err(StartError::Raft {
-            reason: format!("not caught up with the log within {} s", CATCH_UP.as_secs()),
-        }),
-    }
-}
-
-/// Takes snapshots and purges the log behind them, by bytes and by entries.
-async fn take_snapshots(raft: Raft, log: LogStore<TypeConfig>, stopped: CancellationToken) {
-    let policy = SnapshotPolicy::default();
-    let mut tick = tokio::time::interval(SNAPSHOT_CHECK);
-    loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = stopped.cancelled() => return,
-        }
-        let taken = raft.metrics().borrow().snapshot.map(|id| id.index);
-        if policy.is_due(log.usage_since(taken)) && raft.trigger().snapshot().await.is_err() {
-            return;
-        }
-        let purged = raft.metrics().borrow().purged.map(|id| id.index);
-        let target = taken.and_then(|taken| log.purge_target(taken, &policy));
-        if let Some(target) = target.filter(|target| purged.is_none_or(|purged| *target > purged))
-            && raft.trigger().purge_log(target).await.is_err()
-        {
-            return;
-        }
-    }
+    let members = std::collections::BTreeMap::from([(config.owner.raft_id, member)]);
+    engine.raft.initialize(members).await.map_err(refused)
 }
 
 fn open_door(
@@ -428,14 +386,17 @@ fn open_door(
         subscriptions,
         ca,
         connections,
+        stopped,
         ..
     } = &**loops;
     let dispatcher = Dispatcher::new(Arc::clone(core), Arc::clone(sessions), tasks.clone());
-    let log_broker = LogBroker::new(Arc::clone(core), Arc::clone(subscriptions));
-    let routes = Routes::new(CaServer::new(CaService(Arc::clone(ca))))
+    let log_broker = LogBroker::new(Arc::clone(core), Arc::clone(subscriptions), stopped.clone());
+    let ca_service = CaServer::new(CaService(Arc::clone(ca)))
+        .max_decoding_message_size(limits::JOIN_MESSAGE_LIMIT);
+    let routes = Routes::new(ca_service)
         .add_service(
             NodeCaServer::new(NodeCaService(Arc::clone(ca)))
-                .max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT),
+                .max_decoding_message_size(limits::JOIN_MESSAGE_LIMIT),
         )
         .add_service(
             DispatcherServer::new(dispatcher)
@@ -446,14 +407,18 @@ fn open_door(
             LogBrokerServer::new(log_broker)
                 .max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT),
         )
-        .add_service(HelloServer::new(HelloService(Arc::clone(core))));
+        .add_service(
+            HelloServer::new(HelloService(Arc::clone(core)))
+                .max_decoding_message_size(limits::JOIN_MESSAGE_LIMIT),
+        );
     let options = TlsOptions {
         allow_tls12: config.allow_tls12,
         client_certificates: ClientCertificates::Optional,
     };
-    let tls = server_tls(&config.tls, options).map_err(|error| StartError::Raft {
-        reason: error.to_string(),
-    })?;
+    let tls = server_tls(&config.tls, options)?;
+    if config.allow_tls12 {
+        tracing::warn!(address = %config.listen, "TLS 1.2 is accepted on this port");
+    }
     let acceptor = Acceptor {
         routes,
         tls,
@@ -466,12 +431,6 @@ fn open_door(
             address: config.listen,
             source,
         })
-}
-
-fn raft_error(error: impl std::fmt::Display) -> StartError {
-    StartError::Raft {
-        reason: error.to_string(),
-    }
 }
 
 /// The actor for commands of one of the daemon's own parts.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use tokio::sync::{mpsc, oneshot};
-use waxseal_cluster::{Applied, Refusal, batch_takes, encode_batch};
+use waxseal_cluster::{Applied, CodecError, Refusal, batch_takes, encode_batch};
 use waxseal_raft_store::{LogFull, LogStore};
 use zeroize::Zeroizing;
 
@@ -37,6 +37,13 @@ impl Proposer {
     ) -> (Proposer, impl Future<Output = ()>) {
         let (queue, waiting) = mpsc::channel(QUEUE);
         (Proposer { queue }, run(waiting, raft, log))
+    }
+
+    /// One that refuses everything.
+    #[cfg(test)]
+    pub(crate) fn ended() -> Proposer {
+        let (queue, _) = mpsc::channel(1);
+        Proposer { queue }
     }
 
     /// Makes an encoded command durable and applies it.
@@ -86,6 +93,9 @@ async fn write(
     drop(commands);
     log.can_accept(batch.len()).map_err(|full| match full {
         LogFull::Stopped => ProposeError::Stopped,
+        LogFull::TooLarge { bytes, limit } => {
+            ProposeError::Malformed(CodecError::TooLarge { bytes, limit })
+        }
         full => ProposeError::NoSpace {
             reason: full.to_string(),
         },

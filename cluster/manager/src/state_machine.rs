@@ -1,18 +1,32 @@
 //! The state as the engine's state machine, and its snapshots.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use openraft::{
     EntryPayload, LogId, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageError, StorageIOError,
     StoredMembership, storage::RaftStateMachine,
 };
+use prost::encoding::WireType;
 use tokio::sync::broadcast;
 use waxseal_cluster::{
-    ChangeRecord, Refusal, Restorer, State, Vault, date_time, decode_batch, objects::Command,
+    Applied, ChangeRecord, Refusal, Restorer, State, Vault, date_time, decode_batch,
+    objects::Command,
 };
 use waxseal_raft_store::{Member, SnapshotData, SnapshotStore, StoreError, StoredSnapshot};
+use zeroize::Zeroizing;
 
-use crate::raft::{Outcomes, RaftId, TypeConfig};
+use crate::{
+    error::{ApplyError, Failure},
+    monitor::Monitor,
+    raft::{Outcomes, RaftId, TypeConfig},
+};
+
+/// Pause before a first snapshot is tried again on a full disk.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
 
 type StorageResult<T> = Result<T, StorageError<RaftId>>;
 
@@ -23,6 +37,7 @@ pub(crate) struct StateMachine {
     position: Position,
     changes: broadcast::Sender<ChangeRecord>,
     snapshots: SnapshotStore,
+    monitor: Monitor,
 }
 
 /// How far the log is applied.
@@ -35,12 +50,15 @@ struct Position {
 impl StateMachine {
     /// The state of the newest snapshot, or an empty one.
     ///
+    /// Blocks.
+    ///
     /// # Errors
     /// If the snapshot cannot be read or is of a newer format.
     pub(crate) fn open(
         snapshots: SnapshotStore,
         vault: Arc<dyn Vault>,
         changes: broadcast::Sender<ChangeRecord>,
+        monitor: Monitor,
     ) -> Result<StateMachine, RestoreError> {
         let (state, position) = match snapshots.latest() {
             None => (State::new(Arc::clone(&vault)), Position::default()),
@@ -53,6 +71,7 @@ impl StateMachine {
             position,
             changes,
             snapshots,
+            monitor,
         })
     }
 
@@ -71,10 +90,16 @@ impl StateMachine {
         Ok(outcomes)
     }
 
-    fn apply_command(
-        &self,
-        command: Command,
-    ) -> Result<Result<waxseal_cluster::Applied, Refusal>, ApplyError> {
+    fn not_applied(&self, log_id: LogId<RaftId>, error: ApplyError) -> StorageError<RaftId> {
+        let cause = anyerror_of(&error);
+        self.monitor.fail(Failure::Entry {
+            index: log_id.index,
+            source: error,
+        });
+        StorageIOError::apply(log_id, cause).into()
+    }
+
+    fn apply_command(&self, command: Command) -> Result<Result<Applied, Refusal>, ApplyError> {
         let time = command.time.as_ref().and_then(date_time);
         let outcome = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -85,7 +110,7 @@ impl StateMachine {
             Err(refusal @ Refusal::TooNew { .. }) => {
                 return Err(ApplyError::Refused(refusal.clone()));
             }
-            Ok(applied) if !applied.changes.is_empty() => {
+            Ok(applied) if !applied.changes.is_empty() && self.monitor.is_live() => {
                 let time = time.unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
                 // Nobody may be listening.
                 let _ = self.changes.send(ChangeRecord {
@@ -97,15 +122,6 @@ impl StateMachine {
         }
         Ok(outcome)
     }
-}
-
-/// An entry that this binary cannot apply; the manager stops.
-#[derive(Debug, thiserror::Error)]
-enum ApplyError {
-    #[error(transparent)]
-    Codec(#[from] waxseal_cluster::CodecError),
-    #[error(transparent)]
-    Refused(Refusal),
 }
 
 /// A snapshot that does not become a state; the manager does not start.
@@ -122,18 +138,57 @@ pub enum RestoreError {
     Content(#[from] Refusal),
 }
 
+/// Reads a snapshot chunk by chunk: of its plaintext no more than a chunk and one
+/// object are in memory at a time.
 fn restore(
     snapshot: &StoredSnapshot,
     vault: &Arc<dyn Vault>,
 ) -> Result<(State, Position), RestoreError> {
-    let meta = snapshot.meta();
     let mut restorer = Restorer::new(Arc::clone(vault));
-    restorer.add(&snapshot.reader().read_to_end()?)?;
+    let mut reader = snapshot.reader();
+    let mut rest = Zeroizing::new(Vec::new());
+    while let Some(chunk) = reader.next_chunk()? {
+        rest.extend_from_slice(&chunk);
+        let whole = whole_fields(&rest);
+        restorer.add(&rest[..whole])?;
+        rest.drain(..whole);
+    }
+    // What is left over is no field; the restorer says so.
+    restorer.add(&rest)?;
+    let meta = snapshot.meta();
     let position = Position {
         last_applied: meta.last_log_id,
         membership: meta.last_membership.clone(),
     };
     Ok((restorer.finish()?, position))
+}
+
+/// Bytes of the fields of a message that are whole in `bytes`. A snapshot's pieces
+/// are one message, and any division of it between fields can be read in turn.
+fn whole_fields(bytes: &[u8]) -> usize {
+    let mut left = bytes;
+    while let Some(after) = after_field(left) {
+        left = after;
+    }
+    bytes.len() - left.len()
+}
+
+/// What follows the first field; `None` if it is not whole, or is no field.
+fn after_field(mut bytes: &[u8]) -> Option<&[u8]> {
+    let (_, wire_type) = prost::encoding::decode_key(&mut bytes).ok()?;
+    let length = match wire_type {
+        WireType::Varint => {
+            prost::encoding::decode_varint(&mut bytes).ok()?;
+            0
+        }
+        WireType::SixtyFourBit => 8,
+        WireType::ThirtyTwoBit => 4,
+        WireType::LengthDelimited => {
+            usize::try_from(prost::encoding::decode_varint(&mut bytes).ok()?).ok()?
+        }
+        WireType::StartGroup | WireType::EndGroup => return None,
+    };
+    bytes.get(length..)
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
@@ -159,9 +214,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                         StoredMembership::new(Some(entry.log_id), membership);
                     Vec::new()
                 }
-                EntryPayload::Normal(payload) => self
-                    .apply_batch(payload.batch())
-                    .map_err(|error| StorageIOError::apply(entry.log_id, anyerror_of(&error)))?,
+                EntryPayload::Normal(payload) => {
+                    // The engine waits for ever on a state machine that panicked.
+                    catch_unwind(AssertUnwindSafe(|| self.apply_batch(payload.batch())))
+                        .unwrap_or(Err(ApplyError::Panicked))
+                        .map_err(|error| self.not_applied(entry.log_id, error))?
+                }
             };
             self.position.last_applied = Some(entry.log_id);
             answers.push(outcomes);
@@ -171,6 +229,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         Builder {
+            monitor: self.monitor.clone(),
             // Objects are shared, so the copy is small and appliers do not wait for the disk.
             state: self
                 .state
@@ -184,9 +243,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn begin_receiving_snapshot(&mut self) -> StorageResult<Box<SnapshotData>> {
         let snapshots = self.snapshots.clone();
-        let draft = blocking(move || snapshots.begin())
+        let draft = self
+            .monitor
+            .blocking(move || snapshots.begin())
             .await
-            .map_err(write_error)?;
+            .map_err(|error| write_error(&self.monitor, error))?;
         Ok(Box::new(SnapshotData::Draft(draft)))
     }
 
@@ -196,9 +257,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         snapshot: Box<SnapshotData>,
     ) -> StorageResult<()> {
         let (snapshots, meta) = (self.snapshots.clone(), meta.clone());
-        let installed = blocking(move || snapshots.install(&meta, *snapshot))
+        let installed = self
+            .monitor
+            .blocking(move || snapshots.install(&meta, *snapshot))
             .await
-            .map_err(write_error)?;
+            .map_err(|error| write_error(&self.monitor, error))?;
         let (state, position) = restore(&installed, &self.vault).map_err(|error| {
             let signature = Some(installed.meta().signature());
             StorageIOError::read_snapshot(signature, anyerror_of(&error))
@@ -221,10 +284,11 @@ pub(crate) struct Builder {
     state: State,
     position: Position,
     snapshots: SnapshotStore,
+    monitor: Monitor,
 }
 
-impl RaftSnapshotBuilder<TypeConfig> for Builder {
-    async fn build_snapshot(&mut self) -> StorageResult<Snapshot<TypeConfig>> {
+impl Builder {
+    async fn write(&self) -> Result<StoredSnapshot, StoreError> {
         let Position {
             last_applied,
             membership,
@@ -237,33 +301,93 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             snapshot_id: format!("{term}-{index}"),
         };
         let (state, snapshots) = (self.state.clone(), self.snapshots.clone());
-        let stored = blocking(move || {
+        let writing = move || {
             let draft = snapshots.begin()?;
             for piece in state.snapshot_pieces() {
                 draft.write(&piece)?;
             }
             snapshots.install(&meta, SnapshotData::Draft(draft))
-        })
-        .await
-        .map_err(write_error)?;
-        Ok(stored.to_openraft())
+        };
+        self.monitor.blocking(writing).await
     }
 }
 
-/// Runs disk work off the runtime's threads.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(_) => Err(StoreError::Stopped),
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    /// On a full disk the one before is the newest still: the engine takes an
+    /// error as the end of itself, and a full disk must not be that. Before there
+    /// is any, it waits for space.
+    async fn build_snapshot(&mut self) -> StorageResult<Snapshot<TypeConfig>> {
+        loop {
+            let error = match self.write().await {
+                Ok(stored) => return Ok(stored.to_openraft()),
+                Err(error) => error,
+            };
+            if !error.is_full() || self.monitor.stopped.is_cancelled() {
+                return Err(write_error(&self.monitor, error));
+            }
+            tracing::warn!(%error, "no space for a snapshot; the log keeps what it would hold");
+            if let Some(before) = self.snapshots.latest() {
+                return Ok(before.to_openraft());
+            }
+            tokio::select! {
+                () = tokio::time::sleep(FULL_PAUSE) => {}
+                () = self.monitor.stopped.cancelled() => {}
+            }
+        }
     }
 }
 
-fn write_error(error: StoreError) -> StorageError<RaftId> {
-    StorageIOError::write_snapshot(None, anyerror_of(&error)).into()
+fn write_error(monitor: &Monitor, error: StoreError) -> StorageError<RaftId> {
+    let cause = anyerror_of(&error);
+    monitor.fail(Failure::Store(Arc::new(error)));
+    StorageIOError::write_snapshot(None, cause).into()
 }
 
 fn anyerror_of(error: &(dyn std::error::Error + 'static)) -> openraft::AnyError {
     openraft::AnyError::from_dyn(error, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use waxseal_cluster::{PlainVault, objects::StateSnapshot};
+
+    use super::*;
+    use crate::testing::World;
+
+    #[test]
+    fn a_snapshot_may_be_cut_anywhere() {
+        let world = World::with_secret(&[1; 3_000]);
+        let whole: Vec<u8> = world
+            .state
+            .snapshot_pieces()
+            .flat_map(|piece| piece.to_vec())
+            .collect();
+        let expected = StateSnapshot::decode(&whole[..]).unwrap();
+        for chunk_bytes in [61, 64, 1_000, 1_000_000] {
+            let mut restorer = Restorer::new(Arc::new(PlainVault));
+            let mut rest = Vec::new();
+            for chunk in whole.chunks(chunk_bytes) {
+                rest.extend_from_slice(chunk);
+                let fields = whole_fields(&rest);
+                restorer.add(&rest[..fields]).unwrap();
+                rest.drain(..fields);
+            }
+            assert!(rest.is_empty());
+            let state = restorer.finish().unwrap();
+            assert_eq!(state.version(), expected.version);
+            assert_eq!(*state.secret_payload("s1").unwrap(), [1; 3_000]);
+            assert_eq!(state.nodes().count(), 3);
+        }
+    }
+
+    #[test]
+    fn what_is_no_field_is_left_over() {
+        assert_eq!(whole_fields(&[]), 0);
+        assert_eq!(whole_fields(&[0x08]), 0, "a key without its value");
+        assert_eq!(whole_fields(&[0x08, 0x01, 0x0a, 0x05, 1]), 2, "cut short");
+        assert_eq!(whole_fields(&[0x0b]), 0, "a group");
+        let length = [&[0x0a][..], &[0xff; 9], &[0x01]].concat();
+        assert_eq!(whole_fields(&length), 0, "longer than memory");
+    }
 }

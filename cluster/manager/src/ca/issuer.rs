@@ -4,11 +4,20 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use waxseal_ca::{CertificateExpiry, JoinTokens, RootAuthority};
-use waxseal_cluster::objects::{Cluster, JoinTokens as TokenTexts};
+use waxseal_cluster::{
+    objects::{Cluster, JoinTokens as TokenTexts},
+    version_of,
+};
+
+/// The bounds of a certificate's life, as [`CertificateExpiry`] has them.
+const SHORTEST: Duration = Duration::from_secs(60 * 60);
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// The cluster object as the CA reads it.
 pub(crate) struct Issuer {
     pub(crate) cluster_id: String,
+    /// Version of the cluster object that it was read from.
+    pub(crate) version: u64,
     pub(crate) root_pem: Vec<u8>,
     pub(crate) authority: RootAuthority,
     pub(crate) tokens: JoinTokens,
@@ -28,9 +37,6 @@ pub enum IssuerError {
     /// The tokens do not parse.
     #[error("the join tokens in the cluster's state cannot be read")]
     Tokens(#[from] waxseal_ca::TokenError),
-    /// The configured life of certificates is none.
-    #[error("the configured certificate expiry cannot be used")]
-    Expiry(#[from] waxseal_ca::ExpiryError),
 }
 
 impl Issuer {
@@ -52,15 +58,37 @@ impl Issuer {
             .filter(|expiry| !expiry.is_zero());
         let expiry = match (expiry, configured) {
             (Some(expiry), _) => expiry,
-            (None, Some(configured)) => CertificateExpiry::new(configured)?,
+            (None, Some(configured)) => nearest(configured),
             (None, None) => CertificateExpiry::DEFAULT,
         };
         Ok(Issuer {
             cluster_id: cluster.id.clone(),
+            version: version_of(cluster.meta.as_ref()),
             root_pem: root.ca_cert.clone(),
             authority: RootAuthority::from_pem(&root.ca_cert, &root.ca_key, now)?,
             tokens: JoinTokens::parse(worker, manager)?,
             expiry,
         })
+    }
+}
+
+/// The life that is configured, or the nearest that is allowed: a cluster whose
+/// state has another, from before it was checked, must go on.
+fn nearest(configured: Duration) -> CertificateExpiry {
+    CertificateExpiry::new(configured.clamp(SHORTEST, LONGEST)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_configured_life_becomes_one_that_is_allowed() {
+        let hours = |count: u64| Duration::from_secs(count * 60 * 60);
+        assert_eq!(nearest(hours(48)).duration(), hours(48));
+        assert_eq!(nearest(Duration::from_nanos(1)).duration(), SHORTEST);
+        assert_eq!(nearest(hours(900_000)).duration(), LONGEST);
+        assert_eq!(nearest(Duration::MAX).duration(), LONGEST);
+        assert_eq!(hours(876_000), LONGEST);
     }
 }

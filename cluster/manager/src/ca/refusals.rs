@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -30,13 +30,14 @@ impl Refusals {
             .forgiven_at
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let debt = table.get(&address)?.checked_duration_since(now)?;
+        let debt = table.get(&host_of(address))?.checked_duration_since(now)?;
         debt.checked_sub(cost() * (BURST - 1))
             .filter(|wait| !wait.is_zero())
     }
 
     /// Notes a refusal.
     pub(crate) fn note(&self, address: IpAddr, now: Instant) {
+        let address = host_of(address);
         let mut table = self
             .forgiven_at
             .lock()
@@ -53,6 +54,17 @@ impl Refusals {
         }
         let forgiven = table.entry(address).or_insert(now);
         *forgiven = (*forgiven).max(now) + cost();
+    }
+}
+
+/// What stands for a host: it has a /64 of IPv6 to itself.
+fn host_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = address.to_bits() & (u128::MAX << 64);
+            IpAddr::V6(Ipv6Addr::from_bits(network))
+        }
+        IpAddr::V4(address) => IpAddr::V4(address),
     }
 }
 
@@ -78,6 +90,22 @@ mod tests {
         assert_eq!(refusals.wait(ADDRESS, now + cost()), None);
         let other = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
         assert_eq!(refusals.wait(other, now), None);
+    }
+
+    #[test]
+    fn a_host_cannot_step_aside_to_another_of_its_addresses() {
+        let refusals = Refusals::default();
+        let now = Instant::now();
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        for n in 0..BURST {
+            refusals.note(address(&format!("2001:db8::{n:x}")), now);
+        }
+        assert!(refusals.wait(address("2001:db8::ffff"), now).is_some());
+        assert_eq!(refusals.wait(address("2001:db8:0:1::1"), now), None);
+        for _ in 0..BURST {
+            refusals.note(address("::ffff:192.0.2.1"), now);
+        }
+        assert!(refusals.wait(address("192.0.2.1"), now).is_some());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The CA and NodeCA services.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -9,11 +9,12 @@ use std::{
 use arc_swap::ArcSwap;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, Semaphore};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
 use waxseal_ca::{
-    CertificateExpiry, Csr, IssuanceDecision, IssuanceView, IssuedNode, JoinRequest, NodeProfile,
-    NodeRecord, NodeTable, PublicKeyDigest, Role, Serial, decide_issuance,
+    CertificateExpiry, Csr, IssuanceDecision, IssuanceRefusal, IssuanceView, IssuedNode,
+    JoinRequest, NodeProfile, NodeRecord, NodeTable, PublicKeyDigest, Role, Serial,
+    decide_issuance,
 };
 use waxseal_cluster::{
     State,
@@ -22,7 +23,7 @@ use waxseal_cluster::{
         Membership, Node, NodeRole, NodeSpec, NodeState, NodeStatus, RequestCertificate,
         StoreCertificate, command::Op,
     },
-    timestamp,
+    timestamp, version_of,
 };
 use waxseal_wire::{
     Peer, issuance_status,
@@ -40,11 +41,17 @@ use super::{
 use crate::{
     authorize,
     core::{Core, random_id},
+    dispatcher::note_call,
     error::propose_status,
 };
 
 /// Status calls of callers without a certificate that are held at once.
 const HELD_CALLS: usize = 64;
+/// The same for members, apart from the others.
+const HELD_MEMBER_CALLS: usize = 1024;
+/// Requests for a certificate that are under way at once: joins that are in order
+/// are bounded in total only (requirements.md, join floods).
+const ISSUING: usize = 256;
 /// For how long after its record was made a node without a session may ask
 /// without a certificate.
 const ANONYMOUS_STATUS: Duration = Duration::from_secs(10 * 60);
@@ -59,8 +66,14 @@ pub(crate) struct Ca {
     expiry: Option<CertificateExpiry>,
     waiting: Mutex<HashMap<String, Arc<Notify>>>,
     held: Semaphore,
+    held_members: Semaphore,
+    issuing: Semaphore,
     refusals: Refusals,
+    /// When nodes asked for a new certificate of late.
+    renewals: Mutex<HashMap<String, VecDeque<Instant>>>,
     tasks: TaskTracker,
+    /// Ends held calls.
+    stopped: CancellationToken,
 }
 
 impl Ca {
@@ -72,6 +85,7 @@ impl Ca {
         core: Arc<Core>,
         expiry: Option<CertificateExpiry>,
         tasks: TaskTracker,
+        stopped: CancellationToken,
     ) -> Result<Ca, IssuerError> {
         let issuer = Ca::read_issuer(&core, expiry)?;
         Ok(Ca {
@@ -80,8 +94,12 @@ impl Ca {
             expiry,
             waiting: Mutex::default(),
             held: Semaphore::new(HELD_CALLS),
+            held_members: Semaphore::new(HELD_MEMBER_CALLS),
+            issuing: Semaphore::new(ISSUING),
             refusals: Refusals::default(),
+            renewals: Mutex::default(),
             tasks,
+            stopped,
         })
     }
 
@@ -101,6 +119,21 @@ impl Ca {
                 tracing::error!(%error, "the changed cluster object is not used for certificates");
             }
         }
+    }
+
+    /// What the state has at this moment: a rotated token acts with the answer to
+    /// the rotation, not when the change has gone round.
+    fn current_issuer(&self) -> Arc<Issuer> {
+        let issuer = self.issuer.load_full();
+        let version = self.core.read(|state| {
+            let cluster = state.cluster();
+            cluster.map(|cluster| version_of(cluster.meta.as_ref()))
+        });
+        if version.is_none_or(|version| version <= issuer.version) {
+            return issuer;
+        }
+        self.cluster_changed();
+        self.issuer.load_full()
     }
 
     /// Signs what was recorded and not signed, as after a crash between the two.
@@ -129,24 +162,22 @@ impl Ca {
         request: IssueNodeCertificateRequest,
     ) -> Result<IssueNodeCertificateResponse, Status> {
         let now = self.core.clock.now();
-        let issuer = self.issuer.load_full();
-        // 1. Who was refused too often waits, before anything is compared.
-        let address = peer.address.ip();
-        if peer.identity.is_none()
-            && let Some(wait) = self.refusals.wait(address, Instant::now())
-        {
-            let millis = wait.as_millis();
-            return Err(Status::resource_exhausted(format!(
-                "too many refused joins from {address}; try again in {millis} ms"
-            )));
-        }
-        // 2. A connection outlives what its certificate was worth at the handshake.
+        let issuer = self.current_issuer();
+        let Ok(_place) = self.issuing.try_acquire() else {
+            return Err(Status::resource_exhausted(
+                "too many certificate requests at once; try again in 1 s",
+            ));
+        };
+        // 1. A connection outlives what its certificate was worth at the handshake.
+        //    A certificate of a former role is no obstacle: this is how it is replaced.
         if let Some(identity) = &peer.identity {
             let cluster_id = &self.core.cluster_id;
-            self.core
-                .read(|state| authorize::check_member(state, cluster_id, now, identity))?;
+            self.core.read(|state| {
+                authorize::check_identity(state, cluster_id, now, identity).map(drop)
+            })?;
+            self.note_renewal(&identity.node_id)?;
         }
-        // 3. The decision.
+        // 2. The decision.
         let decision = self.core.read(|state| {
             let view = IssuanceView {
                 cluster_id: &issuer.cluster_id,
@@ -170,16 +201,12 @@ impl Ca {
                     "the manager has not caught up; try again",
                 ));
             }
-            IssuanceDecision::Refuse(refusal) => {
-                self.refusals.note(address, Instant::now());
-                tracing::info!(%address, %refusal, "certificate refused");
-                return Err(issuance_status(&refusal));
-            }
+            IssuanceDecision::Refuse(refusal) => return Err(self.refusal(peer, &refusal)),
         };
-        // 4. On record, serial included, before anything is signed.
+        // 3. On record, serial included, before anything is signed.
         let availability = request.availability();
         let node_id = self.record(node, request.csr, &csr, availability).await?;
-        // 5. Signed and stored behind the caller's back; the status call waits for it.
+        // 4. Signed and stored behind the caller's back; the status call waits for it.
         let this = Arc::clone(self);
         let signed_id = node_id.clone();
         self.tasks.spawn(async move { this.sign(&signed_id).await });
@@ -187,6 +214,44 @@ impl Ca {
             node_id,
             node_membership: Membership::Accepted.into(),
         })
+    }
+
+    /// Each renewal is two entries of the log and a signature.
+    fn note_renewal(&self, node_id: &str) -> Result<(), Status> {
+        let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        if !note_call(
+            renewals.entry(node_id.to_owned()).or_default(),
+            Instant::now(),
+        ) {
+            return Err(Status::resource_exhausted(
+                "this node asks too often for a new certificate; try again in 8 s",
+            ));
+        }
+        Ok(())
+    }
+
+    /// A node was removed.
+    pub(crate) fn forget(&self, node_id: &str) {
+        let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        renewals.remove(node_id);
+    }
+
+    /// What a refused caller is told. Who has been refused too often is told only
+    /// to wait; who comes in order, from the same address too, never is.
+    fn refusal(&self, peer: &Peer, refusal: &IssuanceRefusal) -> Status {
+        let address = peer.address.ip();
+        let now = Instant::now();
+        if peer.identity.is_none() {
+            if let Some(wait) = self.refusals.wait(address, now) {
+                let millis = wait.as_millis();
+                return Status::resource_exhausted(format!(
+                    "too many refused joins from {address}; try again in {millis} ms"
+                ));
+            }
+            self.refusals.note(address, now);
+        }
+        tracing::info!(%address, %refusal, "certificate refused");
+        issuance_status(refusal)
     }
 
     /// Records a node, or a known node's new request; answers its id.
@@ -315,8 +380,8 @@ impl Ca {
     async fn wait_final(&self, node_id: &str) -> Result<NodeCertificateStatusResponse, Status> {
         let deadline = tokio::time::Instant::now() + HOLD;
         loop {
-            let signal = self.signal(node_id);
-            let woken = signal.signal.notified();
+            let waiting = self.wait_for(node_id);
+            let woken = waiting.signal.notified();
             tokio::pin!(woken);
             woken.as_mut().enable();
             let Some(node) = self.core.read(|state| state.node(node_id).cloned()) else {
@@ -333,11 +398,17 @@ impl Ca {
                     certificate: Some(certificate),
                 });
             }
-            let _ = tokio::time::timeout_at(deadline, woken).await;
+            tokio::select! {
+                () = woken => {}
+                () = tokio::time::sleep_until(deadline) => {}
+                () = self.stopped.cancelled() => {
+                    return Err(Status::unavailable("the manager stops; ask again"));
+                }
+            }
         }
     }
 
-    fn signal(&self, node_id: &str) -> Waiting<'_> {
+    fn wait_for(&self, node_id: &str) -> Waiting<'_> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let signal = Arc::clone(waiting.entry(node_id.to_owned()).or_default());
         Waiting {
@@ -369,10 +440,10 @@ impl Drop for Waiting<'_> {
             .waiting
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let is_last = waiting.get(&self.node_id).is_some_and(|signal| {
-            Arc::ptr_eq(signal, &self.signal) && Arc::strong_count(signal) == 2
-        });
-        if is_last {
+        // Given back under the lock, so that of several calls one is the last.
+        drop(std::mem::take(&mut self.signal));
+        let unused = |signal: &Arc<Notify>| Arc::strong_count(signal) == 1;
+        if waiting.get(&self.node_id).is_some_and(unused) {
             waiting.remove(&self.node_id);
         }
     }
@@ -388,7 +459,8 @@ fn check_status_caller(
 ) -> Result<(), Status> {
     match &peer.identity {
         Some(identity) => {
-            authorize::check_member(state, cluster_id, now, identity)?;
+            // As in a renewal, the certificate may be of a former role.
+            authorize::check_identity(state, cluster_id, now, identity)?;
             if identity.node_id != node_id && identity.role != Role::Manager {
                 return Err(Status::permission_denied(
                     "Permission denied: another node's certificate",
@@ -401,7 +473,8 @@ fn check_status_caller(
                 .ok_or_else(|| Status::not_found("NotFound"))?;
             let made = node.meta.as_ref().and_then(|meta| meta.created_at);
             let age = made.map_or(i64::MAX, |made| now.unix_timestamp() - made.seconds);
-            let young = u64::try_from(age).unwrap_or(0) <= ANONYMOUS_STATUS.as_secs();
+            // One from the future is not young either: the clock went back.
+            let young = u64::try_from(age).is_ok_and(|age| age <= ANONYMOUS_STATUS.as_secs());
             if node.first_session_at.is_some() || !young {
                 return Err(Status::permission_denied(
                     "Permission denied: this node has a certificate; ask with it",
@@ -531,14 +604,22 @@ impl node_ca_server::NodeCa for NodeCaService {
         if node_id.is_empty() {
             return Err(Status::invalid_argument("InvalidArgument"));
         }
-        let Ca { core, held, .. } = &*self.0;
+        let Ca {
+            core,
+            held,
+            held_members,
+            ..
+        } = &*self.0;
         let now = core.clock.now();
         core.read(|state| check_status_caller(state, &peer, &core.cluster_id, &node_id, now))?;
-        let _place = match peer.identity {
-            Some(_) => None,
-            None => Some(held.try_acquire().map_err(|_| {
-                Status::resource_exhausted("too many status calls are held; try again in 1 s")
-            })?),
+        let places = match peer.identity {
+            Some(_) => held_members,
+            None => held,
+        };
+        let Ok(_place) = places.try_acquire() else {
+            return Err(Status::resource_exhausted(
+                "too many status calls are held; try again in 1 s",
+            ));
         };
         self.0.wait_final(&node_id).await.map(Response::new)
     }

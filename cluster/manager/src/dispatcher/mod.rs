@@ -6,4 +6,4 @@ mod service;
 mod session;
 
 pub(crate) use service::{Dispatcher, notify, notify_all};
-pub(crate) use session::Sessions;
+pub(crate) use session::{Sessions, note_call};

@@ -1,8 +1,8 @@
 //! The Dispatcher service.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
@@ -24,7 +24,8 @@ use waxseal_wire::{
 
 use super::{
     assignments::Sent,
-    session::{Session, Sessions},
+    reports,
+    session::{AssignmentsTurn, Session, Sessions},
 };
 use crate::{
     authorize,
@@ -43,6 +44,8 @@ const REPORT_PAUSE: Duration = Duration::from_millis(100);
 const MAX_DESCRIPTION_BYTES: usize = 64 * 1024;
 /// Weight of each manager in the list (swarmkit's default).
 const MANAGER_WEIGHT: i64 = 10;
+/// Nodes beat no faster: with a shorter period each delay makes one flap.
+const LEAST_PERIOD: Duration = Duration::from_secs(1);
 /// Heartbeat period if the cluster's spec has none.
 const DEFAULT_PERIOD: Duration = Duration::from_secs(5);
 
@@ -76,6 +79,7 @@ impl Dispatcher {
                 .and_then(|period| Duration::try_from(period).ok())
                 .filter(|period| !period.is_zero())
                 .unwrap_or(DEFAULT_PERIOD)
+                .max(LEAST_PERIOD)
         })
     }
 }
@@ -105,6 +109,10 @@ impl dispatcher_server::Dispatcher for Dispatcher {
             .sessions
             .open(&identity.node_id, &session_id, fresh, self.period())
             .map_err(|error| Status::unavailable(error.to_string()))?;
+        let opening = Opening {
+            sessions: &self.sessions,
+            session: Some(session),
+        };
         // 3. On record before the first message.
         let observed = NodeObservation {
             node_id: identity.node_id.clone(),
@@ -129,7 +137,9 @@ impl dispatcher_server::Dispatcher for Dispatcher {
         // 4. The stream, until the session ends on either side.
         let (sender, receiver) = mpsc::channel(STREAM_BACKLOG);
         let core = Arc::clone(&self.core);
-        self.tasks.spawn(run_session(core, session, sender));
+        let sessions = Arc::clone(&self.sessions);
+        let running = run_session(core, sessions, opening.done(), sender);
+        self.tasks.spawn(running);
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -153,22 +163,28 @@ impl dispatcher_server::Dispatcher for Dispatcher {
         let identity = authorize::member(&self.core, &request)?;
         let request = request.into_inner();
         let session = self.session(&identity.node_id, &request.session_id)?;
-        let reports = request.updates.into_iter().map(|update| TaskReport {
+        let updates = request.updates.into_iter().map(|update| TaskReport {
             task_id: update.task_id,
             status: update.status,
         });
-        // Unknown tasks are ignored when applied: an error would end the session.
+        let node_id = identity.node_id;
+        let reports = self
+            .core
+            .read(|state| reports::news(state, &node_id, updates));
+        if reports.is_empty() {
+            return Ok(Response::new(UpdateTaskStatusResponse {}));
+        }
+        let core = Arc::clone(&self.core);
+        let write = move |reports| {
+            let core = Arc::clone(&core);
+            let node_id = node_id.clone();
+            let op = Op::ReportTasks(ReportTasks { node_id, reports });
+            async move { core.propose_as("dispatcher", op).await.map(drop) }
+        };
         session
             .reports
-            .add(reports, REPORT_PAUSE, |reports| async {
-                let op = Op::ReportTasks(ReportTasks {
-                    node_id: identity.node_id.clone(),
-                    reports,
-                });
-                self.core.propose_as("dispatcher", op).await.map(drop)
-            })
+            .add(reports, REPORT_PAUSE, &self.tasks, write)
             .await
-            .map_err(|error| Status::resource_exhausted(error.to_string()))?
             .map_err(|error| propose_status(&error))?;
         Ok(Response::new(UpdateTaskStatusResponse {}))
     }
@@ -181,8 +197,33 @@ impl dispatcher_server::Dispatcher for Dispatcher {
         let session = self.session(&identity.node_id, &request.get_ref().session_id)?;
         let (sender, receiver) = mpsc::channel(STREAM_BACKLOG);
         let core = Arc::clone(&self.core);
-        self.tasks.spawn(run_assignments(core, session, sender));
+        let turn = session
+            .begin_assignments()
+            .map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        self.tasks
+            .spawn(run_assignments(core, session, turn, sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// A session without a stream yet; dropped, it ends: the caller went away, or its
+/// node could not be put on record.
+struct Opening<'a> {
+    sessions: &'a Sessions,
+    session: Option<Arc<Session>>,
+}
+
+impl Opening<'_> {
+    fn done(mut self) -> Arc<Session> {
+        self.session.take().expect("taken here only")
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if let Some(session) = &self.session {
+            self.sessions.end(session);
+        }
     }
 }
 
@@ -208,7 +249,7 @@ pub(crate) fn notify(sessions: &Sessions, change: &Change) {
             let nodes = [old, new].map(|task| task.as_ref().map(|task| task.node_id.as_str()));
             for node_id in nodes.into_iter().flatten().filter(|id| !id.is_empty()) {
                 if let Some(session) = sessions.of_node(node_id) {
-                    session.tasks_changed.notify_one();
+                    session.wake_assignments();
                 }
             }
         }
@@ -220,38 +261,80 @@ pub(crate) fn notify(sessions: &Sessions, change: &Change) {
 pub(crate) fn notify_all(sessions: &Sessions) {
     for session in sessions.all() {
         session.node_changed.notify_one();
-        session.tasks_changed.notify_one();
+        session.wake_assignments();
     }
 }
 
 async fn run_session(
     core: Arc<Core>,
+    sessions: Arc<Sessions>,
     session: Arc<Session>,
     sender: mpsc::Sender<Result<SessionMessage, Status>>,
 ) {
+    let ended = session.ended.clone();
+    let messages = send_session(&core, &session, &sender);
+    match ended.run_until_cancelled(messages).await {
+        Some(ControlFlow::Break(())) => return,
+        // The node was removed, maybe before the session was in the table.
+        Some(ControlFlow::Continue(())) => sessions.close(&session.node_id),
+        None => {}
+    }
+    let _ = sender.try_send(Err(Status::aborted("node must disconnect")));
+}
+
+/// Continues with the end of the session when the node is gone from the table,
+/// and breaks when it hung up.
+async fn send_session(
+    core: &Core,
+    session: &Session,
+    sender: &mpsc::Sender<Result<SessionMessage, Status>>,
+) -> ControlFlow<()> {
     let mut last = None;
-    while let Some(message) = session_message(&core, &session) {
+    while let Some(message) = session_message(core, session) {
         if last.as_ref() != Some(&message) {
             last = Some(message.clone());
             if sender.send(Ok(message)).await.is_err() {
-                return;
+                return ControlFlow::Break(());
             }
         }
         tokio::select! {
             () = session.node_changed.notified() => {}
-            () = session.ended.cancelled() => break,
-            () = sender.closed() => return,
+            () = sender.closed() => return ControlFlow::Break(()),
         }
     }
-    let _ = sender.try_send(Err(Status::aborted("node must disconnect")));
+    ControlFlow::Continue(())
 }
 
 async fn run_assignments(
     core: Arc<Core>,
     session: Arc<Session>,
+    turn: AssignmentsTurn,
     sender: mpsc::Sender<Result<AssignmentsMessage, Status>>,
 ) {
-    let node_id = session.node_id.as_str();
+    let AssignmentsTurn {
+        mut tasks_changed,
+        over,
+    } = turn;
+    let messages = send_assignments(&core, &session.node_id, &mut tasks_changed, &sender);
+    if over.run_until_cancelled(messages).await.is_some() {
+        return;
+    }
+    let reason = match session.ended.is_cancelled() {
+        true => "node must disconnect",
+        false => "another stream of assignments has taken over",
+    };
+    let _ = sender.try_send(Err(Status::aborted(reason)));
+}
+
+/// Ends when the node hung up.
+async fn send_assignments(
+    core: &Core,
+    node_id: &str,
+    tasks_changed: &mut watch::Receiver<()>,
+    sender: &mpsc::Sender<Result<AssignmentsMessage, Status>>,
+) {
+    // What changes from here on is looked at again.
+    tasks_changed.mark_unchanged();
     let (mut sent, mut messages) = core.read(|state| Sent::first(state, node_id));
     loop {
         for message in messages.drain(..) {
@@ -260,14 +343,13 @@ async fn run_assignments(
             }
         }
         tokio::select! {
-            () = session.tasks_changed.notified() => {}
-            () = session.ended.cancelled() => break,
+            changed = tasks_changed.changed() => if changed.is_err() { return },
             () = sender.closed() => return,
         }
         tokio::time::sleep(ASSIGNMENT_PAUSE).await;
+        tasks_changed.mark_unchanged();
         messages = core.read(|state| sent.next(state, node_id));
     }
-    let _ = sender.try_send(Err(Status::aborted("node must disconnect")));
 }
 
 /// What the session stream shows now; `None` once the node is gone.

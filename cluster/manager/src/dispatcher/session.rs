@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::reports::Reports;
@@ -14,6 +14,9 @@ use super::reports::Reports;
 /// Registrations of one node within [`RATE_WINDOW`] (swarmkit's limit).
 const RATE_LIMIT: usize = 3;
 const RATE_WINDOW: Duration = Duration::from_secs(8);
+/// A node that missed so many beats is not alive (swarmkit's value; the plan of
+/// nodes judges by it too).
+const MISSED_BEATS: u32 = 3;
 
 /// One node's session.
 #[derive(Debug)]
@@ -22,8 +25,10 @@ pub(crate) struct Session {
     pub(crate) node_id: String,
     /// Something that the session stream shows may have changed.
     pub(crate) node_changed: Notify,
-    /// The node's tasks may have changed.
-    pub(crate) tasks_changed: Notify,
+    /// Marked when the node's tasks may have changed; each stream watches it for
+    /// itself, so that none takes another's wake-up.
+    tasks_changed: watch::Sender<()>,
+    assignments: Mutex<Turns>,
     /// Ends every stream of the session.
     pub(crate) ended: CancellationToken,
     /// What the node reported and is not written yet.
@@ -37,7 +42,49 @@ struct Beat {
     period: Duration,
 }
 
+/// The streams of assignments of a session.
+#[derive(Debug, Default)]
+struct Turns {
+    /// Ends the latest.
+    latest: CancellationToken,
+    /// When the recent ones began.
+    recent: VecDeque<Instant>,
+}
+
+/// The session's assignments were opened too often: each begins with all payloads.
+#[derive(Debug, thiserror::Error)]
+#[error("too many streams of assignments; open no more than {RATE_LIMIT} in {} s", RATE_WINDOW.as_secs())]
+pub(crate) struct TooManyTurns;
+
+/// What a stream of assignments goes by.
+#[derive(Debug)]
+pub(crate) struct AssignmentsTurn {
+    /// Marked when the node's tasks may have changed since the turn began.
+    pub(crate) tasks_changed: watch::Receiver<()>,
+    /// Cancelled when another stream takes over or the session ends.
+    pub(crate) over: CancellationToken,
+}
+
 impl Session {
+    /// Begins a stream of assignments, and ends the one before.
+    pub(crate) fn begin_assignments(&self) -> Result<AssignmentsTurn, TooManyTurns> {
+        let mut turns = lock(&self.assignments);
+        if !note_call(&mut turns.recent, Instant::now()) {
+            return Err(TooManyTurns);
+        }
+        let over = self.ended.child_token();
+        std::mem::replace(&mut turns.latest, over.clone()).cancel();
+        Ok(AssignmentsTurn {
+            tasks_changed: self.tasks_changed.subscribe(),
+            over,
+        })
+    }
+
+    /// The node's tasks may have changed.
+    pub(crate) fn wake_assignments(&self) {
+        self.tasks_changed.send_replace(());
+    }
+
     /// Takes note that the node is alive and will beat again within `period`.
     pub(crate) fn beat(&self, period: Duration) {
         *lock(&self.beat) = Beat {
@@ -54,9 +101,11 @@ impl Session {
 }
 
 /// All sessions, by node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sessions {
     table: Mutex<Table>,
+    /// Ends all of them, also those that are opened later.
+    stopped: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +122,14 @@ pub(crate) struct TooManyRegistrations {
 }
 
 impl Sessions {
+    /// No sessions yet; `stopped` ends each.
+    pub(crate) fn new(stopped: CancellationToken) -> Sessions {
+        Sessions {
+            table: Mutex::default(),
+            stopped,
+        }
+    }
+
     /// Opens a session; one that the node held ends. The id that the node shows
     /// is kept if it is the current one.
     pub(crate) fn open(
@@ -85,18 +142,11 @@ impl Sessions {
         let mut table = lock(&self.table);
         let now = Instant::now();
         let recent = table.registrations.entry(node_id.to_owned()).or_default();
-        while recent
-            .front()
-            .is_some_and(|then| now.duration_since(*then) > RATE_WINDOW)
-        {
-            recent.pop_front();
-        }
-        if recent.len() >= RATE_LIMIT {
+        if !note_call(recent, now) {
             return Err(TooManyRegistrations {
                 node_id: node_id.to_owned(),
             });
         }
-        recent.push_back(now);
         let before = table.sessions.get(node_id);
         if let Some(before) = before {
             before.ended.cancel();
@@ -109,8 +159,9 @@ impl Sessions {
             id,
             node_id: node_id.to_owned(),
             node_changed: Notify::new(),
-            tasks_changed: Notify::new(),
-            ended: CancellationToken::new(),
+            tasks_changed: watch::channel(()).0,
+            assignments: Mutex::default(),
+            ended: self.stopped.child_token(),
             reports: Reports::default(),
             beat: Mutex::new(Beat { last: now, period }),
         });
@@ -136,6 +187,28 @@ impl Sessions {
         lock(&self.table).sessions.values().cloned().collect()
     }
 
+    /// Ends this session, and forgets it if it is still its node's.
+    pub(crate) fn end(&self, session: &Arc<Session>) {
+        session.ended.cancel();
+        let mut table = lock(&self.table);
+        let current = table.sessions.get(&session.node_id);
+        if current.is_some_and(|current| Arc::ptr_eq(current, session)) {
+            table.sessions.remove(&session.node_id);
+        }
+    }
+
+    /// Ends the session of a node that was judged down: it has to register again.
+    /// One that the node opened, or beat in, since then goes on.
+    pub(crate) fn end_silent(&self, node_id: &str) {
+        let Some(session) = self.of_node(node_id) else {
+            return;
+        };
+        let (age, period) = session.silence();
+        if age >= period * MISSED_BEATS {
+            self.end(&session);
+        }
+    }
+
     /// Ends a node's session and forgets it.
     pub(crate) fn close(&self, node_id: &str) {
         let mut table = lock(&self.table);
@@ -144,6 +217,21 @@ impl Sessions {
             session.ended.cancel();
         }
     }
+}
+
+/// Whether a call is within [`RATE_LIMIT`] per [`RATE_WINDOW`]; if so it is noted.
+pub(crate) fn note_call(recent: &mut VecDeque<Instant>, now: Instant) -> bool {
+    while recent
+        .front()
+        .is_some_and(|then| now.duration_since(*then) > RATE_WINDOW)
+    {
+        recent.pop_front();
+    }
+    let within = recent.len() < RATE_LIMIT;
+    if within {
+        recent.push_back(now);
+    }
+    within
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -158,7 +246,7 @@ mod tests {
 
     #[test]
     fn the_fourth_registration_within_the_window_is_refused() {
-        let sessions = Sessions::default();
+        let sessions = Sessions::new(CancellationToken::new());
         for _ in 0..RATE_LIMIT {
             sessions.open("n1", "", "s".into(), PERIOD).unwrap();
         }
@@ -168,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_foreign_or_ended_session_id_is_not_current() {
-        let sessions = Sessions::default();
+        let sessions = Sessions::new(CancellationToken::new());
         sessions.open("n1", "", "one".into(), PERIOD).unwrap();
         assert!(sessions.current("n1", "two").is_none());
         assert!(sessions.current("n2", "one").is_none());
@@ -180,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_new_registration_ends_the_old_streams_and_keeps_a_shown_id() {
-        let sessions = Sessions::default();
+        let sessions = Sessions::new(CancellationToken::new());
         let old = sessions.open("n1", "", "one".into(), PERIOD).unwrap();
         let new = sessions.open("n1", "one", "two".into(), PERIOD).unwrap();
         assert!(old.ended.is_cancelled());
@@ -192,5 +280,51 @@ mod tests {
                 .id,
             "three"
         );
+    }
+
+    #[test]
+    fn a_second_stream_of_assignments_takes_over_and_both_hear_of_changes() {
+        let sessions = Sessions::new(CancellationToken::new());
+        let session = sessions.open("n1", "", "one".into(), PERIOD).unwrap();
+        let first = session.begin_assignments().unwrap();
+        let second = session.begin_assignments().unwrap();
+        assert!(first.over.is_cancelled());
+        assert!(!second.over.is_cancelled());
+        session.wake_assignments();
+        assert!(first.tasks_changed.has_changed().unwrap());
+        assert!(second.tasks_changed.has_changed().unwrap());
+        sessions.end(&session);
+        assert!(second.over.is_cancelled());
+        let late = session.begin_assignments().unwrap();
+        assert!(late.over.is_cancelled());
+        assert!(session.begin_assignments().is_err(), "too often");
+    }
+
+    #[test]
+    fn a_stop_ends_sessions_also_those_opened_after_it() {
+        let stopped = CancellationToken::new();
+        let sessions = Sessions::new(stopped.clone());
+        let before = sessions.open("n1", "", "one".into(), PERIOD).unwrap();
+        stopped.cancel();
+        let after = sessions.open("n2", "", "two".into(), PERIOD).unwrap();
+        assert!(before.ended.is_cancelled() && after.ended.is_cancelled());
+        assert!(sessions.current("n2", "two").is_none());
+    }
+
+    #[test]
+    fn the_end_of_an_old_session_is_not_that_of_the_new_one() {
+        let sessions = Sessions::new(CancellationToken::new());
+        let old = sessions.open("n1", "", "one".into(), PERIOD).unwrap();
+        sessions.open("n1", "", "two".into(), PERIOD).unwrap();
+        sessions.end(&old);
+        assert!(sessions.current("n1", "two").is_some());
+        sessions.end_silent("n1");
+        assert!(
+            sessions.current("n1", "two").is_some(),
+            "it has just beaten"
+        );
+        sessions.open("n2", "", "x".into(), Duration::ZERO).unwrap();
+        sessions.end_silent("n2");
+        assert!(sessions.of_node("n2").is_none());
     }
 }
