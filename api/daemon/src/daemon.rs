@@ -13,7 +13,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
-use waxseal_agent::{AgentStatus, Executor, Found, HostFacts, SessionStatus, native::OrphanPolicy};
+use waxseal_agent::{Executor, Found, HostFacts};
 use waxseal_api::{ClusterError, DaemonInfo, LocalNode, LocalState};
 use waxseal_autolock::{LockEvent, LockState, OpenError, UnlockKey};
 use waxseal_ca::{ChainError, Clock, CredentialsError};
@@ -296,7 +296,6 @@ impl Daemon {
         if let Some(manager) = &member.manager {
             self.watch_manager(manager);
         }
-        self.watch_removal(&member);
         self.set_view(view);
         *control = Control::Member(Box::new(member));
     }
@@ -328,26 +327,6 @@ impl Daemon {
                 member
                     .stop(false, daemon.shared.config.shutdown_timeout)
                     .await;
-            }
-        });
-    }
-
-    /// Ends the tasks of a node that was removed, if that is what `--orphan-tasks` says.
-    fn watch_removal(self: &Arc<Daemon>, member: &Member) {
-        if self.shared.config.orphan_tasks != OrphanPolicy::Stop {
-            return;
-        }
-        let daemon = Arc::downgrade(self);
-        let mut status = member.status();
-        tokio::spawn(async move {
-            let removed = |status: &AgentStatus| matches!(&status.session, SessionStatus::Refused { error } if error.contains(REMOVED));
-            // An error: the agent has stopped, so the node left.
-            if status.wait_for(removed).await.is_err() {
-                return;
-            }
-            if let Some(daemon) = daemon.upgrade() {
-                tracing::warn!("this node was removed from the cluster; its tasks are stopped");
-                daemon.remove_tasks().await;
             }
         });
     }
@@ -734,9 +713,6 @@ impl Daemon {
         })
     }
 }
-
-/// What a manager tells a node that was removed.
-const REMOVED: &str = "was removed from swarm";
 
 /// Ends a join and waits until it has.
 async fn give_up(cancel: CancellationToken, task: JoinHandle<()>) {

@@ -124,23 +124,15 @@ impl Member {
         self.tasks.wait().await;
         if leave {
             // Tasks end within their own grace periods.
-            self.agent.leave().await;
+            for left in self.agent.leave().await {
+                tracing::warn!("{left}");
+            }
         } else {
             self.agent.shutdown().await;
         }
-        let Some(manager) = self.manager else { return };
-        // Readers of the API hold the manager for the time of one call.
-        let mut manager = manager;
-        let give_up = tokio::time::Instant::now() + deadline;
-        loop {
-            match Arc::try_unwrap(manager) {
-                Ok(manager) => return manager.shutdown(deadline).await,
-                Err(shared) if tokio::time::Instant::now() < give_up => {
-                    manager = shared;
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                Err(_) => return tracing::warn!("calls under way were cut off at the stop"),
-            }
+        // Readers of the API may hold it for a moment; it is stopped all the same.
+        if let Some(manager) = self.manager {
+            manager.shutdown(deadline).await;
         }
     }
 }
