@@ -192,7 +192,7 @@ impl Manager {
             sessions: Arc::new(Sessions::new(stopped.clone())),
             subscriptions: Subscriptions::new(Arc::clone(&core), tasks.clone(), stopped.clone()),
             ca: Arc::new(ca),
-            connections: Connections::new(),
+            connections: members_connections(&core),
             plan_due: Notify::new(),
             stopped: stopped.clone(),
         });
@@ -431,6 +431,14 @@ fn open_door(
             address: config.listen,
             source,
         })
+}
+
+/// The connections, without those of removed nodes whose certificates are still valid.
+fn members_connections(core: &Arc<Core>) -> Connections {
+    let core = Arc::clone(core);
+    Connections::admitting(Arc::new(move |identity| {
+        core.read(|state| !state.is_banned(&identity.node_id))
+    }))
 }
 
 /// The actor for commands of one of the daemon's own parts.
