@@ -167,9 +167,16 @@ impl DataRoot {
     }
 }
 
-/// Makes a directory that only the owner enters.
+/// Makes a directory that only the owner enters; its parents as usual, as others
+/// may have things there (the API's socket beside the exec root).
 pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made,
+    }
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
