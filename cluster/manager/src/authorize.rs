@@ -78,3 +78,68 @@ pub(crate) fn check_identity<'a>(
 fn denied(reason: String) -> Status {
     Status::permission_denied(format!("Permission denied: {reason}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use time::{Duration, OffsetDateTime};
+    use tonic::Code;
+    use waxseal_ca::serial::Serial;
+    use waxseal_cluster::objects::{RemoveNode, command::Op};
+
+    use super::*;
+    use crate::testing::{CLUSTER, NOW, World};
+
+    fn now() -> OffsetDateTime {
+        OffsetDateTime::from_unix_timestamp(NOW).unwrap()
+    }
+
+    fn identity(node_id: &str) -> NodeIdentity {
+        NodeIdentity {
+            cluster_id: CLUSTER.into(),
+            role: Role::Worker,
+            node_id: node_id.into(),
+            serial: Serial::from_random([7; 20]).unwrap(),
+            not_before: now() - Duration::HOUR,
+            not_after: now() + Duration::HOUR,
+        }
+    }
+
+    fn code(state: &State, identity: &NodeIdentity) -> Code {
+        match check_member(state, CLUSTER, now(), identity) {
+            Ok(()) => Code::Ok,
+            Err(status) => status.code(),
+        }
+    }
+
+    #[test]
+    fn only_a_member_in_its_role_and_time_is_one() {
+        let mut world = World::new();
+        let known = identity("w1");
+        let foreign = NodeIdentity {
+            cluster_id: "another".into(),
+            ..known.clone()
+        };
+        let expired = NodeIdentity {
+            not_after: now() - Duration::SECOND,
+            ..known.clone()
+        };
+        let forged = NodeIdentity {
+            role: Role::Manager,
+            ..known.clone()
+        };
+        let state = &world.state;
+        assert_eq!(code(state, &foreign), Code::PermissionDenied);
+        assert_eq!(code(state, &expired), Code::Unauthenticated);
+        assert_eq!(code(state, &identity("nobody")), Code::NotFound);
+        assert_eq!(code(state, &forged), Code::PermissionDenied);
+        assert_eq!(code(state, &known), Code::Ok);
+        // A former role is no obstacle where it is replaced.
+        assert!(check_identity(state, CLUSTER, now(), &forged).is_ok());
+        world.run(Op::RemoveNode(RemoveNode {
+            node_id: "w1".into(),
+            force: true,
+            ..RemoveNode::default()
+        }));
+        assert_ne!(code(&world.state, &known), Code::Ok);
+    }
+}

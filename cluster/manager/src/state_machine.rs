@@ -350,7 +350,9 @@ fn anyerror_of(error: &(dyn std::error::Error + 'static)) -> openraft::AnyError 
 #[cfg(test)]
 mod tests {
     use prost::Message;
-    use waxseal_cluster::{PlainVault, objects::StateSnapshot};
+    use waxseal_autolock::{Dek, DekRing, Owner};
+    use waxseal_cluster::{CodecError, PlainVault, objects::StateSnapshot};
+    use waxseal_raft_store::{DangerSimDisk, StoreOptions};
 
     use super::*;
     use crate::testing::World;
@@ -379,6 +381,85 @@ mod tests {
             assert_eq!(*state.secret_payload("s1").unwrap(), [1; 3_000]);
             assert_eq!(state.nodes().count(), 3);
         }
+    }
+
+    fn opened(disk: &Arc<DangerSimDisk>, monitor: &Monitor) -> StateMachine {
+        let dek = Dek::generate(|bytes| {
+            bytes.fill(1);
+            Ok::<_, ()>(())
+        });
+        let owner = Owner {
+            cluster_id: "c".into(),
+            node_id: "n".into(),
+            raft_id: 7,
+        };
+        let options = StoreOptions {
+            disk: disk.clone(),
+            ..StoreOptions::new("/sim", owner, DekRing::new(dek.unwrap(), []))
+        };
+        let opened = waxseal_raft_store::open::<TypeConfig>(options).unwrap();
+        let changes = broadcast::channel(1).0;
+        let vault = Arc::new(PlainVault);
+        StateMachine::open(opened.snapshots, vault, changes, monitor.clone()).unwrap()
+    }
+
+    fn entry(index: u64, batch: Vec<u8>) -> openraft::Entry<TypeConfig> {
+        let leader = openraft::CommittedLeaderId::new(1, 7);
+        openraft::Entry {
+            log_id: LogId::new(leader, index),
+            payload: EntryPayload::Normal(Zeroizing::new(batch).into()),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_leaves_the_snapshot_before_and_no_failure() {
+        let disk = Arc::new(DangerSimDisk::new(1));
+        let monitor = Monitor::default();
+        let mut machine = opened(&disk, &monitor);
+        *machine.state.write().unwrap() = World::with_secret(&[1; 200_000]).state;
+        // Before there is any, it waits.
+        disk.set_capacity(Some(disk.used()));
+        let mut builder = machine.get_snapshot_builder().await;
+        let waiting = tokio::time::timeout(FULL_PAUSE / 2, builder.build_snapshot());
+        assert!(waiting.await.is_err());
+        disk.set_capacity(None);
+        machine.position.last_applied = Some(entry(1, Vec::new()).log_id);
+        let mut builder = machine.get_snapshot_builder().await;
+        let first = builder.build_snapshot().await.unwrap();
+        disk.set_capacity(Some(disk.used()));
+        machine.position.last_applied = Some(entry(2, Vec::new()).log_id);
+        let mut builder = machine.get_snapshot_builder().await;
+        let second = builder.build_snapshot().await.unwrap();
+        assert_eq!(second.meta.snapshot_id, first.meta.snapshot_id);
+        disk.set_capacity(None);
+        let third = builder.build_snapshot().await.unwrap();
+        assert_ne!(third.meta.snapshot_id, first.meta.snapshot_id);
+        assert!(matches!(
+            monitor.failure("none"),
+            Failure::Engine { reason } if reason == "none"
+        ));
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_cannot_be_applied_is_told_with_its_place() {
+        let disk = Arc::new(DangerSimDisk::new(1));
+        let monitor = Monitor::default();
+        let mut machine = opened(&disk, &monitor);
+        // A batch of a newer format.
+        assert!(machine.apply([entry(5, vec![2, 0, 0])]).await.is_err());
+        let failure = monitor.failure("the engine's words");
+        assert!(matches!(
+            failure,
+            Failure::Entry {
+                index: 5,
+                source: ApplyError::Codec(CodecError::TooNew { found: 2, .. })
+            }
+        ));
+        assert!(
+            failure
+                .to_string()
+                .contains("start the version that wrote it")
+        );
     }
 
     #[test]

@@ -1,0 +1,7 @@
+//! A whole manager in this process, and nodes that call it.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
+mod calls;
+mod life;
+mod support;
