@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use openraft::error::RaftError;
 use tokio_util::sync::CancellationToken;
 use waxseal_autolock::{Dek, Owner};
-use waxseal_raft_store::{LogStore, SnapshotPolicy, SnapshotStore, StoreError};
+use waxseal_raft_store::{LogLimits, LogStore, SnapshotPolicy, SnapshotStore, StoreError};
 
 use crate::{
     error::{RotateError, StartError},
@@ -116,7 +116,7 @@ impl Engine {
             };
             // One that is being written may not be due any more when it is there.
             if policy.is_due(self.log.usage_since(taken)) && self.monitor.work.is_empty() {
-                match self.reserve().await {
+                match self.reserve(0).await {
                     Ok(()) if self.raft.trigger().snapshot().await.is_err() => return,
                     Ok(()) => waits = false,
                     Err(error) if !waits => {
@@ -137,23 +137,31 @@ impl Engine {
     }
 
     /// Allocates the space that a snapshot takes now, as an engine that cannot
-    /// write one ends. It is no larger than the one before and what the log holds since.
-    async fn reserve(&self) -> Result<(), StoreError> {
+    /// write one ends, and `more`. It is no larger than the one before and what the
+    /// log holds since.
+    async fn reserve(&self, more: u64) -> Result<(), StoreError> {
         let latest = self.snapshots.latest();
         let index = latest
             .as_ref()
             .and_then(|latest| latest.meta().last_log_id)
             .map(|id| id.index);
         let before = latest.map_or(0, |latest| latest.file_bytes());
-        let bytes = before.saturating_add(self.log.usage_since(index).bytes);
+        let bytes = before
+            .saturating_add(self.log.usage_since(index).bytes)
+            .saturating_add(more);
         let snapshots = self.snapshots.clone();
         self.monitor
             .blocking(move || snapshots.reserve(bytes))
             .await
     }
 
-    /// Seals what is written from now on under `new`.
+    /// Seals what is written from now on under `new`, if there is room for the
+    /// segment that begins with it: a log that cannot begin one ends.
     pub(crate) async fn rotate_dek(&self, new: Dek) -> Result<(), RotateError> {
+        let segment = LogLimits::default().segment_bytes;
+        self.reserve(segment.into()).await?;
+        // Gives back what is not for the snapshot.
+        self.reserve(0).await?;
         Ok(self.log.rotate_dek(new).await?)
     }
 
@@ -164,7 +172,7 @@ impl Engine {
                 self.log.forget_retired();
                 return Ok(());
             }
-            self.reserve().await?;
+            self.reserve(0).await?;
             let applied = self.raft.metrics().borrow().last_applied;
             self.raft.trigger().snapshot().await.map_err(ended)?;
             self.raft

@@ -98,15 +98,16 @@ async fn a_key_rotation_on_a_full_disk_waits_and_nothing_stops() {
     );
     assert_eq!(manager.read(|state| state.secrets().count()), 1);
     assert!(futures::poll!(&mut failure).is_pending());
+    create_secret(&manager, "s0", 1_000).await.unwrap();
     world.disk.set_capacity(None);
-    manager.retire_deks().await.unwrap();
+    manager.rotate_dek(dek(2)).await.unwrap();
     create_secret(&manager, "s2", 1_000).await.unwrap();
     assert!(futures::poll!(&mut failure).is_pending());
     manager.shutdown(DEADLINE).await;
     assert!(failure.await.is_none(), "a stop is no failure");
     world.retire(dek(2), dek(1));
     let manager = world.start(None).await.unwrap();
-    assert_eq!(manager.read(|state| state.secrets().count()), 2);
+    assert_eq!(manager.read(|state| state.secrets().count()), 3);
     manager.shutdown(DEADLINE).await;
 }
 
