@@ -1,6 +1,5 @@
 //! The page that holds the key of payloads in memory.
 
-use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aes_gcm::{
@@ -98,7 +97,6 @@ impl Vault for PageVault {
         let mut out = Vec::with_capacity(NONCE_BYTES + sealed.len());
         out.extend_from_slice(nonce.as_slice());
         out.extend_from_slice(&sealed);
-        overwrite_copy_registers();
         out
     }
 
@@ -112,20 +110,6 @@ impl Vault for PageVault {
             .decrypt(&nonce, body)
             .expect("the state holds only what this vault sealed");
         Zeroizing::new(plain)
-    }
-}
-
-/// Copies zeros as the C library copies memory, in the sizes that its paths differ by.
-///
-/// Its copies go through vector registers that little else uses, and a thread that then sleeps
-/// keeps the last plaintext there; core files have the registers of every thread.
-fn overwrite_copy_registers() {
-    const SIZES: [usize; 4] = [64, 128, 256, 512];
-    let zeros = black_box([0u8; 512]);
-    let mut copy = [1u8; 512];
-    for size in black_box(SIZES) {
-        copy[..size].copy_from_slice(&zeros[..size]);
-        black_box(&mut copy);
     }
 }
 

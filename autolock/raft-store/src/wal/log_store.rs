@@ -14,7 +14,7 @@ use openraft::{
 };
 use prost::Message as _;
 use tokio::sync::oneshot;
-use waxseal_autolock::{Dek, DekId, RecordKind};
+use waxseal_autolock::{Dek, DekId, RecordKind, scrub_registers};
 
 use super::core::{Core, NewRecord, Sealed};
 use super::open::LogFull;
@@ -174,9 +174,14 @@ impl<C: StoreConfig> LogReader<C> {
         let sealed = self.core.find(range, budget);
         let opened = match sealed.iter().any(Sealed::is_on_disk) {
             false => open_entries::<C>(&sealed),
-            true => tokio::task::spawn_blocking(move || open_entries::<C>(&sealed))
-                .await
-                .map_err(|err| StorageIOError::read_logs(AnyError::error(err)))?,
+            true => tokio::task::spawn_blocking(move || {
+                let opened = open_entries::<C>(&sealed);
+                // The thread waits for other work with what it opened last in its registers.
+                scrub_registers();
+                opened
+            })
+            .await
+            .map_err(|err| StorageIOError::read_logs(AnyError::error(err)))?,
         };
         opened.map_err(|err| StorageIOError::read_log_at_index(err.index, err.cause).into())
     }
