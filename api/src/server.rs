@@ -152,7 +152,7 @@ impl<C: Cluster> Server<C> {
     }
 
     /// Serves on all `listeners` until `shutdown` ends, then lets running
-    /// requests finish for [`DRAIN`].
+    /// requests finish for 5 s.
     pub async fn serve(&self, listeners: Vec<UnixListener>, shutdown: impl Future<Output = ()>) {
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let accept = futures::future::join_all(

@@ -24,7 +24,7 @@ impl Peer {
     /// The caller of `request`.
     ///
     /// # Errors
-    /// `Internal` if the request did not come through [`accept`](crate::accept).
+    /// `Internal` if the request did not come through an [`Acceptor`](crate::Acceptor).
     pub fn of<T>(request: &Request<T>) -> Result<&Peer, Status> {
         request
             .extensions()
