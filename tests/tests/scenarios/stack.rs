@@ -58,7 +58,12 @@ fn a_stack_is_deployed_again_and_removed() -> Result<()> {
         );
         ensure!(docker.ok(&["stack", "ls", "--format", "{{.Name}} {{.Services}}"])? == "app 1");
         ensure!(docker.ok(&["stack", "ps", "app", "-q"])?.lines().count() == 2);
-        ensure!(docker.ok(&["stack", "services", "app", "--format", "{{.Replicas}}"])? == "2/2");
+        // What a task prints can be there before it is known to run.
+        eventually("both tasks run", Duration::from_secs(20), || {
+            let replicas = ["stack", "services", "app", "--format", "{{.Replicas}}"];
+            ensure!(docker.ok(&replicas)? == "2/2");
+            Ok(())
+        })?;
         docker.ok(&["stack", "rm", "app"])?;
         eventually("nothing is left", Duration::from_secs(20), || {
             let left =

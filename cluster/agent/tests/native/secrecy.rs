@@ -83,7 +83,14 @@ async fn sealed_in_the_tasks_view_only(setting: Setting) {
         format!("/proc/{shim}/mountinfo"),
     ] {
         if let Ok(table) = fs::read_to_string(table) {
-            assert_eq!(table, before);
+            // Others on the host mount what they like meanwhile.
+            let dir = host.dir.path().display().to_string();
+            let ours = |line: &&str| line.contains(" /run/secrets") || line.contains(&dir);
+            let added = table
+                .lines()
+                .filter(|line| !before.contains(line))
+                .find(ours);
+            assert_eq!(added, None);
         }
     }
     assert!(!Path::new("/run/secrets").exists());
