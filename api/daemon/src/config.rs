@@ -1,6 +1,8 @@
 //! How a daemon is set up.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use waxseal_raft_store::Disk;
 
 /// A daemon's configuration, checked. The flags are in `waxseal daemon --help`.
 #[derive(Clone, Debug)]
@@ -9,6 +11,9 @@ pub struct DaemonConfig {
     pub hosts: Vec<PathBuf>,
     /// Where state is kept.
     pub data_root: PathBuf,
+    /// What keys, log and `node.pb` are written through: the system's files, but where a
+    /// test puts another disk below.
+    pub disk: Arc<dyn Disk>,
     /// Where running tasks have their sockets.
     pub exec_root: PathBuf,
     /// Where the process id is written.

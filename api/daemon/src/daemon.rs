@@ -25,8 +25,9 @@ use crate::{
     config::DaemonConfig,
     data_root::{DataRoot, NODE_FILE},
     keys::{Keys, KeysError},
-    member::{Member, MemberError},
+    member::{Begin, Member, MemberError},
     node_file::{NodeFile, NodeFileError, Phase},
+    seat::Seat,
     text::chain_text,
 };
 
@@ -65,7 +66,33 @@ impl Shared {
             .node_file
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        file.write(&self.node_file_path())
+        file.write(&*self.config.disk, &self.node_file_path())
+    }
+
+    /// Reads `node.pb` of a member.
+    pub(crate) fn node_file(&self) -> Result<NodeFile, NodeFileError> {
+        let path = self.node_file_path();
+        let gone = |path| NodeFileError::Io {
+            path,
+            source: std::io::ErrorKind::NotFound.into(),
+        };
+        NodeFile::read(&path)?.ok_or_else(|| gone(path))
+    }
+
+    /// Where a manager's log is.
+    pub(crate) fn raft_dir(&self) -> PathBuf {
+        self.root.swarm().join("raft")
+    }
+
+    /// Removes a manager's log.
+    pub(crate) fn clear_raft_dir(&self) -> Result<(), MemberError> {
+        let path = self.raft_dir();
+        match std::fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(MemberError::FormerLog { path, source })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Changes `node.pb`, if there is one.
@@ -82,7 +109,7 @@ impl Shared {
             return Ok(());
         };
         change(&mut file);
-        file.write(&path)
+        file.write(&*self.config.disk, &path)
     }
 }
 
@@ -120,13 +147,23 @@ pub(crate) struct View {
     pub(crate) expired: bool,
     pub(crate) node_id: String,
     pub(crate) node_addr: String,
-    pub(crate) manager: Option<Arc<Manager>>,
+    pub(crate) seat: Option<Arc<Seat>>,
     pub(crate) agent: Option<tokio::sync::watch::Receiver<waxseal_agent::AgentStatus>>,
     pub(crate) tls: Option<Arc<waxseal_ca::LiveTls>>,
     pub(crate) remotes: Vec<(String, String)>,
 }
 
 impl View {
+    /// The manager that runs.
+    pub(crate) fn manager(&self) -> Option<Arc<Manager>> {
+        self.seat.as_ref()?.manager()
+    }
+
+    /// Whether this node is a manager, whether one runs or not.
+    pub(crate) fn is_managers(&self) -> bool {
+        self.seat.as_ref().is_some_and(|seat| seat.is_managers())
+    }
+
     fn bare(state: LockState) -> View {
         View {
             state,
@@ -134,7 +171,7 @@ impl View {
             expired: false,
             node_id: String::new(),
             node_addr: String::new(),
-            manager: None,
+            seat: None,
             agent: None,
             tls: None,
             remotes: Vec::new(),
@@ -278,33 +315,32 @@ impl Daemon {
         unlock_key: Option<UnlockKey>,
     ) -> Result<Member, BeginError> {
         let now = self.shared.clock.now();
-        let keys = Keys::open(&self.shared.root.swarm(), unlock_key)?;
+        let disk = &self.shared.config.disk;
+        let keys = Keys::open(disk, &self.shared.root.swarm(), unlock_key)?;
         let trust = keys.trust(now)?;
         let credentials = keys.credentials(&trust, now)?;
-        Ok(Member::start(&self.shared, keys, file, trust, credentials, None).await?)
+        Ok(Member::start(&self.shared, keys, file, trust, credentials, Begin::Resume).await?)
     }
 
     fn became_member(self: &Arc<Daemon>, control: &mut Control, member: Member) {
         let view = View {
             node_id: member.node_file.node_id.clone(),
             node_addr: host_of(&member.node_file.advertise_addr),
-            manager: member.manager.clone(),
+            seat: Some(Arc::clone(&member.seat)),
             agent: Some(member.status()),
             tls: Some(Arc::clone(&member.tls)),
             ..View::bare(self.after(LockEvent::Ready))
         };
-        if let Some(manager) = &member.manager {
-            self.watch_manager(manager);
-        }
+        self.watch_seat(&member.seat);
         self.set_view(view);
         *control = Control::Member(Box::new(member));
     }
 
     /// A manager whose log fails stops the node with the cause.
-    fn watch_manager(self: &Arc<Daemon>, manager: &Arc<Manager>) {
+    fn watch_seat(self: &Arc<Daemon>, seat: &Arc<Seat>) {
         let daemon = Arc::downgrade(self);
-        let failed = manager.failure();
-        let manager = Arc::downgrade(manager);
+        let failed = seat.failure();
+        let seat = Arc::downgrade(seat);
         tokio::spawn(async move {
             let Some(cause) = failed.await else { return };
             let Some(daemon) = daemon.upgrade() else {
@@ -314,19 +350,16 @@ impl Daemon {
             // Left, or left and joined anew, meanwhile: not this member's business.
             let is_same = matches!(
                 &*control,
-                Control::Member(member)
-                    if member.manager.as_ref().is_some_and(|own| manager.as_ptr() == Arc::as_ptr(own))
+                Control::Member(member) if seat.as_ptr() == Arc::as_ptr(&member.seat)
             );
             if !is_same {
                 return;
             }
             let addr = daemon.view().node_addr.clone();
             let failed = std::mem::replace(&mut *control, Control::Error);
-            daemon.failed_with(&mut control, chain_text(&*cause), false, &addr);
+            daemon.failed_with(&mut control, cause, false, &addr);
             if let Control::Member(member) = failed {
-                member
-                    .stop(false, daemon.shared.config.shutdown_timeout)
-                    .await;
+                member.stop(false).await;
             }
         });
     }
@@ -362,7 +395,7 @@ impl Daemon {
         match *control {
             Control::Inactive => {}
             Control::Member(ref member)
-                if request.force_new_cluster && member.manager.is_some() =>
+                if request.force_new_cluster && member.seat.is_managers() =>
             {
                 return Err(ClusterError::NotImplemented(
                     "--force-new-cluster recovers a cluster that lost managers; this release runs \
@@ -457,9 +490,7 @@ impl Daemon {
                 Err(error)
             }
             (None, Ok(member)) => {
-                member
-                    .stop(false, self.shared.config.shutdown_timeout)
-                    .await;
+                member.stop(false).await;
                 Err(given_up())
             }
             (None, Err(_)) => Err(given_up()),
@@ -474,7 +505,7 @@ impl Daemon {
             Control::Locked { .. } if !force => {
                 return Err(ClusterError::LeaveRefused(LEAVE_LOCKED.to_owned()));
             }
-            Control::Member(member) if member.manager.is_some() && !force => {
+            Control::Member(member) if member.seat.is_managers() && !force => {
                 return Err(ClusterError::LeaveRefused(LEAVE_LAST_MANAGER.to_owned()));
             }
             _ => {}
@@ -495,7 +526,7 @@ impl Daemon {
                 self.remove_tasks().await;
             }
             Control::Member(member) => {
-                member.stop(true, self.shared.config.shutdown_timeout).await;
+                member.stop(true).await;
             }
             Control::Inactive | Control::Locked { .. } | Control::Error => {
                 self.remove_tasks().await;
@@ -515,7 +546,7 @@ impl Daemon {
         match &*control {
             Control::Locked { .. } => {}
             Control::Inactive => return Err(ClusterError::NotInSwarm),
-            Control::Member(member) if member.manager.is_some() => {
+            Control::Member(member) if member.seat.is_managers() => {
                 return Err(ClusterError::NotLocked);
             }
             _ => return Err(ClusterError::NotManager),
@@ -565,10 +596,10 @@ impl Daemon {
             let Control::Member(member) = &*control else {
                 return Ok(());
             };
-            let Some(manager) = &member.manager else {
+            let Some(manager) = member.seat.manager() else {
                 return Ok(());
             };
-            (Arc::clone(&member.keys), Arc::clone(manager))
+            (Arc::clone(&member.keys), manager)
         };
         keys.follow(&manager).await.map_err(|error| {
             ClusterError::Storage(format!(
@@ -612,9 +643,7 @@ impl Daemon {
         self.set_view(View::bare(LockState::Inactive));
         match left {
             Control::Member(member) => {
-                member
-                    .stop(false, self.shared.config.shutdown_timeout)
-                    .await;
+                member.stop(false).await;
             }
             Control::Joining { cancel, task } => give_up(cancel, task).await,
             Control::Inactive | Control::Locked { .. } | Control::Error => {}
@@ -628,8 +657,9 @@ impl Daemon {
     /// The manager, or why there is none to ask.
     pub(crate) fn manager(&self) -> Result<Arc<Manager>, ClusterError> {
         let view = self.view.load();
-        match (&view.manager, view.state) {
-            (Some(manager), LockState::Active) => Ok(Arc::clone(manager)),
+        match (view.manager(), view.state) {
+            (Some(manager), LockState::Active) => Ok(manager),
+            (None, LockState::Active) if view.is_managers() => Err(ClusterError::Preparing),
             (_, LockState::Locked) => Err(ClusterError::Locked),
             (_, LockState::Inactive) => Err(ClusterError::NotInSwarm),
             (_, LockState::Error) if view.expired => Err(ClusterError::CertificatesExpired),
@@ -642,8 +672,12 @@ impl Daemon {
     pub(crate) fn local_node(&self) -> LocalNode {
         let view = self.view.load();
         let agent = view.agent.as_ref().map(|agent| agent.borrow().clone());
-        let remote_managers = match (&view.manager, &agent) {
-            (Some(manager), _) => vec![(view.node_id.clone(), manager.advertise_addr().to_owned())],
+        let manager = view.manager();
+        let remote_managers = match (&manager, &agent) {
+            (Some(manager), _) => {
+                let members = manager.members().into_iter();
+                members.map(|member| (member.node_id, member.addr)).collect()
+            }
             (None, Some(agent)) => agent
                 .managers
                 .iter()
@@ -654,6 +688,9 @@ impl Daemon {
         let mut warnings = Vec::new();
         if self.shared.config.allow_tls12 {
             warnings.push("TLS 1.2 is accepted between nodes (--tls12)".to_owned());
+        }
+        if let Some(trouble) = view.seat.as_ref().and_then(|seat| seat.trouble()) {
+            warnings.push(format!("this node's manager does not run: {trouble}"));
         }
         if let Some(agent) = &agent {
             let session = agent.session.error();
@@ -673,7 +710,7 @@ impl Daemon {
             },
             node_id: view.node_id.clone(),
             node_addr: view.node_addr.clone(),
-            control_available: view.manager.is_some(),
+            control_available: manager.is_some(),
             error: view.error.clone(),
             remote_managers,
             warnings,

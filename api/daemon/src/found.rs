@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use waxseal_api::{ClusterError, InitRequest};
-use waxseal_autolock::{Dek, KeyFile, KeyFileHeader, RaftKeys, UnlockKey};
+use waxseal_autolock::{KeyFile, KeyFileHeader, UnlockKey};
 use waxseal_ca::{
     BundleDigest, CertificateExpiry, Csr, IssuedCertificate, JoinTokens, NodeCredentials, NodeKey,
     NodeProfile, Role, RootAuthority, Serial, TOKEN_SECRET_BYTES, TrustBundle,
@@ -17,14 +17,15 @@ use waxseal_cluster::{
     },
     timestamp,
 };
-use waxseal_manager::NewCluster;
+use waxseal_manager::{NewCluster, Start};
 
 use crate::{
     address::{check_data_path, local_addresses, resolve_advertise, resolve_listen},
     daemon::Shared,
+    enter::new_raft_keys,
     keys::Keys,
-    member::{Member, MemberError},
-    node_file::{NODE_FILE_FORMAT, NodeFile, Phase},
+    member::{Begin, Member, MemberError},
+    node_file::{NodeFile, Phase},
     text::chain_text,
 };
 
@@ -77,23 +78,20 @@ pub(crate) async fn found(shared: &Arc<Shared>, plan: Plan) -> Result<Member, Cl
         |error: &(dyn std::error::Error + 'static)| ClusterError::Internal(chain_text(error));
     let founded = make(shared, &request, advertise).map_err(|error| internal(&*error))?;
     let mut node_file = NodeFile {
-        format: NODE_FILE_FORMAT,
-        phase: Phase::Joining.into(),
-        cluster_id: founded.cluster.id.clone(),
-        node_id: founded.node.id.clone(),
         manager: true,
         listen_addr: listen.to_string(),
         advertise_addr: advertise.to_string(),
-        managers: Vec::new(),
+        listen_asked: request.listen_addr.clone(),
+        advertise_asked: request.advertise_addr.clone(),
         incarnation: founded.cluster.incarnation,
-        renewal_due: false,
-        checksum: 0,
+        ..NodeFile::joining(&founded.cluster.id, &founded.node.id)
     };
     // 1. The mark of an init under way, then the keys that the log needs.
     shared
         .write_node_file(&node_file)
         .map_err(|error| internal(&error))?;
-    let keys = Keys::create(&shared.root.swarm(), founded.keys, founded.unlock_key)
+    let disk = &shared.config.disk;
+    let keys = Keys::create(disk, &shared.root.swarm(), founded.keys, founded.unlock_key)
         .map_err(|error| internal(&error))?;
     keys.save_trust(founded.trust.pem())
         .map_err(|error| internal(&error))?;
@@ -109,7 +107,7 @@ pub(crate) async fn found(shared: &Arc<Shared>, plan: Plan) -> Result<Member, Cl
         node_file.clone(),
         founded.trust,
         founded.credentials,
-        Some(new),
+        Begin::Manager(Start::Found(Box::new(new))),
     )
     .await
     .map_err(|error| match &error {
@@ -136,7 +134,7 @@ pub(crate) async fn found(shared: &Arc<Shared>, plan: Plan) -> Result<Member, Cl
             Ok(member)
         }
         Err(error) => {
-            member.stop(true, shared.config.shutdown_timeout).await;
+            member.stop(true).await;
             Err(error)
         }
     }
@@ -164,18 +162,12 @@ fn make(
     };
     let cluster = cluster_object(request, &cluster_id, &authority, unlock_key.as_ref())?;
     let epoch = cluster.unlock_key.as_ref().map_or(0, |record| record.epoch);
-    let mut raft_id = [0u8; 8];
-    getrandom::fill(&mut raft_id)?;
-    let raft_id = u64::from_be_bytes(raft_id);
+    let raft = new_raft_keys()?;
+    let raft_id = raft.raft_id;
     let header = KeyFileHeader {
         cluster_id,
         node_id: node_id.clone(),
         kek_epoch: epoch,
-    };
-    let raft = RaftKeys {
-        raft_id,
-        current: Dek::generate(|bytes| getrandom::fill(bytes))?,
-        retired: Vec::new(),
     };
     let keys = KeyFile::new(header, &key_pem, Some(raft))?;
     let node = first_node(

@@ -9,33 +9,34 @@ use std::{
 use waxseal_agent::{JoinError, Joined, SessionStatus};
 use waxseal_api::{ClusterError, JoinRequest};
 use waxseal_autolock::{KeyFile, KeyFileHeader};
-use waxseal_ca::TrustBundle;
+use waxseal_ca::{NodeCredentials, Role, TrustBundle};
+use waxseal_manager::{JoinCluster, Start, StartError};
 
 use crate::{
     address::{
         AddressError, local_addresses, resolve_advertise, resolve_listen, with_default_port,
     },
     daemon::Shared,
+    enter::{ManagerAddresses, fetch_unlock_key, manager_addresses, new_raft_keys},
     keys::Keys,
-    member::Member,
-    node_file::{NODE_FILE_FORMAT, NodeFile, Phase},
+    member::{Begin, Member, MemberError},
+    node_file::{NodeFile, Phase},
     text::chain_text,
 };
 
 /// How long a new member waits for its first session; it is a member all the same.
 const FIRST_SESSION: Duration = Duration::from_secs(10);
 
-/// Joins and starts the worker.
+/// Joins and starts what the token makes of this node.
 ///
 /// Until `node.pb` says member, a crash undoes it: the record that the manager
-/// made stays without a session and is removed there after a day.
+/// made stays without a session and is removed there after a day. A manager that
+/// may be in the Raft group asks on instead, see [`Phase::Entering`].
 pub(crate) async fn join(
     shared: &Arc<Shared>,
     request: JoinRequest,
 ) -> Result<Member, ClusterError> {
-    let internal =
-        |error: &(dyn std::error::Error + 'static)| ClusterError::Internal(chain_text(error));
-    let advertise_addr = advertised(shared, &request)?;
+    let addresses = Addresses::of(shared, &request)?;
     let remotes: Vec<String> = request
         .remote_addrs
         .iter()
@@ -47,52 +48,15 @@ pub(crate) async fn join(
         availability: request.availability,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let Joined {
-        trust,
-        credentials,
-        managers,
-        ..
-    } = waxseal_agent::join(asked, Arc::clone(&shared.clock))
+    let joined = waxseal_agent::join(asked, Arc::clone(&shared.clock))
         .await
         .map_err(|error| join_error(&error))?;
-    let identity = credentials.identity();
-    let mut node_file = NodeFile {
-        format: NODE_FILE_FORMAT,
-        phase: Phase::Joining.into(),
-        cluster_id: identity.cluster_id.clone(),
-        node_id: identity.node_id.clone(),
-        manager: false,
-        listen_addr: request.listen_addr,
-        advertise_addr,
-        managers: managers.iter().map(Into::into).collect(),
-        incarnation: 0,
-        renewal_due: false,
-        checksum: 0,
+    let role = joined.credentials.identity().role;
+    let begun = Begun::write(shared, joined, addresses).await?;
+    let member = match role {
+        Role::Manager => begun.into_manager(shared).await?,
+        Role::Worker => begun.into_worker(shared).await?,
     };
-    shared
-        .write_node_file(&node_file)
-        .map_err(|error| internal(&error))?;
-    let header = KeyFileHeader {
-        cluster_id: identity.cluster_id.clone(),
-        node_id: identity.node_id.clone(),
-        kek_epoch: 0,
-    };
-    let file = KeyFile::new(header, &credentials.key().pkcs8_pem(), None)
-        .map_err(|error| internal(&error))?;
-    let keys = Keys::create(&shared.root.swarm(), file, None).map_err(|error| internal(&error))?;
-    keys.save_trust(trust.pem())
-        .map_err(|error| internal(&error))?;
-    keys.save_certificate(credentials.chain_pem())
-        .map_err(|error| internal(&error))?;
-    node_file.phase = Phase::Member.into();
-    shared
-        .write_node_file(&node_file)
-        .map_err(|error| internal(&error))?;
-    let trust =
-        TrustBundle::from_pem(trust.pem(), shared.clock.now()).map_err(|error| internal(&error))?;
-    let member = Member::start(shared, keys, node_file, trust, credentials, None)
-        .await
-        .map_err(|error| internal(&error))?;
     let mut status = member.status();
     let registered =
         status.wait_for(|status| matches!(status.session, SessionStatus::Registered { .. }));
@@ -103,6 +67,173 @@ pub(crate) async fn join(
         tracing::warn!("joined, but no session with a manager yet; it is tried on");
     }
     Ok(member)
+}
+
+/// A join whose files are there, but for the mark that they count.
+struct Begun {
+    node_file: NodeFile,
+    keys: Keys,
+    trust: TrustBundle,
+    credentials: Arc<NodeCredentials>,
+}
+
+impl Begun {
+    /// Writes what a join gave; the key file of a manager sealed from its first write.
+    async fn write(
+        shared: &Arc<Shared>,
+        joined: Joined,
+        addresses: Addresses,
+    ) -> Result<Begun, ClusterError> {
+        let Joined {
+            trust,
+            credentials,
+            managers,
+            ..
+        } = joined;
+        let identity = credentials.identity();
+        let is_manager = identity.role == Role::Manager;
+        let mut node_file = NodeFile {
+            manager: is_manager,
+            listen_addr: addresses.listen_asked.clone(),
+            advertise_addr: addresses.as_worker.clone(),
+            listen_asked: addresses.listen_asked.clone(),
+            advertise_asked: addresses.advertise_asked.clone(),
+            managers: managers.iter().map(Into::into).collect(),
+            ..NodeFile::joining(&identity.cluster_id, &identity.node_id)
+        };
+        // 1. What only managers have.
+        let mut header = KeyFileHeader {
+            cluster_id: identity.cluster_id.clone(),
+            node_id: identity.node_id.clone(),
+            kek_epoch: 0,
+        };
+        let (mut raft, mut unlock_key) = (None, None);
+        if is_manager {
+            let addresses = addresses.as_manager?;
+            node_file.listen_addr = addresses.listen.to_string();
+            node_file.advertise_addr = addresses.advertise.to_string();
+            let remotes: Vec<_> = managers.into_iter().map(|known| known.address).collect();
+            let key = fetch_unlock_key(&remotes, &trust, &credentials, &shared.clock)
+                .await
+                .map_err(|error| internal(&error))?;
+            header.kek_epoch = key.epoch;
+            unlock_key = key.key;
+            raft = Some(new_raft_keys().map_err(|error| internal(&error))?);
+        }
+        // 2. The mark of a join under way, then keys and certificates.
+        shared
+            .write_node_file(&node_file)
+            .map_err(|error| internal(&error))?;
+        let file = KeyFile::new(header, &credentials.key().pkcs8_pem(), raft)
+            .map_err(|error| internal(&error))?;
+        let keys = Keys::create(
+            &shared.config.disk,
+            &shared.root.swarm(),
+            file,
+            unlock_key,
+        )
+        .map_err(|error| internal(&error))?;
+        let saved = keys
+            .save_trust(trust.pem())
+            .and_then(|()| keys.save_certificate(credentials.chain_pem()));
+        saved.map_err(|error| internal(&error))?;
+        let trust = TrustBundle::from_pem(trust.pem(), shared.clock.now())
+            .map_err(|error| internal(&error))?;
+        Ok(Begun {
+            node_file,
+            keys,
+            trust,
+            credentials,
+        })
+    }
+
+    async fn into_worker(self, shared: &Arc<Shared>) -> Result<Member, ClusterError> {
+        self.start(shared, Phase::Member, Begin::Resume).await
+    }
+
+    /// Asks to be taken into the Raft group. From before the question on, a crash
+    /// does not undo the join: the group may count on this node's log.
+    async fn into_manager(self, shared: &Arc<Shared>) -> Result<Member, ClusterError> {
+        let remotes = self.node_file.managers.iter();
+        let start = Start::Join(JoinCluster {
+            remotes: remotes.map(|manager| manager.addr.clone()).collect(),
+        });
+        let mut member = self
+            .start(shared, Phase::Entering, Begin::Manager(start))
+            .await?;
+        match member.keys.entered() {
+            Ok(()) => {
+                member.node_file.phase = Phase::Member.into();
+                Ok(member)
+            }
+            Err(error) => {
+                member.stop(true).await;
+                Err(internal(&error))
+            }
+        }
+    }
+
+    async fn start(
+        mut self,
+        shared: &Arc<Shared>,
+        phase: Phase,
+        begin: Begin,
+    ) -> Result<Member, ClusterError> {
+        self.node_file.phase = phase.into();
+        shared
+            .write_node_file(&self.node_file)
+            .map_err(|error| internal(&error))?;
+        Member::start(
+            shared,
+            self.keys,
+            self.node_file,
+            self.trust,
+            self.credentials,
+            begin,
+        )
+        .await
+        .map_err(|error| start_error(&error))
+    }
+}
+
+fn internal(error: &(dyn std::error::Error + 'static)) -> ClusterError {
+    ClusterError::Internal(chain_text(error))
+}
+
+/// What the API says of a member that did not start.
+fn start_error(error: &MemberError) -> ClusterError {
+    match error {
+        MemberError::Manager(cause @ StartError::Listen { .. }) => {
+            ClusterError::Internal(format!("manager stopped: {cause}"))
+        }
+        _ => internal(error),
+    }
+}
+
+/// The addresses of a node that joins, before its role is known.
+struct Addresses {
+    listen_asked: String,
+    advertise_asked: String,
+    /// Where it says it is reached as a worker, which listens nowhere.
+    as_worker: String,
+    /// Where it is reached if the token makes it a manager.
+    as_manager: Result<ManagerAddresses, ClusterError>,
+}
+
+impl Addresses {
+    /// What was asked, which must be addresses whatever the role.
+    fn of(shared: &Shared, request: &JoinRequest) -> Result<Addresses, ClusterError> {
+        let (listen, advertise) = (&request.listen_addr, &request.advertise_addr);
+        let as_worker = advertised(shared, request)?;
+        let as_manager = manager_addresses(shared, listen, advertise, &request.remote_addrs);
+        Ok(Addresses {
+            listen_asked: listen.clone(),
+            advertise_asked: advertise.clone(),
+            as_worker,
+            as_manager: as_manager
+                .map_err(|error| ClusterError::InvalidArgument(chain_text(&error))),
+        })
+    }
 }
 
 /// Where this node says it is reached: as asked, else where the manager is

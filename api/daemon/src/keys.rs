@@ -10,11 +10,11 @@ use std::{
 
 use time::OffsetDateTime;
 use waxseal_autolock::{
-    ClusterKey, Dek, HeldKey, KeyChange, KeyConflict, KeyFile, OpenError, TooManyRetiredDeks,
-    UnlockKey, plan_key_change,
+    ClusterKey, Dek, HeldKey, KeyChange, KeyConflict, KeyFile, OpenError, RaftKeys,
+    TooManyRetiredDeks, UnlockKey, plan_key_change,
 };
 use waxseal_ca::{CredentialsError, NodeCredentials, NodeKey, TrustBundle};
-use waxseal_raft_store::{Disk, OsDisk, write_atomically};
+use waxseal_raft_store::{Disk, write_atomically};
 use zeroize::Zeroizing;
 
 /// Names of spec/pki.md §3.3, so that `openssl` and scripts find them.
@@ -32,10 +32,14 @@ const MAX_PEM_BYTES: u64 = 1 << 20;
 /// and key are replaced in two phases (the certificate under another name, the
 /// key, the rename), and whoever reads takes the certificate that fits the key.
 pub(crate) struct Keys {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     file: KeyFile,
     unlock_key: Option<UnlockKey>,
 }
+
+/// What [`Keys::replace_chain`] took out: keys of the log, unlock key, its epoch.
+struct FormerChain(Option<RaftKeys>, Option<UnlockKey>, u64);
 
 /// Why keys or certificates could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +97,7 @@ pub enum KeysError {
 impl Keys {
     /// Writes the first key file of a node.
     pub(crate) fn create(
+        disk: &Arc<dyn Disk>,
         swarm: &Path,
         file: KeyFile,
         unlock_key: Option<UnlockKey>,
@@ -100,6 +105,7 @@ impl Keys {
         let dir = swarm.join("certificates");
         crate::data_root::make_dir(&dir).map_err(io_error(&dir))?;
         let keys = Keys {
+            disk: Arc::clone(disk),
             dir,
             file,
             unlock_key,
@@ -112,13 +118,18 @@ impl Keys {
     ///
     /// # Errors
     /// [`OpenError::Locked`] and [`OpenError::WrongKey`] mean that the node is locked.
-    pub(crate) fn open(swarm: &Path, unlock_key: Option<UnlockKey>) -> Result<Keys, KeysError> {
+    pub(crate) fn open(
+        disk: &Arc<dyn Disk>,
+        swarm: &Path,
+        unlock_key: Option<UnlockKey>,
+    ) -> Result<Keys, KeysError> {
         let dir = swarm.join("certificates");
         let path = dir.join(KEY);
         let text = Zeroizing::new(read_bounded(&path)?);
         let file = KeyFile::open(&text, unlock_key.as_ref())
             .map_err(|source| KeysError::Open { path, source })?;
         Ok(Keys {
+            disk: Arc::clone(disk),
             dir,
             file,
             unlock_key,
@@ -164,24 +175,78 @@ impl Keys {
         }
     }
 
-    /// Takes a renewed key and certificate, and the bundle they lead to.
+    /// Takes a renewed key and certificate for the role that the node has.
     pub(crate) fn save_identity(
         &mut self,
         chain_pem: &str,
         key: &NodeKey,
     ) -> Result<(), KeysError> {
+        self.replace_identity(chain_pem, key, |_| None)
+    }
+
+    /// Takes a manager's key and certificate and the keys of its log, sealed from the
+    /// first write if there is an unlock key.
+    pub(crate) fn become_manager(
+        &mut self,
+        chain_pem: &str,
+        key: &NodeKey,
+        raft: RaftKeys,
+        unlock_key: Option<UnlockKey>,
+        epoch: u64,
+    ) -> Result<(), KeysError> {
+        self.replace_identity(chain_pem, key, |keys| {
+            Some(keys.replace_chain(Some(raft), unlock_key, epoch))
+        })
+    }
+
+    /// Takes a worker's key and certificate: the keys of the log are gone with it, and
+    /// the file is never sealed.
+    pub(crate) fn become_worker(
+        &mut self,
+        chain_pem: &str,
+        key: &NodeKey,
+    ) -> Result<(), KeysError> {
+        self.replace_identity(chain_pem, key, |keys| {
+            Some(keys.replace_chain(None, None, 0))
+        })
+    }
+
+    /// Replaces key and certificate, and whatever `change` does, whose answer undoes it.
+    fn replace_identity(
+        &mut self,
+        chain_pem: &str,
+        key: &NodeKey,
+        change: impl FnOnce(&mut Keys) -> Option<FormerChain>,
+    ) -> Result<(), KeysError> {
         // 1. The certificate beside the old one.
         let next = self.dir.join(NEXT_CERTIFICATE);
-        write_public(&next, chain_pem.as_bytes())?;
+        self.write_public(&next, chain_pem.as_bytes())?;
         // 2. The key: from here on the new pair counts.
         let former = self.file.node_key_pkcs8_pem();
         self.replace_node_key(&key.pkcs8_pem())?;
+        let former_chain = change(self);
         if let Err(error) = self.write() {
             self.replace_node_key(&former)?;
+            if let Some(FormerChain(raft, unlock_key, epoch)) = former_chain {
+                self.replace_chain(raft, unlock_key, epoch);
+            }
             return Err(error);
         }
         // 3. The certificate's own name.
         self.rename_next()
+    }
+
+    fn replace_chain(
+        &mut self,
+        raft: Option<RaftKeys>,
+        unlock_key: Option<UnlockKey>,
+        epoch: u64,
+    ) -> FormerChain {
+        FormerChain(
+            std::mem::replace(&mut self.file.raft, raft),
+            std::mem::replace(&mut self.unlock_key, unlock_key),
+            std::mem::replace(&mut self.file.header.kek_epoch, epoch),
+        )
     }
 
     fn replace_node_key(&mut self, pkcs8_pem: &str) -> Result<(), KeysError> {
@@ -193,20 +258,21 @@ impl Keys {
 
     /// Writes the first certificate of a node, whose key is on disk already.
     pub(crate) fn save_certificate(&self, chain_pem: &str) -> Result<(), KeysError> {
-        write_public(&self.dir.join(CERTIFICATE), chain_pem.as_bytes())
+        self.write_public(&self.dir.join(CERTIFICATE), chain_pem.as_bytes())
     }
 
     fn rename_next(&self) -> Result<(), KeysError> {
         let next = self.dir.join(NEXT_CERTIFICATE);
-        let renamed = OsDisk
+        let renamed = self
+            .disk
             .rename(&next, &self.dir.join(CERTIFICATE))
-            .and_then(|()| OsDisk.sync_dir(&self.dir));
+            .and_then(|()| self.disk.sync_dir(&self.dir));
         renamed.map_err(io_error(&next))
     }
 
     /// Takes another trust bundle.
     pub(crate) fn save_trust(&self, pem: &[u8]) -> Result<(), KeysError> {
-        write_public(&self.dir.join(ROOT), pem)
+        self.write_public(&self.dir.join(ROOT), pem)
     }
 
     /// Follows the cluster's unlock key: rewrites the key file in one step, with
@@ -290,15 +356,15 @@ impl Keys {
             }
         };
         let path = self.dir.join(KEY);
-        write_atomically(&OsDisk, &path, text.as_bytes()).map_err(io_error(&path))
+        write_atomically(&*self.disk, &path, text.as_bytes()).map_err(io_error(&path))
     }
-}
 
-/// Writes a file that anybody may read.
-fn write_public(path: &Path, bytes: &[u8]) -> Result<(), KeysError> {
-    write_atomically(&OsDisk, path, bytes)
-        .and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o644)))
-        .map_err(io_error(path))
+    /// Writes a file that anybody may read.
+    fn write_public(&self, path: &Path, bytes: &[u8]) -> Result<(), KeysError> {
+        write_atomically(&*self.disk, path, bytes)
+            .and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o644)))
+            .map_err(io_error(path))
+    }
 }
 
 fn read_bounded(path: &Path) -> Result<String, KeysError> {

@@ -10,6 +10,7 @@ mod cluster;
 mod config;
 mod daemon;
 mod data_root;
+mod enter;
 mod facts;
 mod found;
 mod join;
@@ -17,6 +18,7 @@ mod keys;
 mod member;
 mod node_file;
 mod run;
+mod seat;
 mod sockets;
 mod text;
 
@@ -27,3 +29,5 @@ pub use data_root::{DataRoot, DataRootError};
 pub use keys::KeysError;
 pub use run::{RunError, run};
 pub use sockets::SocketError;
+/// What a daemon's files are written through, and the one that is the system's.
+pub use waxseal_raft_store::{Disk, OsDisk};

@@ -1,20 +1,22 @@
 //! This node as a member: what runs while it is one.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::sync::{Mutex, broadcast, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use waxseal_agent::{Agent, AgentConfig, AgentStatus, IdentityStore, ManagerAddress, Renewals};
-use waxseal_autolock::{Dek, DekRing, Owner, UnlockKey};
+use waxseal_autolock::{Dek, UnlockKey};
 use waxseal_ca::{LiveTls, NodeCredentials, Role, TrustBundle};
 use waxseal_cluster::{ChangeRecord, State};
-use waxseal_manager::{Manager, ManagerConfig, NewCluster};
+use waxseal_manager::{JoinCluster, Manager, Start};
 
 use crate::{
     daemon::Shared,
+    enter::{EnterError, fetch_unlock_key, manager_addresses, new_raft_keys},
     keys::{Keys, KeysError},
-    node_file::{NodeFile, NodeFileError},
+    node_file::{NodeFile, NodeFileError, Phase},
+    seat::{RoleFollower, Seat},
     text::chain_text,
 };
 
@@ -26,7 +28,7 @@ pub(crate) struct Member {
     pub(crate) node_file: NodeFile,
     pub(crate) tls: Arc<LiveTls>,
     pub(crate) agent: Agent,
-    pub(crate) manager: Option<Arc<Manager>>,
+    pub(crate) seat: Arc<Seat>,
     pub(crate) keys: Arc<KeyKeeper>,
     tasks: TaskTracker,
     stopped: CancellationToken,
@@ -45,6 +47,17 @@ pub(crate) enum MemberError {
     /// `node.pb`.
     #[error(transparent)]
     NodeFile(#[from] NodeFileError),
+    /// What a manager needs first.
+    #[error(transparent)]
+    Enter(#[from] EnterError),
+    /// The log of a former membership cannot be removed.
+    #[error("{} cannot be removed", path.display())]
+    FormerLog {
+        /// Its directory.
+        path: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// An address in `node.pb` is none.
     #[error(
         "{text} in node.pb is no address; leave with `docker swarm leave --force` and join again"
@@ -61,6 +74,14 @@ pub(crate) enum MemberError {
     NoRaftKeys,
 }
 
+/// How a member begins.
+pub(crate) enum Begin {
+    /// As its files say.
+    Resume,
+    /// With a manager that is started so, without which there is no member.
+    Manager(Start),
+}
+
 impl Member {
     /// Starts what the node's certificate says it is.
     pub(crate) async fn start(
@@ -69,7 +90,7 @@ impl Member {
         node_file: NodeFile,
         trust: TrustBundle,
         credentials: Arc<NodeCredentials>,
-        new: Option<NewCluster>,
+        begin: Begin,
     ) -> Result<Member, MemberError> {
         let role = credentials.identity().role;
         let tls = LiveTls::new(
@@ -77,35 +98,43 @@ impl Member {
             Some(credentials),
             Arc::clone(&shared.clock),
         );
-        let config = match role {
-            Role::Manager => Some(manager_config(shared, &keys, &node_file, &tls)?),
-            Role::Worker => None,
-        };
+        let stopped = CancellationToken::new();
+        let seat = Arc::new(Seat::new(shared, &tls, stopped.clone()));
         let keys = Arc::new(KeyKeeper {
             shared: Arc::clone(shared),
+            seat: Arc::clone(&seat),
             keys: Mutex::new(keys),
         });
-        let manager = match config {
-            Some(config) => Some(Arc::new(Manager::start(config, new).await?)),
-            None => None,
-        };
-        let agent = start_agent(shared, &node_file, &tls, &keys, manager.as_deref())?;
-        let tasks = TaskTracker::new();
-        let stopped = CancellationToken::new();
-        if let Some(manager) = &manager {
-            let follower = KeyFollower {
-                keys: Arc::clone(&keys),
-                manager: Arc::clone(manager),
-                renewals: agent.renewals(),
-                stopped: stopped.clone(),
-            };
-            tasks.spawn(follower.run(shared.changes.subscribe()));
+        match (role, begin) {
+            (Role::Manager, Begin::Manager(start)) => seat.take(&keys, start).await?,
+            (Role::Manager, Begin::Resume) if node_file.phase() == Phase::Member => {
+                seat.take(&keys, Start::Resume).await?;
+            }
+            // It has not been taken into the group yet: asked for behind the caller's back.
+            (Role::Manager, Begin::Resume) => {}
+            (Role::Worker, _) => keys.clear_former_log().await?,
         }
+        let agent = start_agent(shared, &node_file, &tls, &keys, seat.manager().as_deref())?;
+        let tasks = TaskTracker::new();
+        let follower = KeyFollower {
+            keys: Arc::clone(&keys),
+            seat: Arc::clone(&seat),
+            renewals: agent.renewals(),
+            stopped: stopped.clone(),
+        };
+        tasks.spawn(follower.run(shared.changes.subscribe()));
+        let follower = RoleFollower {
+            seat: Arc::clone(&seat),
+            keys: Arc::clone(&keys),
+            renewed: agent.renewed(),
+            stopped: stopped.clone(),
+        };
+        tasks.spawn(follower.run());
         Ok(Member {
             node_file,
             tls,
             agent,
-            manager,
+            seat,
             keys,
             tasks,
             stopped,
@@ -118,7 +147,7 @@ impl Member {
     }
 
     /// Stops; tasks go on under their shims, or end with `leave`.
-    pub(crate) async fn stop(self, leave: bool, deadline: Duration) {
+    pub(crate) async fn stop(self, leave: bool) {
         self.stopped.cancel();
         self.tasks.close();
         self.tasks.wait().await;
@@ -131,44 +160,8 @@ impl Member {
             self.agent.shutdown().await;
         }
         // Readers of the API may hold it for a moment; it is stopped all the same.
-        if let Some(manager) = self.manager {
-            manager.shutdown(deadline).await;
-        }
+        self.seat.vacate().await;
     }
-}
-
-fn manager_config(
-    shared: &Arc<Shared>,
-    keys: &Keys,
-    node_file: &NodeFile,
-    tls: &Arc<LiveTls>,
-) -> Result<ManagerConfig, MemberError> {
-    let raft = keys.file().raft.as_ref().ok_or(MemberError::NoRaftKeys)?;
-    let listen: SocketAddr = node_file
-        .listen_addr
-        .parse()
-        .map_err(|_| MemberError::Address {
-            text: node_file.listen_addr.clone(),
-        })?;
-    Ok(ManagerConfig {
-        owner: Owner {
-            cluster_id: node_file.cluster_id.clone(),
-            node_id: node_file.node_id.clone(),
-            raft_id: raft.raft_id,
-        },
-        deks: DekRing::new(
-            raft.current.duplicate(),
-            raft.retired.iter().map(Dek::duplicate),
-        ),
-        dir: shared.root.swarm().join("raft"),
-        listen,
-        advertise_addr: node_file.advertise_addr.clone(),
-        tls: Arc::clone(tls),
-        clock: Arc::clone(&shared.clock),
-        changes: shared.changes.clone(),
-        allow_tls12: shared.config.allow_tls12,
-        danger_certificate_expiry: shared.config.danger_certificate_expiry,
-    })
 }
 
 fn start_agent(
@@ -178,16 +171,16 @@ fn start_agent(
     keys: &Arc<KeyKeeper>,
     manager: Option<&Manager>,
 ) -> Result<Agent, MemberError> {
-    // A manager's own agent reaches it on the spot, whatever address others use.
-    let managers = match manager.and_then(Manager::address) {
-        Some(mut own) => {
-            if own.ip().is_unspecified() {
-                own.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-            }
-            vec![ManagerAddress::from_address(own.to_string())]
+    // A manager's own agent reaches it on the spot, whatever address others use; the
+    // others help while it has no leader, or is none any more.
+    let mut managers: Vec<ManagerAddress> = node_file.managers.iter().map(Into::into).collect();
+    if let Some(mut own) = manager.and_then(Manager::address) {
+        if own.ip().is_unspecified() {
+            own.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
         }
-        None => node_file.managers.iter().map(Into::into).collect(),
-    };
+        managers.retain(|manager| manager.node_id != node_file.node_id);
+        managers.insert(0, ManagerAddress::from_address(own.to_string()));
+    }
     let config = AgentConfig {
         clock: Arc::clone(&shared.clock),
         tls: Arc::clone(tls),
@@ -199,17 +192,28 @@ fn start_agent(
     Agent::start(config).map_err(MemberError::Agent)
 }
 
-/// The one place where the node's keys change: by renewal, by the unlock key.
+/// The one place where the node's keys change: by renewal, by another role, by the
+/// unlock key.
 pub(crate) struct KeyKeeper {
     shared: Arc<Shared>,
+    seat: Arc<Seat>,
     keys: Mutex<Keys>,
 }
 
 impl KeyKeeper {
+    /// Looks at the keys.
+    pub(crate) async fn with<R>(&self, look: impl FnOnce(&Keys) -> R) -> R {
+        look(&*self.keys.lock().await)
+    }
+
     /// Makes the key file follow the cluster's unlock key, as the state has it.
     /// What that entails behind the key file is [`KeyFollower`]'s.
     pub(crate) async fn follow(&self, manager: &Manager) -> Result<(), MemberError> {
         let mut keys = self.keys.lock().await;
+        // A worker's file is never sealed, and this manager may have just been demoted.
+        if keys.file().raft.is_none() {
+            return Ok(());
+        }
         let Some((key, epoch)) = manager.read(cluster_key) else {
             return Ok(());
         };
@@ -220,6 +224,109 @@ impl KeyKeeper {
                 .change_node_file(|file| file.renewal_due = true)?;
         }
         keys.follow(key, epoch)?;
+        Ok(())
+    }
+
+    /// How this node's manager is started: on its log, or asking to be taken in.
+    pub(crate) fn start_of_manager(&self) -> Result<Start, MemberError> {
+        let file = self.shared.node_file()?;
+        Ok(match file.phase() {
+            Phase::Entering => Start::Join(JoinCluster {
+                remotes: file.managers.iter().map(|m| m.addr.clone()).collect(),
+            }),
+            Phase::Joining | Phase::Member => Start::Resume,
+        })
+    }
+
+    /// The manager has been taken into the Raft group.
+    pub(crate) fn entered(&self) -> Result<(), NodeFileError> {
+        self.shared
+            .change_node_file(|file| file.phase = Phase::Member.into())
+    }
+
+    /// Removes the log of a membership that is over, which nothing opens any more.
+    async fn clear_former_log(&self) -> Result<(), MemberError> {
+        if self.keys.lock().await.file().raft.is_some() {
+            return Ok(());
+        }
+        self.shared.clear_raft_dir()
+    }
+
+    /// A worker has a manager's certificate: all that a manager has on disk is written
+    /// sealed from the start, if autolock is on.
+    async fn become_manager(
+        &self,
+        credentials: &Arc<NodeCredentials>,
+        trust: &Arc<TrustBundle>,
+    ) -> Result<(), MemberError> {
+        let file = self.shared.node_file()?;
+        let remotes: Vec<String> = file.managers.iter().map(|m| m.addr.clone()).collect();
+        // 1. What could fail, before anything is written.
+        let listen_asked = match file.listen_asked.as_str() {
+            "" => &file.listen_addr,
+            asked => asked,
+        };
+        let addresses =
+            manager_addresses(&self.shared, listen_asked, &file.advertise_asked, &remotes)?;
+        let key = fetch_unlock_key(&remotes, trust, credentials, &self.shared.clock).await?;
+        let raft = new_raft_keys()?;
+        // 2. Nothing of a former membership stays.
+        self.shared.clear_raft_dir()?;
+        // 3. Where it listens, and that it asks to be taken in. Until the key file has
+        //    keys for a log, this is a worker's still.
+        self.shared.change_node_file(|file| {
+            file.phase = Phase::Entering.into();
+            file.manager = true;
+            file.listen_addr = addresses.listen.to_string();
+            file.advertise_addr = addresses.advertise.to_string();
+            file.renewal_due = false;
+        })?;
+        // 4. The keys, at once.
+        let mut keys = self.keys.lock().await;
+        keys.save_trust(trust.pem())?;
+        let (chain, tls_key) = (credentials.chain_pem(), credentials.key());
+        keys.become_manager(chain, tls_key, raft, key.key, key.epoch)?;
+        Ok(())
+    }
+
+    /// A manager has a worker's certificate: it serves no more, then its key file loses
+    /// the keys of the log, then the log goes, which nothing could open any more.
+    async fn become_worker(
+        &self,
+        credentials: &NodeCredentials,
+        trust: &TrustBundle,
+    ) -> Result<(), MemberError> {
+        // 1. Nothing is read or written through the log's keys from here on.
+        self.seat.vacate().await;
+        {
+            // 2. The key file.
+            let mut keys = self.keys.lock().await;
+            keys.save_trust(trust.pem())?;
+            keys.become_worker(credentials.chain_pem(), credentials.key())?;
+        }
+        // 3. The log. What is cut short here is completed at the next start.
+        if let Err(error) = self.shared.clear_raft_dir() {
+            let error = chain_text(&error);
+            tracing::warn!(%error, "the log of a former manager stays until the next start");
+        }
+        self.shared.change_node_file(|file| {
+            file.phase = Phase::Member.into();
+            file.manager = false;
+            file.renewal_due = false;
+        })?;
+        Ok(())
+    }
+
+    async fn save_renewed(
+        &self,
+        credentials: &NodeCredentials,
+        trust: &TrustBundle,
+    ) -> Result<(), MemberError> {
+        let mut keys = self.keys.lock().await;
+        keys.save_trust(trust.pem())?;
+        keys.save_identity(credentials.chain_pem(), credentials.key())?;
+        self.shared
+            .change_node_file(|file| file.renewal_due = false)?;
         Ok(())
     }
 
@@ -259,17 +366,26 @@ fn cluster_key(state: &State) -> Option<(Option<UnlockKey>, u64)> {
 impl IdentityStore for KeyKeeper {
     fn save_identity<'a>(
         &'a self,
-        credentials: &'a NodeCredentials,
-        trust: &'a TrustBundle,
+        credentials: &'a Arc<NodeCredentials>,
+        trust: &'a Arc<TrustBundle>,
     ) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
-            let mut keys = self.keys.lock().await;
-            keys.save_trust(trust.pem()).map_err(io::Error::other)?;
-            keys.save_identity(credentials.chain_pem(), credentials.key())
-                .map_err(io::Error::other)?;
-            self.shared
-                .change_node_file(|file| file.renewal_due = false)
-                .map_err(io::Error::other)
+            let has_log_keys = self.with(|keys| keys.file().raft.is_some()).await;
+            let saved = match (credentials.identity().role, has_log_keys) {
+                (Role::Manager, false) => self.become_manager(credentials, trust).await,
+                (Role::Worker, true) => self.become_worker(credentials, trust).await,
+                (Role::Manager, true) | (Role::Worker, false) => {
+                    self.save_renewed(credentials, trust).await
+                }
+            };
+            saved.map_err(|error| io::Error::other(chain_text(&error)))
+        })
+    }
+
+    fn save_trust<'a>(&'a self, trust: &'a TrustBundle) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            let keys = self.keys.lock().await;
+            keys.save_trust(trust.pem()).map_err(io::Error::other)
         })
     }
 
@@ -290,7 +406,7 @@ impl IdentityStore for KeyKeeper {
 /// the log under a new DEK, a new TLS key.
 struct KeyFollower {
     keys: Arc<KeyKeeper>,
-    manager: Arc<Manager>,
+    seat: Arc<Seat>,
     renewals: Renewals,
     stopped: CancellationToken,
 }
@@ -314,6 +430,7 @@ impl KeyFollower {
             };
             tokio::select! {
                 () = cluster_changed(&mut changes) => {}
+                () = self.seat.taken() => {}
                 () = retry => {}
                 () = self.stopped.cancelled() => return,
             }
@@ -321,12 +438,15 @@ impl KeyFollower {
     }
 
     async fn step(&self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        self.keys.follow(&self.manager).await?;
+        let Some(manager) = self.seat.manager() else {
+            return Ok(());
+        };
+        self.keys.follow(&manager).await?;
         if self.keys.renewal_due()? {
             self.renewals.request();
         }
         if let Some(dek) = self.keys.unfinished_rotation().await {
-            self.manager.rotate_dek(dek).await?;
+            manager.rotate_dek(dek).await?;
             self.keys.forget_retired_deks().await?;
         }
         Ok(())

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 use waxseal_agent::ManagerAddress as KnownManager;
-use waxseal_raft_store::{OsDisk, write_atomically};
+use waxseal_raft_store::{Disk, write_atomically};
 
-/// The format that this binary writes.
-pub(crate) const NODE_FILE_FORMAT: u32 = 1;
+/// The format that this binary writes; it reads all up to it. 2 brought
+/// [`Phase::Entering`] and the addresses as asked.
+pub(crate) const NODE_FILE_FORMAT: u32 = 2;
 /// Bytes of the checksum's encoding: tag and four bytes.
 const CHECKSUM_FIELD_BYTES: usize = 5;
 /// No such file is larger: some ids and a list of managers.
@@ -46,6 +47,12 @@ pub(crate) struct NodeFile {
     /// The TLS key was readable on the medium and is to be replaced.
     #[prost(bool, tag = "10")]
     pub(crate) renewal_due: bool,
+    /// Where to listen, as the operator put it; empty in files of format 1.
+    #[prost(string, tag = "11")]
+    pub(crate) listen_asked: String,
+    /// Where to be reached, likewise; empty also if nothing was said.
+    #[prost(string, tag = "12")]
+    pub(crate) advertise_asked: String,
     /// CRC-32 of the encoding without this field. The file decides whether the
     /// rest of the directory is kept.
     #[prost(fixed32, tag = "15")]
@@ -99,6 +106,9 @@ pub(crate) enum Phase {
     Joining = 1,
     /// A member: nothing is removed but by leaving.
     Member = 2,
+    /// A member whose manager asks to be taken into the Raft group, and may be in it:
+    /// what its log holds counts there, so it asks on and nothing is removed.
+    Entering = 3,
 }
 
 /// Why the file cannot be used; the node starts in state error and touches nothing.
@@ -133,6 +143,17 @@ pub(crate) enum NodeFileError {
 }
 
 impl NodeFile {
+    /// A new node's file: what it wrote is removed if the init or join does not end.
+    pub(crate) fn joining(cluster_id: &str, node_id: &str) -> NodeFile {
+        NodeFile {
+            format: NODE_FILE_FORMAT,
+            phase: Phase::Joining.into(),
+            cluster_id: cluster_id.to_owned(),
+            node_id: node_id.to_owned(),
+            ..NodeFile::default()
+        }
+    }
+
     /// Reads the file; `None` if there is none.
     ///
     /// # Errors
@@ -156,8 +177,8 @@ impl NodeFile {
         }
         let file = NodeFile::decode(bytes.as_slice()).map_err(|_| damaged())?;
         match file.format {
-            NODE_FILE_FORMAT if file.is_sound(&bytes) => Ok(Some(file)),
-            0 | NODE_FILE_FORMAT => Err(damaged()),
+            1..=NODE_FILE_FORMAT if file.is_sound(&bytes) => Ok(Some(file)),
+            0..=NODE_FILE_FORMAT => Err(damaged()),
             format => Err(NodeFileError::TooNew {
                 path: path.to_owned(),
                 format,
@@ -188,12 +209,13 @@ impl NodeFile {
     ///
     /// # Errors
     /// [`NodeFileError::Io`]; the file is as it was.
-    pub(crate) fn write(&self, path: &Path) -> Result<(), NodeFileError> {
-        let file = NodeFile {
-            checksum: self.sum(),
+    pub(crate) fn write(&self, disk: &dyn Disk, path: &Path) -> Result<(), NodeFileError> {
+        let mut file = NodeFile {
+            format: NODE_FILE_FORMAT,
             ..self.clone()
         };
-        write_atomically(&OsDisk, path, &file.encode_to_vec()).map_err(|source| NodeFileError::Io {
+        file.checksum = file.sum();
+        write_atomically(disk, path, &file.encode_to_vec()).map_err(|source| NodeFileError::Io {
             path: path.to_owned(),
             source,
         })
@@ -202,6 +224,8 @@ impl NodeFile {
 
 #[cfg(test)]
 mod tests {
+    use waxseal_raft_store::OsDisk;
+
     use super::*;
 
     #[test]
@@ -223,7 +247,7 @@ mod tests {
         std::fs::write(&path, newer.encode_to_vec()).unwrap();
         assert!(matches!(
             NodeFile::read(&path),
-            Err(NodeFileError::TooNew { format: 2, .. })
+            Err(NodeFileError::TooNew { format: 3, .. })
         ));
     }
 
@@ -243,15 +267,35 @@ mod tests {
             }],
             incarnation: 1,
             renewal_due: false,
+            listen_asked: "lo:1".into(),
+            advertise_asked: String::new(),
             checksum: 0,
         }
+    }
+
+    #[test]
+    fn a_file_of_the_format_before_is_read_and_written_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.pb");
+        let mut old = NodeFile {
+            format: 1,
+            listen_asked: String::new(),
+            ..member()
+        };
+        old.checksum = old.sum();
+        std::fs::write(&path, old.encode_to_vec()).unwrap();
+        let read = NodeFile::read(&path).unwrap().unwrap();
+        assert_eq!(read, old);
+        read.write(&OsDisk, &path).unwrap();
+        let read = NodeFile::read(&path).unwrap().unwrap();
+        assert_eq!((read.format, read.phase()), (2, Phase::Member));
     }
 
     #[test]
     fn no_cut_and_no_flipped_bit_makes_a_member_anything_else() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("node.pb");
-        member().write(&path).unwrap();
+        member().write(&OsDisk, &path).unwrap();
         let good = std::fs::read(&path).unwrap();
         let cuts = (0..good.len()).map(|end| good[..end].to_vec());
         let flips = (0..good.len() * 8).map(|bit| {
@@ -269,7 +313,7 @@ mod tests {
     fn what_was_written_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("node.pb");
-        member().write(&path).unwrap();
+        member().write(&OsDisk, &path).unwrap();
         let read = NodeFile::read(&path).unwrap().unwrap();
         assert_eq!(
             NodeFile {

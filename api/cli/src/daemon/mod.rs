@@ -8,6 +8,7 @@ use std::{io, sync::Arc};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use waxseal_ca::{Clock, SystemClock};
+use waxseal_daemon::Disk;
 
 use crate::{
     client::no_runtime,
@@ -20,12 +21,17 @@ pub(crate) use settings::Args;
 const MAX_BLOCKING_THREADS: usize = 32;
 
 /// Runs a daemon until it is told to stop.
-pub(crate) fn run(args: Args, hosts: Vec<String>, hardened: io::Result<()>) -> Result<(), Failure> {
+pub(crate) fn run(
+    args: Args,
+    hosts: Vec<String>,
+    disk: Arc<dyn Disk>,
+    hardened: io::Result<()>,
+) -> Result<(), Failure> {
     hardened.map_err(|error| {
         Failure::refused(format!("this process could not be kept from others' eyes: {error}"))
             .hint("the kernel must allow prctl(PR_SET_DUMPABLE), RLIMIT_CORE and close_range (5.11 or newer)")
     })?;
-    let settings = settings::Settings::from_flags(args, hosts)?;
+    let settings = settings::Settings::from_flags(args, hosts, disk)?;
     if settings.is_only_checked {
         return crate::output::line("the configuration is valid");
     }

@@ -1,11 +1,11 @@
 //! A daemon's settings: from flags and file, each thing said in one of them only.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::ValueEnum;
 use serde::Deserialize;
 use waxseal_agent::native::{OrphanPolicy, UserPolicy};
-use waxseal_daemon::DaemonConfig;
+use waxseal_daemon::{DaemonConfig, Disk};
 
 use super::{
     file::{self, ConfigFile},
@@ -135,7 +135,11 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    pub(super) fn from_flags(args: Args, hosts: Vec<String>) -> Result<Settings, Failure> {
+    pub(super) fn from_flags(
+        args: Args,
+        hosts: Vec<String>,
+        disk: Arc<dyn Disk>,
+    ) -> Result<Settings, Failure> {
         let file = file::read(args.config_file.as_deref())?;
         refuse_both(&args, &hosts, &file)?;
         let from_file = file.settings;
@@ -166,6 +170,7 @@ impl Settings {
         let daemon = DaemonConfig {
             hosts: sockets(&hosts)?,
             data_root: path(args.data_root, from_file.data_root, DATA_ROOT)?,
+            disk,
             exec_root: path(args.exec_root, from_file.exec_root, EXEC_ROOT)?,
             pidfile: args
                 .pidfile
@@ -288,7 +293,13 @@ fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use waxseal_daemon::OsDisk;
+
     use super::*;
+
+    fn from_flags(args: Args, hosts: Vec<String>) -> Result<Settings, Failure> {
+        Settings::from_flags(args, hosts, Arc::new(OsDisk))
+    }
 
     fn file(text: &str) -> (tempfile::TempDir, Option<PathBuf>) {
         let dir = tempfile::tempdir().unwrap();
@@ -305,7 +316,7 @@ mod tests {
             group: Some("b".into()),
             ..Args::default()
         };
-        let failure = Settings::from_flags(args, vec!["unix:///y".into()]).unwrap_err();
+        let failure = from_flags(args, vec!["unix:///y".into()]).unwrap_err();
         assert!(
             failure
                 .message
@@ -324,7 +335,7 @@ mod tests {
             config_file,
             ..Args::default()
         };
-        let failure = Settings::from_flags(args, Vec::new()).unwrap_err();
+        let failure = from_flags(args, Vec::new()).unwrap_err();
         assert!(
             failure.message.contains("mutual TLS"),
             "{}",
@@ -342,8 +353,7 @@ mod tests {
             data_root: Some("/d".into()),
             ..Args::default()
         };
-        let settings =
-            Settings::from_flags(args, vec!["unix:///a".into(), "unix:///a".into()]).unwrap();
+        let settings = from_flags(args, vec!["unix:///a".into(), "unix:///a".into()]).unwrap();
         assert_eq!(settings.daemon.native_tasks, UserPolicy::NonRoot);
         assert_eq!(settings.daemon.shutdown_timeout, Duration::from_secs(3));
         assert_eq!(settings.daemon.hosts, [PathBuf::from("/a")]);
