@@ -9,16 +9,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "dispatcher.proto",
             "log_broker.proto",
             "waxseal.proto",
+            "raft.proto",
         ],
         ["proto", "../proto"],
     )?;
     // Their Debug is written by hand in `redact.rs`: they hold tokens, keys or
     // what tasks print.
     let secretive = ["IssueNodeCertificateRequest", "EncryptionKey", "LogMessage"];
+    let ours = ["RaftEntry", "SnapshotRequest"];
+    let secretive = secretive
+        .map(|name| format!("docker.swarmkit.v1.{name}"))
+        .into_iter()
+        .chain(ours.map(|name| format!("waxseal.v1.{name}")));
     let mut config = tonic_prost_build::Config::new();
-    config
-        .btree_map(["."])
-        .skip_debug(secretive.map(|name| format!("docker.swarmkit.v1.{name}")));
+    config.btree_map(["."]).skip_debug(secretive);
     tonic_prost_build::configure()
         .extern_path(".waxseal.objects.v1", "::waxseal_cluster::objects")
         .compile_fds_with_config(files, config)?;

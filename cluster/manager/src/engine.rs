@@ -1,16 +1,18 @@
 //! The consensus engine on its log: start, snapshots, keys, stop.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use openraft::error::RaftError;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use waxseal_autolock::{Dek, Owner};
-use waxseal_raft_store::{LogLimits, LogStore, SnapshotPolicy, SnapshotStore, StoreError};
+use waxseal_raft_store::{LogLimits, LogStore, Member, SnapshotPolicy, SnapshotStore, StoreError};
 
 use crate::{
-    error::{RotateError, StartError},
+    error::{MembershipError, RotateError, StartError},
+    leadership::{Leader, MemberView},
     monitor::Monitor,
-    raft::{NoPeers, Raft, TypeConfig},
+    raft::{NoPeers, Raft, RaftId, TypeConfig},
     state_machine::StateMachine,
 };
 
@@ -37,6 +39,7 @@ pub(crate) struct Engine {
     pub(crate) log: LogStore<TypeConfig>,
     pub(crate) snapshots: SnapshotStore,
     pub(crate) monitor: Monitor,
+    leader: watch::Sender<Leader>,
 }
 
 impl Engine {
@@ -68,6 +71,7 @@ impl Engine {
             log,
             snapshots,
             monitor,
+            leader: watch::Sender::default(),
         })
     }
 
@@ -90,7 +94,11 @@ impl Engine {
         self.raft.trigger().elect().await.map_err(failed)?;
         loop {
             match self.raft.ensure_linearizable().await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    let term = self.raft.metrics().borrow().current_term;
+                    self.leader.send_replace(Leader::Me { term });
+                    return Ok(());
+                }
                 Err(RaftError::Fatal(fatal)) => return Err(failed(fatal)),
                 Err(RaftError::APIError(_)) => tokio::time::sleep(CATCH_UP_PAUSE).await,
             }
@@ -191,6 +199,42 @@ impl Engine {
             tokio::time::sleep(RETIRE_PAUSE).await;
         }
         Err(RotateError::InUse)
+    }
+
+    /// Who leads; the only voter, once it has begun.
+    pub(crate) fn leader(&self) -> watch::Receiver<Leader> {
+        self.leader.subscribe()
+    }
+
+    /// The members that the newest membership names.
+    pub(crate) fn members(&self) -> Vec<MemberView> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let membership = &metrics.membership_config;
+        let voters: BTreeSet<_> = membership.membership().voter_ids().collect();
+        let leads = |raft_id| metrics.current_leader == Some(raft_id);
+        let view = |(raft_id, member): (&RaftId, &Member)| MemberView {
+            raft_id: *raft_id,
+            node_id: member.node_id.clone(),
+            addr: member.addr.clone(),
+            voter: voters.contains(raft_id),
+            leader: leads(*raft_id),
+            reachable: leads(*raft_id),
+        };
+        membership.nodes().map(view).collect()
+    }
+
+    /// Hands the leadership over.
+    pub(crate) async fn transfer_leadership(
+        &self,
+        _to: Option<RaftId>,
+    ) -> Result<(), MembershipError> {
+        match self.members().iter().any(|member| !member.leader) {
+            true => Err(MembershipError::NotLeader),
+            false => Err(MembershipError::NotTaken {
+                within: Duration::ZERO,
+            }),
+        }
     }
 
     /// Stops the engine and lets the log reach the disk; nothing writes to the

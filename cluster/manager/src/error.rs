@@ -150,6 +150,55 @@ pub enum ApplyError {
     Panicked,
 }
 
+/// Why the membership of the Raft group, or its leader, stayed as it was.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MembershipError {
+    /// Another manager leads, or none.
+    #[error("this manager does not lead the swarm; ask the one that does")]
+    NotLeader,
+    /// No such member.
+    #[error("no member of the Raft group has the id {raft_id:x}")]
+    Unknown {
+        /// Which was asked for.
+        raft_id: RaftId,
+    },
+    /// There is none to hand over to, or the member did not take over in time.
+    #[error("no other manager could take over within {} s; check that the others are reachable", within.as_secs())]
+    NotTaken {
+        /// How long it was tried.
+        within: std::time::Duration,
+    },
+    /// A manager that is to join is out of reach.
+    #[error(
+        "the manager at {addr} could not be reached from {from}: {reason}; pass --advertise-addr \
+         with an address the other managers reach"
+    )]
+    Unreachable {
+        /// What it advertises.
+        addr: String,
+        /// Who tried.
+        from: String,
+        /// What stood in the way.
+        reason: String,
+    },
+    /// A manager that is to join, or the leader, would harm the group.
+    #[error("{reason}")]
+    Refused {
+        /// Why and what helps.
+        reason: String,
+    },
+    /// The group did not agree in time; whether it does later is not known.
+    #[error("the managers did not agree in time ({reason}); try again")]
+    NotCommitted {
+        /// The engine's words.
+        reason: String,
+    },
+    /// The manager is stopping.
+    #[error("the manager has stopped")]
+    Stopped,
+}
+
 /// A change of the log's key that is not finished.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     net::TcpListener,
-    sync::{Notify, broadcast},
+    sync::{Notify, broadcast, watch},
     time::{Instant, timeout_at},
 };
 use tokio_util::{
@@ -39,8 +39,9 @@ use crate::{
     core::Core,
     dispatcher::{Dispatcher, Sessions},
     engine::{Engine, refused},
-    error::{Failure, ProposeError, RotateError, StartError},
+    error::{Failure, MembershipError, ProposeError, RotateError, StartError},
     hello::HelloService,
+    leadership::{Leader, MemberView},
     log_broker::{LogBroker, LogLines, Subscriptions, TooManyReaders},
     loops::Loops,
     monitor::Monitor,
@@ -85,6 +86,26 @@ pub struct NewCluster {
     pub node: Node,
 }
 
+/// A cluster that a manager becomes a member of.
+#[derive(Clone, Debug)]
+pub struct JoinCluster {
+    /// Where its managers are reached, `host:port`; one that answers is enough.
+    pub remotes: Vec<String>,
+}
+
+/// How a manager begins.
+pub enum Start {
+    /// On an empty directory, as the first of a new cluster.
+    Found(Box<NewCluster>),
+    /// On its log. The only voter returns once it leads; one of several at once.
+    Resume,
+    /// On an empty directory, under a Raft id that was never used, as one more of a
+    /// cluster. Returns once it is a voter and has caught up.
+    Join(JoinCluster),
+    /// On its log, as the only member from now on; every entry of it is kept.
+    ForceNew,
+}
+
 /// A manager at work. Dropping it stops it at once; see [`Manager::shutdown`].
 pub struct Manager {
     core: Arc<Core>,
@@ -101,17 +122,13 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Starts a manager on its log, or, with `new`, on an empty directory as
-    /// the first of a new cluster. Returns once it serves: it leads and has
-    /// applied everything that was ever acknowledged.
+    /// Starts a manager. What leads serves once it has applied everything that was
+    /// ever acknowledged.
     ///
     /// # Errors
     /// [`StartError`]; nothing is left running.
-    pub async fn start(
-        config: ManagerConfig,
-        new: Option<NewCluster>,
-    ) -> Result<Manager, StartError> {
-        Manager::start_on(Arc::new(OsDisk), config, new).await
+    pub async fn start(config: ManagerConfig, start: Start) -> Result<Manager, StartError> {
+        Manager::start_on(Arc::new(OsDisk), config, start).await
     }
 
     /// As [`Manager::start`], with the directory on a disk other than the real one.
@@ -121,8 +138,15 @@ impl Manager {
     pub async fn start_on(
         disk: Arc<dyn Disk>,
         config: ManagerConfig,
-        new: Option<NewCluster>,
+        start: Start,
     ) -> Result<Manager, StartError> {
+        let new = match start {
+            Start::Found(new) => Some(*new),
+            Start::Resume => None,
+            Start::Join(_) | Start::ForceNew => {
+                return Err(refused("a cluster has one manager in this version"));
+            }
+        };
         // 1. The port first: without it there is no point in anything else.
         let listener =
             TcpListener::bind(config.listen)
@@ -267,6 +291,26 @@ impl Manager {
     /// As [`Manager::rotate_dek`].
     pub async fn retire_deks(&self) -> Result<(), RotateError> {
         self.engine.retire_deks().await
+    }
+
+    /// Who leads, as this manager knows it.
+    pub fn leader(&self) -> watch::Receiver<Leader> {
+        self.engine.leader()
+    }
+
+    /// The members of the Raft group, learners included; whether one is reachable is
+    /// known to the leader alone.
+    pub fn members(&self) -> Vec<MemberView> {
+        self.engine.members()
+    }
+
+    /// Hands the leadership over, to the voter that has most of the log if none is named.
+    /// Returns once another leads.
+    ///
+    /// # Errors
+    /// [`MembershipError`]; this manager leads as before, or none does for a moment.
+    pub async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), MembershipError> {
+        self.engine.transfer_leadership(to).await
     }
 
     /// Where others reach it, `host:port`.

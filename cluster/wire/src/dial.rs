@@ -24,7 +24,7 @@ use tokio::{net::TcpStream, time};
 use tokio_rustls::TlsConnector;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::body::Body;
-use waxseal_ca::{Clock, LiveTls, TlsOptions, TrustBundle};
+use waxseal_ca::{Clock, LiveTls, NodeIdentity, TlsOptions, TrustBundle};
 
 pub use self::error::{DialError, Unreachable, tls_cause};
 use self::first_byte::FirstByte;
@@ -34,7 +34,7 @@ use crate::{
         ca_client::CaClient, dispatcher_client::DispatcherClient,
         log_broker_client::LogBrokerClient, node_ca_client::NodeCaClient,
     },
-    waxseal::hello_client::HelloClient,
+    waxseal::{hello_client::HelloClient, raft_client::RaftClient},
 };
 
 /// What a connection is for, which decides how the manager is verified.
@@ -57,6 +57,7 @@ pub enum Credentials<'a> {
 pub struct ManagerChannel {
     requests: http2::SendRequest<Body>,
     authority: Authority,
+    server: Option<Arc<NodeIdentity>>,
     closed: CancellationToken,
     _driver: Arc<AbortOnDropHandle<()>>,
 }
@@ -97,6 +98,16 @@ impl ManagerChannel {
         self.closed.cancelled().await;
     }
 
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.closed.is_cancelled() || self.requests.is_closed()
+    }
+
+    /// Who the manager is by its certificate; `None` where it was not verified.
+    pub fn server(&self) -> Option<&NodeIdentity> {
+        self.server.as_deref()
+    }
+
     /// swarmkit's `CA`.
     pub fn ca(&self) -> CaClient<ManagerChannel> {
         CaClient::new(self.clone()).max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT)
@@ -117,6 +128,11 @@ impl ManagerChannel {
         LogBrokerClient::new(self.clone()).max_decoding_message_size(limits::CLIENT_MESSAGE_LIMIT)
     }
 
+    /// What managers keep their log by.
+    pub fn raft(&self) -> RaftClient<ManagerChannel> {
+        RaftClient::new(self.clone()).max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT)
+    }
+
     /// Our own greeting.
     pub fn hello(&self) -> HelloClient<ManagerChannel> {
         HelloClient::new(self.clone()).max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT)
@@ -134,6 +150,7 @@ async fn connect(
         .map_err(|error| failed(Unreachable::tcp(error)))?;
     tcp.set_nodelay(true)
         .map_err(|error| failed(Unreachable::tcp(error)))?;
+    let is_verified = name.is_some();
     let (name, authority) = match name {
         Some(name) => (server_name(name)?, Authority::from_static(name)),
         // An address as server name sends no SNI, as the engine does here.
@@ -151,6 +168,10 @@ async fn connect(
         .connect(name, tcp)
         .await
         .map_err(|error| failed(Unreachable::tls(error)))?;
+    let server = match tls.get_ref().1.peer_certificates() {
+        Some(chain) if is_verified => waxseal_ca::peer_identity(chain).ok().map(Arc::new),
+        _ => None,
+    };
     let (stream, first_byte) = FirstByte::watch(tls);
     let (requests, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -184,6 +205,7 @@ async fn connect(
     Ok(ManagerChannel {
         requests,
         authority,
+        server,
         closed,
         _driver: driver,
     })

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::swarmkit;
+use crate::{swarmkit, waxseal};
 
 macro_rules! redacted {
     ($($type:ty),* $(,)?) => {$(
@@ -18,4 +18,6 @@ redacted!(
     swarmkit::IssueNodeCertificateRequest,
     swarmkit::EncryptionKey,
     swarmkit::LogMessage,
+    waxseal::RaftEntry,
+    waxseal::SnapshotRequest,
 );

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
 use tonic::Code;
-use waxseal_manager::{ProposeError, RotateError};
+use waxseal_manager::{ProposeError, RotateError, Start};
 use waxseal_wire::swarmkit::{AssignmentsRequest, ListenSubscriptionsRequest};
 
 use crate::support::{DEADLINE, World, create_secret, dek, open_session};
@@ -22,7 +22,7 @@ async fn a_restart_keeps_the_state() {
     let version = manager.read(|state| state.version());
     manager.shutdown(DEADLINE).await;
     drop(manager);
-    let manager = world.start(None).await.unwrap();
+    let manager = world.start(Start::Resume).await.unwrap();
     manager.read(|state| {
         assert!(state.version() >= version);
         assert_eq!(state.secrets().count(), 50);
@@ -79,7 +79,12 @@ async fn a_stop_with_open_streams_takes_less_than_a_second() {
     assert!(matches!(late, Err(ProposeError::Stopped)));
     // A second stop has nothing to do, and the directory is free.
     manager.shutdown(DEADLINE).await;
-    world.start(None).await.unwrap().shutdown(DEADLINE).await;
+    world
+        .start(Start::Resume)
+        .await
+        .unwrap()
+        .shutdown(DEADLINE)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -106,7 +111,7 @@ async fn a_key_rotation_on_a_full_disk_waits_and_nothing_stops() {
     manager.shutdown(DEADLINE).await;
     assert!(failure.await.is_none(), "a stop is no failure");
     world.retire(dek(2), dek(1));
-    let manager = world.start(None).await.unwrap();
+    let manager = world.start(Start::Resume).await.unwrap();
     assert_eq!(manager.read(|state| state.secrets().count()), 3);
     manager.shutdown(DEADLINE).await;
 }

@@ -18,7 +18,9 @@ use waxseal_cluster::{
         NodeRole, NodeSpec, RootCa, Secret, SecretSpec, command::Op,
     },
 };
-use waxseal_manager::{Manager, ManagerConfig, NewCluster, ProposeError, StartError, component};
+use waxseal_manager::{
+    Manager, ManagerConfig, NewCluster, ProposeError, Start, StartError, component,
+};
 use waxseal_raft_store::DangerSimDisk;
 use waxseal_wire::{
     Credentials, ManagerChannel,
@@ -68,12 +70,12 @@ impl World {
             cluster: self.cluster(),
             node: node("manager", NodeRole::Manager),
         };
-        let manager = self.start(Some(new)).await.unwrap();
+        let manager = self.start(Start::Found(Box::new(new))).await.unwrap();
         add_worker(&manager, "w1").await;
         manager
     }
 
-    pub(crate) async fn start(&self, new: Option<NewCluster>) -> Result<Manager, StartError> {
+    pub(crate) async fn start(&self, start: Start) -> Result<Manager, StartError> {
         let credentials = self.credentials("manager", Role::Manager);
         let config = ManagerConfig {
             owner: Owner {
@@ -91,7 +93,7 @@ impl World {
             allow_tls12: false,
             danger_certificate_expiry: None,
         };
-        Manager::start_on(self.disk.clone(), config, new).await
+        Manager::start_on(self.disk.clone(), config, start).await
     }
 
     fn cluster(&self) -> waxseal_cluster::objects::Cluster {
