@@ -2,9 +2,12 @@
 
 use prost_types::Duration;
 
-use crate::objects::{
-    Annotations, CaConfig, Cluster, ClusterSpec, DispatcherConfig, EncryptionConfig,
-    OrchestrationConfig, RaftConfig, RootCa, TaskDefaults, UnlockKeyRecord,
+use crate::{
+    feature::FEATURE_LEVEL,
+    objects::{
+        Annotations, CaConfig, Cluster, ClusterSpec, DispatcherConfig, EncryptionConfig,
+        OrchestrationConfig, RaftConfig, RootCa, TaskDefaults, UnlockKeyRecord,
+    },
 };
 
 /// Certificates of nodes are valid for 90 days (swarmkit's default).
@@ -46,7 +49,7 @@ pub fn new_cluster(new: NewCluster) -> Cluster {
         subnet_size: DEFAULT_SUBNET_SIZE,
         data_path_port: DEFAULT_DATA_PATH_PORT,
         unlock_key: new.unlock_key.map(|key| UnlockKeyRecord { key, epoch: 1 }),
-        feature_level: 1,
+        feature_level: FEATURE_LEVEL,
         incarnation: 1,
     }
 }

@@ -232,8 +232,8 @@ mod tests {
         },
         state::State,
         testing::{
-            bootstrapped, create_secret, create_service, create_worker, report, run, service_spec,
-            with_running_service,
+            bootstrapped, create_secret, create_service, create_worker, describe, report, run,
+            service_spec, with_running_service,
         },
     };
 
@@ -364,10 +364,15 @@ mod tests {
         let ready = Op::ObserveNodes(ObserveNodes {
             nodes: vec![NodeObservation {
                 node_id: "w1".into(),
-                description: Some(NodeDescription {
-                    hostname: "vm".into(),
-                    ..NodeDescription::default()
-                }),
+                description: {
+                    let mut node = Node::default();
+                    describe(&mut node, &[("Waxseal", "host"), ("Waxseal", "level-2")]);
+                    let description = node.description.unwrap();
+                    Some(NodeDescription {
+                        hostname: "vm".into(),
+                        ..description
+                    })
+                },
                 status: Some(NodeStatus {
                     state: NodeState::Ready.into(),
                     ..NodeStatus::default()
@@ -387,6 +392,7 @@ mod tests {
             node_id: "w1".into(),
             spec: Some(NodeSpec {
                 availability: Availability::Drain.into(),
+                desired_role: NodeRole::Manager.into(),
                 ..NodeSpec::default()
             }),
             role: Some(NodeRole::Manager.into()),

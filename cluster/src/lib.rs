@@ -18,6 +18,7 @@ mod change;
 mod codec;
 mod defaults;
 pub mod events;
+mod feature;
 mod ids;
 mod index;
 mod lookup;
@@ -43,6 +44,7 @@ pub use codec::{
     decode_command, encode_batch, encode_command,
 };
 pub use defaults::{NewCluster, default_cluster_spec, new_cluster};
+pub use feature::{FEATURE_LEVEL, described_level, feature_level_plugin, is_ours};
 pub use ids::new_id;
 pub use lookup::Lookup;
 pub use meta::version_of;

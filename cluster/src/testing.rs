@@ -10,9 +10,10 @@ use crate::{
     objects::{
         Actor, Annotations, Bootstrap, ChangeTasks, Command, Config, ConfigReference, ConfigSpec,
         ContainerSpec, CreateConfig, CreateNode, CreateSecret, CreateService, FileTarget, Node,
-        NodeRole, NodeSpec, ReplicatedService, ReportTasks, RootCa, Secret, SecretReference,
-        SecretSpec, Service, ServiceSpec, Task, TaskChange, TaskReport, TaskSpec, TaskState,
-        TaskStatus, actor::Who, command::Op, config_reference, service_spec::Mode, task_change,
+        NodeRole, NodeSpec, PluginDescription, ReplicatedService, ReportTasks, RootCa, Secret,
+        SecretReference, SecretSpec, Service, ServiceSpec, Task, TaskChange, TaskReport, TaskSpec,
+        TaskState, TaskStatus, actor::Who, command::Op, config_reference, service_spec::Mode,
+        task_change,
     },
     state::State,
     vault::Vault,
@@ -84,6 +85,16 @@ pub(crate) fn node(id: &str, role: NodeRole) -> Node {
         }),
         ..Node::default()
     }
+}
+
+/// Makes a node describe itself with these plugins, (type, name).
+pub(crate) fn describe(node: &mut Node, plugins: &[(&str, &str)]) {
+    let plugins = plugins.iter().map(|(kind, name)| PluginDescription {
+        r#type: (*kind).into(),
+        name: (*name).into(),
+    });
+    let description = node.description.get_or_insert_default();
+    description.engine.get_or_insert_default().plugins = plugins.collect();
 }
 
 pub(crate) fn create_worker(id: &str) -> Op {

@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 use waxseal_cluster::timestamp;
-use waxseal_wire::waxseal::{HelloRequest, HelloResponse, hello_server};
+use waxseal_wire::{
+    FEATURE_LEVEL, FEATURES,
+    waxseal::{HelloRequest, HelloResponse, hello_server},
+};
 
 use crate::core::Core;
-
-/// What this binary can do, by name.
-pub(crate) const FEATURES: [&str; 1] = ["native-tasks"];
-/// The newest cluster feature level this binary serves.
-pub const FEATURE_LEVEL: u32 = 1;
 
 /// Serves `Hello`, also to callers without a certificate.
 pub(crate) struct HelloService(pub(crate) Arc<Core>);
@@ -25,7 +23,7 @@ impl hello_server::Hello for HelloService {
         Ok(Response::new(HelloResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             feature_level: FEATURE_LEVEL,
-            features: FEATURES.map(str::to_owned).to_vec(),
+            features: FEATURES.iter().map(|name| (*name).to_owned()).collect(),
             server_time: Some(timestamp(self.0.clock.now())),
         }))
     }

@@ -135,8 +135,11 @@ mod tests {
     use super::*;
     use crate::{
         change::Applied,
-        objects::{IssuanceStatus, NodeRole, UpdateNode, command::Op},
-        testing::{at, bootstrapped, create_worker, run},
+        objects::{
+            IssuanceStatus, ManagerStatus, NodeObservation, NodeRole, ObserveNodes, UpdateNode,
+            command::Op,
+        },
+        testing::{MANAGER, at, bootstrapped, create_worker, describe, node, run},
     };
 
     fn certificate(state: IssuanceState, serial: u8) -> Certificate {
@@ -206,10 +209,32 @@ mod tests {
         let role = |role: NodeRole| {
             Op::UpdateNode(UpdateNode {
                 node_id: "w1".into(),
+                spec: Some(node("w1", role).spec.unwrap()),
                 role: Some(role.into()),
                 ..UpdateNode::default()
             })
         };
+        let mut described = node("w1", NodeRole::Worker);
+        describe(
+            &mut described,
+            &[("Waxseal", "host"), ("Waxseal", "level-9")],
+        );
+        let described = Op::ObserveNodes(ObserveNodes {
+            nodes: vec![NodeObservation {
+                node_id: "w1".into(),
+                description: described.description,
+                ..NodeObservation::default()
+            }],
+        });
+        run(&mut state, described).unwrap();
+        let leader = Op::ObserveNodes(ObserveNodes {
+            nodes: vec![NodeObservation {
+                node_id: MANAGER.into(),
+                manager_status: Some(ManagerStatus::default()),
+                ..NodeObservation::default()
+            }],
+        });
+        run(&mut state, leader).unwrap();
         run(&mut state, role(NodeRole::Manager)).unwrap();
         request(&mut state, certificate(IssuanceState::Renew, 1)).unwrap();
         run(&mut state, role(NodeRole::Worker)).unwrap();

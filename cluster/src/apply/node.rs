@@ -5,12 +5,14 @@ use std::sync::Arc;
 use super::{Effect, check_version_if_given};
 use crate::{
     change::{Change, Refusal},
+    feature::{described_level, is_ours},
     meta::Stamp,
     needs,
     objects::{
-        Ban, CreateNode, Node, NodeObservation, NodeRole, NodeState, ObserveNodes, RemoveNode,
-        TaskState, TaskStatus, UpdateNode,
+        Ban, CreateNode, Node, NodeObservation, NodeRole, NodeState, ObserveNodes, Reachability,
+        RemoveNode, TaskState, TaskStatus, UpdateNode,
     },
+    plan::{desired_role, has_quorum},
     state::State,
     timestamps::later,
 };
@@ -54,6 +56,7 @@ impl State {
             node.certified_until = certificate.not_after;
         }
         node.status.get_or_insert_default();
+        node.ever_manager = node.role() == NodeRole::Manager;
         node.meta = stamp.created();
         Ok(node)
     }
@@ -64,19 +67,74 @@ impl State {
         if let Some(spec) = op.spec {
             new.spec = Some(spec);
         }
-        if let Some(role) = op.role {
-            new.role = NodeRole::try_from(role)
-                .map_err(|_| Refusal::invalid("the node's role is unknown"))?
-                .into();
+        match (wants_manager(&old), wants_manager(&new)) {
+            (false, true) => self.check_promotion(&old)?,
+            (true, false) => self.check_demotion(&old)?,
+            _ => {}
         }
-        if wants_manager(&old) && !wants_manager(&new) && !self.has_other_manager(&old.id) {
+        check_version_if_given(op.expected_version, old.meta.as_ref())?;
+        if let Some(role) = op.role {
+            let role = NodeRole::try_from(role)
+                .map_err(|_| Refusal::invalid("the node's role is unknown"))?;
+            set_role(&mut new, role)?;
+        }
+        new.meta = stamp.updated(old.meta.as_ref());
+        Ok(self.set_node(&op.node_id, Some(new)).into())
+    }
+
+    /// Whether a worker may be made a manager.
+    fn check_promotion(&self, node: &Node) -> Result<(), Refusal> {
+        let id = &node.id;
+        if node.description.is_none() {
+            return Err(Refusal::precondition(format!(
+                "node {id} has not said yet what it can do; promote it once `docker node ls` \
+                 shows it as Ready"
+            )));
+        }
+        if !is_ours(node) {
+            return Err(Refusal::precondition(format!(
+                "node {id} is a Docker Engine, which can only be a worker of this cluster; it \
+                 stays a worker"
+            )));
+        }
+        let level = described_level(node).unwrap_or_default();
+        let needed = self
+            .cluster
+            .as_ref()
+            .map_or(0, |cluster| cluster.feature_level);
+        if level < needed {
+            return Err(Refusal::precondition(format!(
+                "node {id} has feature level {level} and the managers of this cluster have \
+                 {needed}; update waxseal on that node, then promote it"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether the others go on without this manager, as far as the record says who is
+    /// reached; the loop that owns roles looks again before it takes the node out.
+    fn check_demotion(&self, node: &Node) -> Result<(), Refusal> {
+        let others = || {
+            let nodes = self.nodes.values();
+            nodes.filter(|other| other.id != node.id && wants_manager(other))
+        };
+        if !others().any(|other| other.manager_status.is_some()) {
             return Err(Refusal::precondition(
                 "attempting to demote the last manager of the swarm",
             ));
         }
-        check_version_if_given(op.expected_version, old.meta.as_ref())?;
-        new.meta = stamp.updated(old.meta.as_ref());
-        Ok(self.set_node(&op.node_id, Some(new)).into())
+        if node.manager_status.is_none() {
+            return Ok(());
+        }
+        let statuses = || others().filter_map(|other| other.manager_status.as_ref());
+        let reachable = statuses()
+            .filter(|status| status.leader || status.reachability() == Reachability::Reachable);
+        if !has_quorum(reachable.count(), statuses().count()) {
+            return Err(Refusal::precondition(
+                "can't remove member from the raft: this would result in a loss of quorum",
+            ));
+        }
+        Ok(())
     }
 
     /// Removes a node, bans its id and orphans its tasks.
@@ -164,18 +222,24 @@ impl State {
             .map(Arc::clone)
             .ok_or_else(|| Refusal::not_found("node", id))
     }
-
-    fn has_other_manager(&self, id: &str) -> bool {
-        self.nodes
-            .values()
-            .any(|node| node.id != id && wants_manager(node))
-    }
 }
 
 fn wants_manager(node: &Node) -> bool {
-    node.spec
-        .as_ref()
-        .is_some_and(|spec| spec.desired_role() == NodeRole::Manager)
+    desired_role(node) == NodeRole::Manager
+}
+
+/// The wish may have changed since the role was planned.
+fn set_role(node: &mut Node, role: NodeRole) -> Result<(), Refusal> {
+    if desired_role(node) != role {
+        return Err(Refusal::Stale);
+    }
+    match role {
+        NodeRole::Manager => node.ever_manager = true,
+        // It is no member of the Raft group: who makes it a worker saw to that.
+        NodeRole::Worker => node.manager_status = None,
+    }
+    node.role = role.into();
+    Ok(())
 }
 
 /// The node as now known, or nothing if it is known so already.
@@ -187,7 +251,7 @@ fn observe(node: &Node, observation: NodeObservation, stamp: &Stamp) -> Option<N
     if observation.status.is_some() {
         new.status = observation.status;
     }
-    if observation.manager_status.is_some() {
+    if observation.manager_status.is_some() || observation.not_a_member {
         new.manager_status = observation.manager_status;
     }
     if observation.session_started {
@@ -206,7 +270,7 @@ mod tests {
     use crate::{
         meta::version_of,
         objects::{
-            Certificate, NodeDescription, NodeSpec, NodeStatus, RequestCertificate,
+            Certificate, ManagerStatus, NodeDescription, NodeSpec, NodeStatus, RequestCertificate,
             StoreCertificate, command::Op,
         },
         testing::{
@@ -373,6 +437,16 @@ mod tests {
             node: Some(node("manager2", NodeRole::Manager)),
         });
         run(&mut state, second).unwrap();
+        let joined = Op::ObserveNodes(ObserveNodes {
+            nodes: vec![NodeObservation {
+                node_id: "manager2".into(),
+                manager_status: Some(ManagerStatus::default()),
+                ..NodeObservation::default()
+            }],
+        });
+        // Who has not joined the others yet does not stand in for them.
+        assert!(run(&mut state, demote(1)).is_err());
+        run(&mut state, joined).unwrap();
         assert_eq!(run(&mut state, demote(7)).unwrap_err(), Refusal::Stale);
         run(&mut state, demote(1)).unwrap();
         let manager = state.node(MANAGER).unwrap();

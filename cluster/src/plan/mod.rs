@@ -7,6 +7,8 @@
 //! - [`schedule`]: tasks to nodes;
 //! - [`check_nodes`]: heartbeats to node states, and what follows from a node
 //!   that stays away;
+//! - [`plan_roles`]: what was asked of nodes to their roles, on record and in the Raft
+//!   group;
 //! - [`build_task`], [`attachments`], [`check_outgoing_task`]: what a task looks
 //!   like and what must hold of it before it is sent to a node.
 //!
@@ -19,6 +21,7 @@ mod nodes;
 mod orchestrator;
 mod outgoing;
 mod reaper;
+mod roles;
 mod scheduler;
 mod task;
 #[cfg(test)]
@@ -30,6 +33,8 @@ pub use orchestrator::{
     MAX_CHANGES, MAX_REPLICAS, MAX_TASK_BYTES, Planned, is_current, orchestrate,
 };
 pub use outgoing::{OutgoingFault, check_outgoing_task};
+pub use roles::{MemberView, RoleStep, RolesPlan, joins, keeps_quorum, plan_roles};
+pub(crate) use roles::{desired_role, has_quorum};
 pub use scheduler::{
     LABEL_NATIVE_TASKS, PLUGIN_ENGINE, PLUGIN_HOST, PLUGIN_LIMITS, PLUGIN_TYPE,
     constraint::{Constraint, ConstraintError, Operator, parse_constraints},

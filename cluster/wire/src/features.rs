@@ -4,8 +4,7 @@ use tonic::{Request, Status, metadata::MetadataValue};
 
 use crate::text::peer_text;
 
-/// The newest feature level of this binary.
-pub const FEATURE_LEVEL: u32 = 1;
+pub use waxseal_cluster::FEATURE_LEVEL;
 
 /// What this binary can do that a stock engine cannot, by name.
 pub const FEATURES: &[&str] = &["native-tasks"];

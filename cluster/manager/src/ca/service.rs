@@ -513,7 +513,7 @@ fn record_of(node: &Node) -> NodeRecord {
             .spec
             .as_ref()
             .is_some_and(|spec| spec.membership() == Membership::Accepted),
-        was_manager: node.manager_status.is_some() || node.role() == NodeRole::Manager,
+        was_manager: node.ever_manager || node.role() == NodeRole::Manager,
         public_key: node
             .certificate
             .as_ref()
