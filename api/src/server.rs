@@ -88,8 +88,12 @@ impl<C: Cluster> Api<C> {
     }
 
     /// Makes a command durable, within the time that a control call may take.
-    pub(crate) async fn propose(&self, actor: Actor, op: Op) -> Result<Applied, ApiError> {
-        in_time(self.cluster.deadline(), self.cluster.propose(actor, op)).await
+    pub(crate) fn propose(
+        &self,
+        actor: Actor,
+        op: Op,
+    ) -> impl Future<Output = Result<Applied, ApiError>> + Send {
+        in_time(self.cluster.deadline(), self.cluster.propose(actor, op))
     }
 
     /// Ends when the server is told to stop; for answers that have no end.

@@ -7,9 +7,11 @@ use std::ops::Range;
 
 use prost::Message;
 use prost_types::Timestamp;
-use zeroize::Zeroizing;
 
-use crate::objects::{Actor, Command, command::Op};
+use crate::{
+    Wiped,
+    objects::{Actor, Command, command::Op},
+};
 
 /// The newest command format that this binary writes and reads.
 pub const COMMAND_FORMAT: u32 = 1;
@@ -73,9 +75,9 @@ impl Command {
 ///
 /// # Errors
 /// [`CodecError::TooLarge`].
-pub fn encode_command(command: &Command) -> Result<Zeroizing<Vec<u8>>, CodecError> {
+pub fn encode_command(command: &Command) -> Result<Wiped, CodecError> {
     check_size(command.encoded_len())?;
-    Ok(Zeroizing::new(command.encode_to_vec()))
+    Ok(Wiped::new(command.encode_to_vec()))
 }
 
 /// The command in these bytes.
@@ -117,7 +119,7 @@ pub fn batch_takes(batch_bytes: usize, command_bytes: usize) -> bool {
 ///
 /// # Errors
 /// [`CodecError::TooLarge`] if one of them is; [`CodecError::Malformed`] if there is none.
-pub fn encode_batch<C: AsRef<[u8]>>(commands: &[C]) -> Result<Zeroizing<Vec<u8>>, CodecError> {
+pub fn encode_batch<C: AsRef<[u8]>>(commands: &[C]) -> Result<Wiped, CodecError> {
     if commands.is_empty() {
         return Err(MALFORMED_BATCH);
     }
@@ -125,7 +127,7 @@ pub fn encode_batch<C: AsRef<[u8]>>(commands: &[C]) -> Result<Zeroizing<Vec<u8>>
         .iter()
         .map(|command| LENGTH_BYTES + command.as_ref().len())
         .sum::<usize>();
-    let mut batch = Zeroizing::new(Vec::with_capacity(BATCH_HEAD_BYTES + size));
+    let mut batch = Wiped::new(Vec::with_capacity(BATCH_HEAD_BYTES + size));
     batch.push(BATCH_FORMAT);
     for command in commands {
         let command = command.as_ref();
@@ -206,7 +208,7 @@ mod tests {
     use super::*;
     use crate::testing::{command, create_config, create_secret};
 
-    fn encoded(name: &str, bytes: usize) -> Zeroizing<Vec<u8>> {
+    fn encoded(name: &str, bytes: usize) -> Wiped {
         encode_command(&command(1, create_secret("id", name, &vec![7; bytes]))).unwrap()
     }
 
@@ -294,7 +296,7 @@ mod tests {
 
     #[test]
     fn one_broken_command_leaves_the_others_readable() {
-        let broken = Zeroizing::new(b"\xff".to_vec());
+        let broken = Wiped::new(b"\xff".to_vec());
         let batch = encode_batch(&[encoded("a", 1), broken, encoded("b", 1)]).unwrap();
         let commands: Vec<_> = decode_batch(&batch).unwrap().collect();
         assert_eq!(commands.len(), 3);

@@ -36,6 +36,7 @@ mod testing;
 mod timestamps;
 mod validate;
 mod vault;
+mod wiped;
 
 pub use apply::bound_task_status;
 pub use change::{Applied, Change, Refusal};
@@ -51,7 +52,7 @@ pub use meta::version_of;
 pub use naming::{config_name, hostname, node_name, secret_name, service_name, task_name};
 pub use needs::{config_ids, is_final, observed_state, secret_ids};
 pub use record::ChangeRecord;
-pub use snapshot::{Restorer, SNAPSHOT_FORMAT};
+pub use snapshot::{FrozenState, Restorer, SNAPSHOT_FORMAT};
 pub use state::State;
 pub use timestamps::{date_time, timestamp};
 pub use validate::{
@@ -59,3 +60,4 @@ pub use validate::{
     validate_service_spec,
 };
 pub use vault::{PlainVault, Vault};
+pub use wiped::Wiped;

@@ -8,14 +8,15 @@
 use std::{iter, sync::Arc};
 
 use prost::Message;
-use zeroize::{Zeroize, Zeroizing};
+use prost_types::Timestamp;
 
 use crate::{
     change::Refusal,
     codec::CodecError,
-    objects::{Secret, StateSnapshot},
+    objects::{Ban, Cluster, Config, Node, Secret, Service, StateSnapshot, Task},
     state::{State, StoredSecret},
     vault::Vault,
+    wiped::{Wiped, wipe},
 };
 
 /// The newest snapshot format that this binary writes and reads.
@@ -23,54 +24,55 @@ pub const SNAPSHOT_FORMAT: u32 = 1;
 /// A piece of a snapshot ends after the object that brings it to this size, in bytes.
 const PIECE_BYTES: usize = 256 * 1024;
 
-impl State {
-    /// The whole state, payloads opened, for the sealed snapshot file only.
-    /// Wiped when dropped. [`State::snapshot_pieces`] needs less memory.
-    pub fn snapshot(&self) -> StateSnapshot {
-        let mut whole = self.snapshot_head();
-        whole.nodes = self.nodes.values().map(|node| (**node).clone()).collect();
-        whole.secrets = self.secrets.values().map(|s| self.opened(s)).collect();
-        whole.configs = self.configs.values().map(|c| (**c).clone()).collect();
-        whole.services = self.services.values().map(|s| (**s).clone()).collect();
-        whole.tasks = self.tasks.values().map(|task| (**task).clone()).collect();
-        whole.bans = self.bans.iter().cloned().collect();
-        whole.last_time = self.last_time;
-        whole
-    }
+/// The objects of a state as they were at one moment, without the indexes: quick to make, as
+/// objects and sealed payloads are shared. A snapshot is written from it while commands go on.
+pub struct FrozenState {
+    vault: Arc<dyn Vault>,
+    version: u64,
+    last_time: Option<Timestamp>,
+    cluster: Option<Arc<Cluster>>,
+    nodes: Vec<Arc<Node>>,
+    secrets: Vec<StoredSecret>,
+    configs: Vec<Arc<Config>>,
+    services: Vec<Arc<Service>>,
+    tasks: Vec<Arc<Task>>,
+    bans: Vec<Ban>,
+}
 
+impl FrozenState {
     /// The whole state as bytes, piece by piece; joined they are the encoding
     /// of [`State::snapshot`]. Payloads of one piece at a time are open.
-    pub fn snapshot_pieces(&self) -> impl Iterator<Item = Zeroizing<Vec<u8>>> {
+    pub fn pieces(&self) -> impl Iterator<Item = Wiped> {
         let one = |fill: &dyn Fn(&mut StateSnapshot)| {
             let mut piece = StateSnapshot::default();
             fill(&mut piece);
             encode(&piece)
         };
         let objects = iter::empty()
-            .chain(iter::once_with(|| encode(&self.snapshot_head())))
+            .chain(iter::once_with(|| encode(&self.head())))
             .chain(
                 self.nodes
-                    .values()
+                    .iter()
                     .map(move |node| one(&|p| p.nodes.push((**node).clone()))),
             )
             .chain(
                 self.secrets
-                    .values()
+                    .iter()
                     .map(move |stored| one(&|p| p.secrets.push(self.opened(stored)))),
             )
             .chain(
                 self.configs
-                    .values()
+                    .iter()
                     .map(move |config| one(&|p| p.configs.push((**config).clone()))),
             )
             .chain(
                 self.services
-                    .values()
+                    .iter()
                     .map(move |service| one(&|p| p.services.push((**service).clone()))),
             )
             .chain(
                 self.tasks
-                    .values()
+                    .iter()
                     .map(move |task| one(&|p| p.tasks.push((**task).clone()))),
             )
             .chain(
@@ -84,18 +86,19 @@ impl State {
         gather(objects)
     }
 
-    /// The state that [`State::snapshot`] was taken of.
-    ///
-    /// # Errors
-    /// [`Refusal::TooNew`] for a newer format; [`Refusal::Invalid`] if objects lack
-    /// ids or specs, or share an id or name.
-    pub fn restore(mut snapshot: StateSnapshot, vault: Arc<dyn Vault>) -> Result<State, Refusal> {
-        let mut restorer = Restorer::new(vault);
-        restorer.take(&mut snapshot)?;
-        restorer.finish()
+    fn whole(&self) -> StateSnapshot {
+        let mut whole = self.head();
+        whole.nodes = self.nodes.iter().map(|node| (**node).clone()).collect();
+        whole.secrets = self.secrets.iter().map(|s| self.opened(s)).collect();
+        whole.configs = self.configs.iter().map(|c| (**c).clone()).collect();
+        whole.services = self.services.iter().map(|s| (**s).clone()).collect();
+        whole.tasks = self.tasks.iter().map(|task| (**task).clone()).collect();
+        whole.bans.clone_from(&self.bans);
+        whole.last_time = self.last_time;
+        whole
     }
 
-    fn snapshot_head(&self) -> StateSnapshot {
+    fn head(&self) -> StateSnapshot {
         let mut head = StateSnapshot::default();
         head.format = SNAPSHOT_FORMAT;
         head.version = self.version;
@@ -114,6 +117,41 @@ impl State {
     }
 }
 
+impl State {
+    /// The objects as they are now.
+    pub fn freeze(&self) -> FrozenState {
+        FrozenState {
+            vault: Arc::clone(&self.vault),
+            version: self.version,
+            last_time: self.last_time,
+            cluster: self.cluster.clone(),
+            nodes: self.nodes.values().cloned().collect(),
+            secrets: self.secrets.values().cloned().collect(),
+            configs: self.configs.values().cloned().collect(),
+            services: self.services.values().cloned().collect(),
+            tasks: self.tasks.values().cloned().collect(),
+            bans: self.bans.iter().cloned().collect(),
+        }
+    }
+
+    /// The whole state, payloads opened, for the sealed snapshot file only.
+    /// Wiped when dropped. [`FrozenState::pieces`] needs less memory.
+    pub fn snapshot(&self) -> StateSnapshot {
+        self.freeze().whole()
+    }
+
+    /// The state that [`State::snapshot`] was taken of.
+    ///
+    /// # Errors
+    /// [`Refusal::TooNew`] for a newer format; [`Refusal::Invalid`] if objects lack
+    /// ids or specs, or share an id or name.
+    pub fn restore(mut snapshot: StateSnapshot, vault: Arc<dyn Vault>) -> Result<State, Refusal> {
+        let mut restorer = Restorer::new(vault);
+        restorer.take(&mut snapshot)?;
+        restorer.finish()
+    }
+}
+
 /// Puts a state together from the pieces of a snapshot.
 pub struct Restorer {
     state: State,
@@ -129,7 +167,7 @@ impl Restorer {
         }
     }
 
-    /// Adds the next piece, as [`State::snapshot_pieces`] made it (or several, joined).
+    /// Adds the next piece, as [`FrozenState::pieces`] made it (or several, joined).
     ///
     /// # Errors
     /// [`Refusal`] as for [`State::restore`]; [`Refusal::Invalid`] also for bytes
@@ -184,7 +222,7 @@ impl Restorer {
 
     fn take_secret(&mut self, mut secret: Secret) -> Result<(), Refusal> {
         let spec = secret.spec.as_mut().ok_or(malformed("secret"))?;
-        let payload = Zeroizing::new(std::mem::take(&mut spec.data));
+        let payload = Wiped::new(std::mem::take(&mut spec.data));
         let name = crate::naming::secret_name(&secret);
         let taken = self.state.secrets.contains_key(&secret.id)
             || self.state.secret_names.id_of(name).is_some();
@@ -235,14 +273,12 @@ fn malformed(part: &'static str) -> Refusal {
 }
 
 /// Sized once, so that no copy of a payload is left behind by growing.
-fn encode(piece: &StateSnapshot) -> Zeroizing<Vec<u8>> {
-    Zeroizing::new(piece.encode_to_vec())
+fn encode(piece: &StateSnapshot) -> Wiped {
+    Wiped::new(piece.encode_to_vec())
 }
 
 /// Joins small parts into pieces of about [`PIECE_BYTES`].
-fn gather(
-    parts: impl Iterator<Item = Zeroizing<Vec<u8>>>,
-) -> impl Iterator<Item = Zeroizing<Vec<u8>>> {
+fn gather(parts: impl Iterator<Item = Wiped>) -> impl Iterator<Item = Wiped> {
     let mut parts = parts.filter(|part| !part.is_empty());
     iter::from_fn(move || {
         let mut held = vec![parts.next()?];
@@ -252,7 +288,7 @@ fn gather(
             bytes += part.len();
             held.push(part);
         }
-        let mut piece = Zeroizing::new(Vec::with_capacity(bytes));
+        let mut piece = Wiped::new(Vec::with_capacity(bytes));
         for part in &held {
             piece.extend_from_slice(part);
         }
@@ -263,13 +299,13 @@ fn gather(
 impl Drop for StateSnapshot {
     fn drop(&mut self) {
         for spec in self.secrets.iter_mut().filter_map(|s| s.spec.as_mut()) {
-            spec.data.zeroize();
+            wipe(&mut spec.data);
         }
         if let Some(root) = self.cluster.as_mut().and_then(|c| c.root_ca.as_mut()) {
-            root.ca_key.zeroize();
+            wipe(&mut root.ca_key);
         }
         if let Some(key) = self.cluster.as_mut().and_then(|c| c.unlock_key.as_mut()) {
-            key.key.zeroize();
+            wipe(&mut key.key);
         }
     }
 }
@@ -367,7 +403,7 @@ mod tests {
             let name = format!("name{index}");
             run(&mut state, create_secret(&name, &name, &vec![7; 100_000])).unwrap();
         }
-        let pieces: Vec<_> = state.snapshot_pieces().collect();
+        let pieces: Vec<_> = state.freeze().pieces().collect();
         assert!(pieces.len() >= 7);
         for piece in &pieces {
             assert!(piece.len() < PIECE_BYTES + 101_000);

@@ -19,8 +19,7 @@ use crate::{
 
 /// The replicated state of a cluster.
 ///
-/// Cloning is cheap: objects and sealed payloads are shared. A clone is what a
-/// snapshot is written from while commands go on.
+/// Objects and sealed payloads are shared with whoever read them.
 #[derive(Clone)]
 pub struct State {
     pub(crate) vault: Arc<dyn Vault>,

@@ -72,12 +72,13 @@ impl Cluster for DaemonCluster {
         Ok(self.0.manager()?.read(read))
     }
 
-    async fn propose(&self, actor: Actor, op: Op) -> Result<Applied, ClusterError> {
-        self.0
-            .manager()?
-            .propose(actor, op)
-            .await
-            .map_err(cluster_error)
+    fn propose(
+        &self,
+        actor: Actor,
+        op: Op,
+    ) -> impl Future<Output = Result<Applied, ClusterError>> + Send {
+        let proposed = self.0.manager().map(|manager| manager.propose(actor, op));
+        async move { proposed?.await.map_err(cluster_error) }
     }
 
     async fn update_cluster(

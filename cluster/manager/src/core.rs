@@ -32,24 +32,29 @@ impl Core {
         read(&state)
     }
 
-    /// Makes a command durable and applies it.
-    pub(crate) async fn propose(&self, actor: Actor, op: Op) -> Result<Applied, ProposeError> {
+    /// Makes a command durable and applies it. Encoded before anybody waits: an operation is
+    /// large, and a future that held it would be copied with it at each layer above.
+    pub(crate) fn propose(
+        &self,
+        actor: Actor,
+        op: Op,
+    ) -> impl Future<Output = Result<Applied, ProposeError>> + Send + use<> {
         let command = Command::new(actor, timestamp(self.clock.now()), op);
-        let encoded = encode_command(&command)?;
-        drop(command);
-        self.proposer.propose(encoded).await
+        let encoded = encode_command(&command);
+        let proposer = self.proposer.clone();
+        async move { proposer.propose(encoded?).await }
     }
 
     /// Proposes on behalf of one of the manager's own parts.
-    pub(crate) async fn propose_as(
+    pub(crate) fn propose_as(
         &self,
         component: &'static str,
         op: Op,
-    ) -> Result<Applied, ProposeError> {
+    ) -> impl Future<Output = Result<Applied, ProposeError>> + Send + use<> {
         let actor = Actor {
             who: Some(actor::Who::Component(component.to_owned())),
         };
-        self.propose(actor, op).await
+        self.propose(actor, op)
     }
 }
 

@@ -253,8 +253,12 @@ impl Manager {
     ///
     /// # Errors
     /// [`ProposeError`].
-    pub async fn propose(&self, actor: Actor, op: Op) -> Result<Applied, ProposeError> {
-        self.core.propose(actor, op).await
+    pub fn propose(
+        &self,
+        actor: Actor,
+        op: Op,
+    ) -> impl Future<Output = Result<Applied, ProposeError>> + Send + use<> {
+        self.core.propose(actor, op)
     }
 
     /// Reads the state; what was acknowledged before the call is in it, since a

@@ -3,9 +3,8 @@
 use std::collections::VecDeque;
 
 use tokio::sync::{mpsc, oneshot};
-use waxseal_cluster::{Applied, CodecError, Refusal, batch_takes, encode_batch};
+use waxseal_cluster::{Applied, CodecError, Refusal, Wiped, batch_takes, encode_batch};
 use waxseal_raft_store::{LogFull, LogStore};
-use zeroize::Zeroizing;
 
 use crate::{
     error::ProposeError,
@@ -19,7 +18,7 @@ const QUEUE: usize = 4 * MAX_BATCH_COMMANDS;
 
 /// An encoded command and who waits for its outcome.
 struct Proposal {
-    command: Zeroizing<Vec<u8>>,
+    command: Wiped,
     reply: oneshot::Sender<Result<Applied, ProposeError>>,
 }
 
@@ -47,10 +46,7 @@ impl Proposer {
     }
 
     /// Makes an encoded command durable and applies it.
-    pub(crate) async fn propose(
-        &self,
-        command: Zeroizing<Vec<u8>>,
-    ) -> Result<Applied, ProposeError> {
+    pub(crate) async fn propose(&self, command: Wiped) -> Result<Applied, ProposeError> {
         let (reply, outcome) = oneshot::channel();
         self.queue
             .send(Proposal { command, reply })
@@ -77,15 +73,21 @@ async fn run(mut waiting: mpsc::Receiver<Proposal>, raft: Raft, log: LogStore<Ty
             }
         }
         let (commands, replies) = take_batch(&mut queue);
+        let had_company = replies.len() > 1;
         match write(commands, &raft, &log).await {
             Ok(outcomes) => answer_each(replies, outcomes),
             Err(error) => answer_all(replies, &error),
+        }
+        // Those who were answered just now may have more: the next batch waits for whoever is
+        // ready, and not for anybody else.
+        if had_company {
+            tokio::task::yield_now().await;
         }
     }
 }
 
 async fn write(
-    commands: Vec<Zeroizing<Vec<u8>>>,
+    commands: Vec<Wiped>,
     raft: &Raft,
     log: &LogStore<TypeConfig>,
 ) -> Result<Outcomes, ProposeError> {
@@ -109,7 +111,7 @@ async fn write(
 type Reply = oneshot::Sender<Result<Applied, ProposeError>>;
 
 /// The commands at the head of the queue that make one entry, and who waits for them.
-fn take_batch(queue: &mut VecDeque<Proposal>) -> (Vec<Zeroizing<Vec<u8>>>, Vec<Reply>) {
+fn take_batch(queue: &mut VecDeque<Proposal>) -> (Vec<Wiped>, Vec<Reply>) {
     let mut bytes = 0;
     let mut count = 0;
     for proposal in queue.iter().take(MAX_BATCH_COMMANDS) {

@@ -10,9 +10,8 @@ use openraft::{
         AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
     },
 };
-use waxseal_cluster::{Applied, Refusal};
+use waxseal_cluster::{Applied, Refusal, Wiped};
 use waxseal_raft_store::{Member, PayloadError, SnapshotData};
-use zeroize::Zeroizing;
 
 /// The random id of a manager's membership.
 pub(crate) type RaftId = u64;
@@ -37,7 +36,7 @@ pub(crate) type Raft = openraft::Raft<TypeConfig>;
 
 /// A batch of encoded commands, wiped when the last holder drops it.
 #[derive(Clone)]
-pub(crate) struct Payload(Arc<Zeroizing<Vec<u8>>>);
+pub(crate) struct Payload(Arc<Wiped>);
 
 impl Payload {
     /// The encoded batch.
@@ -46,8 +45,8 @@ impl Payload {
     }
 }
 
-impl From<Zeroizing<Vec<u8>>> for Payload {
-    fn from(batch: Zeroizing<Vec<u8>>) -> Payload {
+impl From<Wiped> for Payload {
+    fn from(batch: Wiped) -> Payload {
         Payload(Arc::new(batch))
     }
 }
@@ -69,7 +68,7 @@ impl waxseal_raft_store::Payload for Payload {
 
     fn decode(bytes: &[u8]) -> Result<Payload, PayloadError> {
         // Its commands are decoded, and their formats checked, when they are applied.
-        Ok(Payload(Arc::new(Zeroizing::new(bytes.to_vec()))))
+        Ok(Payload(Arc::new(Wiped::new(bytes.to_vec()))))
     }
 }
 

@@ -13,7 +13,7 @@ use openraft::{
 use prost::encoding::WireType;
 use tokio::sync::broadcast;
 use waxseal_cluster::{
-    Applied, ChangeRecord, Refusal, Restorer, State, Vault, date_time, decode_batch,
+    Applied, ChangeRecord, FrozenState, Refusal, Restorer, State, Vault, date_time, decode_batch,
     objects::Command,
 };
 use waxseal_raft_store::{Member, SnapshotData, SnapshotStore, StoreError, StoredSnapshot};
@@ -80,12 +80,38 @@ impl StateMachine {
         Arc::clone(&self.state)
     }
 
+    fn apply_entry(
+        &mut self,
+        entry: openraft::Entry<TypeConfig>,
+        news: &mut Vec<ChangeRecord>,
+    ) -> StorageResult<Outcomes> {
+        let outcomes = match entry.payload {
+            EntryPayload::Blank => Vec::new(),
+            EntryPayload::Membership(membership) => {
+                self.position.membership = StoredMembership::new(Some(entry.log_id), membership);
+                Vec::new()
+            }
+            EntryPayload::Normal(payload) => {
+                // The engine waits for ever on a state machine that panicked.
+                catch_unwind(AssertUnwindSafe(|| self.apply_batch(payload.batch(), news)))
+                    .unwrap_or(Err(ApplyError::Panicked))
+                    .map_err(|error| self.not_applied(entry.log_id, error))?
+            }
+        };
+        self.position.last_applied = Some(entry.log_id);
+        Ok(outcomes)
+    }
+
     /// Applies an entry's commands; the write lock is held for each of them alone.
-    fn apply_batch(&self, batch: &[u8]) -> Result<Outcomes, ApplyError> {
+    fn apply_batch(
+        &self,
+        batch: &[u8],
+        news: &mut Vec<ChangeRecord>,
+    ) -> Result<Outcomes, ApplyError> {
         let commands = decode_batch(batch)?;
         let mut outcomes = Vec::with_capacity(commands.len());
         for command in commands {
-            outcomes.push(self.apply_command(command?)?);
+            outcomes.push(self.apply_command(command?, news)?);
         }
         Ok(outcomes)
     }
@@ -99,7 +125,11 @@ impl StateMachine {
         StorageIOError::apply(log_id, cause).into()
     }
 
-    fn apply_command(&self, command: Command) -> Result<Result<Applied, Refusal>, ApplyError> {
+    fn apply_command(
+        &self,
+        command: Command,
+        news: &mut Vec<ChangeRecord>,
+    ) -> Result<Result<Applied, Refusal>, ApplyError> {
         let time = command.time.as_ref().and_then(date_time);
         let outcome = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -112,8 +142,7 @@ impl StateMachine {
             }
             Ok(applied) if !applied.changes.is_empty() && self.monitor.is_live() => {
                 let time = time.unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
-                // Nobody may be listening.
-                let _ = self.changes.send(ChangeRecord {
+                news.push(ChangeRecord {
                     time,
                     changes: applied.changes.clone(),
                 });
@@ -205,37 +234,30 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         I: IntoIterator<Item = openraft::Entry<TypeConfig>> + Send,
         I::IntoIter: Send,
     {
-        let mut answers = Vec::new();
-        for entry in entries {
-            let outcomes = match entry.payload {
-                EntryPayload::Blank => Vec::new(),
-                EntryPayload::Membership(membership) => {
-                    self.position.membership =
-                        StoredMembership::new(Some(entry.log_id), membership);
-                    Vec::new()
-                }
-                EntryPayload::Normal(payload) => {
-                    // The engine waits for ever on a state machine that panicked.
-                    catch_unwind(AssertUnwindSafe(|| self.apply_batch(payload.batch())))
-                        .unwrap_or(Err(ApplyError::Panicked))
-                        .map_err(|error| self.not_applied(entry.log_id, error))?
-                }
-            };
-            self.position.last_applied = Some(entry.log_id);
-            answers.push(outcomes);
+        let mut news = Vec::new();
+        let answers = entries
+            .into_iter()
+            .map(|entry| self.apply_entry(entry, &mut news))
+            .collect();
+        // Told together, before anybody is answered: a follower that is woken for
+        // each of them costs more than the command.
+        for record in news {
+            // Nobody may be listening.
+            let _ = self.changes.send(record);
         }
-        Ok(answers)
+        answers
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         Builder {
             monitor: self.monitor.clone(),
             // Objects are shared, so the copy is small and appliers do not wait for the disk.
-            state: self
-                .state
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
+            state: Arc::new(
+                self.state
+                    .read()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .freeze(),
+            ),
             position: self.position.clone(),
             snapshots: self.snapshots.clone(),
         }
@@ -281,7 +303,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
 /// Writes a snapshot of the state as it was when the builder was made.
 pub(crate) struct Builder {
-    state: State,
+    state: Arc<FrozenState>,
     position: Position,
     snapshots: SnapshotStore,
     monitor: Monitor,
@@ -300,10 +322,10 @@ impl Builder {
             last_membership: membership,
             snapshot_id: format!("{term}-{index}"),
         };
-        let (state, snapshots) = (self.state.clone(), self.snapshots.clone());
+        let (state, snapshots) = (Arc::clone(&self.state), self.snapshots.clone());
         let writing = move || {
             let draft = snapshots.begin()?;
-            for piece in state.snapshot_pieces() {
+            for piece in state.pieces() {
                 draft.write(&piece)?;
             }
             snapshots.install(&meta, SnapshotData::Draft(draft))
@@ -351,7 +373,7 @@ fn anyerror_of(error: &(dyn std::error::Error + 'static)) -> openraft::AnyError 
 mod tests {
     use prost::Message;
     use waxseal_autolock::{Dek, DekRing, Owner};
-    use waxseal_cluster::{CodecError, PlainVault, objects::StateSnapshot};
+    use waxseal_cluster::{CodecError, PlainVault, Wiped, objects::StateSnapshot};
     use waxseal_raft_store::{DangerSimDisk, StoreOptions};
 
     use super::*;
@@ -362,7 +384,8 @@ mod tests {
         let world = World::with_secret(&[1; 3_000]);
         let whole: Vec<u8> = world
             .state
-            .snapshot_pieces()
+            .freeze()
+            .pieces()
             .flat_map(|piece| piece.to_vec())
             .collect();
         let expected = StateSnapshot::decode(&whole[..]).unwrap();
@@ -407,7 +430,7 @@ mod tests {
         let leader = openraft::CommittedLeaderId::new(1, 7);
         openraft::Entry {
             log_id: LogId::new(leader, index),
-            payload: EntryPayload::Normal(Zeroizing::new(batch).into()),
+            payload: EntryPayload::Normal(Wiped::new(batch).into()),
         }
     }
 

@@ -235,7 +235,7 @@ fn bytes(state: &State) -> Vec<u8> {
 
 fn restored(state: &State) -> State {
     let mut restorer = Restorer::new(Arc::new(FlippingVault));
-    for piece in state.snapshot_pieces() {
+    for piece in state.freeze().pieces() {
         restorer.add(&piece).unwrap();
     }
     restorer.finish().unwrap()
@@ -319,7 +319,7 @@ proptest! {
                 let _ = state.apply(command(*time, op));
             }
         }
-        let joined: Vec<u8> = state.snapshot_pieces().flat_map(|piece| piece.to_vec()).collect();
+        let joined: Vec<u8> = state.freeze().pieces().flat_map(|piece| piece.to_vec()).collect();
         prop_assert_eq!(&joined, &bytes(&state));
         let again = State::restore(state.snapshot(), Arc::new(FlippingVault)).unwrap();
         prop_assert_eq!(bytes(&again), joined);

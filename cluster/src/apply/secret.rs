@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use waxseal_secrets::{Kind, check_labels, check_update};
-use zeroize::Zeroizing;
 
 use super::{Effect, check_version};
 use crate::{
+    Wiped,
     change::Refusal,
     index::{User, Users},
     meta::Stamp,
@@ -29,7 +29,7 @@ impl State {
             .as_mut()
             .ok_or(Refusal::missing("secret spec"))?;
         // Wiped when this function ends, refused or not.
-        let payload = Zeroizing::new(std::mem::take(&mut spec.data));
+        let payload = Wiped::new(std::mem::take(&mut spec.data));
         validate_secret_parts(spec, payload.len())?;
         if secret.id.is_empty() {
             return Err(Refusal::missing("secret id"));
@@ -51,7 +51,7 @@ impl State {
         stamp: &Stamp,
     ) -> Result<Effect, Refusal> {
         let mut spec = op.spec.ok_or(Refusal::missing("secret spec"))?;
-        let data = Zeroizing::new(std::mem::take(&mut spec.data));
+        let data = Wiped::new(std::mem::take(&mut spec.data));
         let old = self
             .secret(&op.secret_id)
             .ok_or_else(|| Refusal::not_found("secret", &op.secret_id))?;
