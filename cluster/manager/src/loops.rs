@@ -28,6 +28,12 @@ const TICK: Duration = Duration::from_secs(10);
 /// Rounds of planning without a pause; the rest waits for the next wake-up, so
 /// that a plan which never settles cannot take the manager with it.
 const MAX_ROUNDS: usize = 32;
+/// A plan looks at every node and task. After a look that found nothing to do, the next one
+/// waits this many times as long as it took, so that a flood of changes (joins, reports)
+/// leaves processor and state to others.
+const REST: u32 = 32;
+/// At most, so that a look which was held up holds nobody up.
+const LONGEST_REST: Duration = Duration::from_millis(200);
 /// Pause after planning stopped at [`MAX_ROUNDS`] or a write failed.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -40,6 +46,14 @@ pub(crate) struct Loops {
     pub(crate) connections: Connections,
     pub(crate) plan_due: Notify,
     pub(crate) stopped: CancellationToken,
+}
+
+/// When to plan again.
+struct Settled {
+    /// At the latest.
+    wake: Duration,
+    /// Not before.
+    rest: Duration,
 }
 
 impl Loops {
@@ -120,14 +134,21 @@ impl Loops {
         self.ca.sign_pending().await;
         let mut last_signing = Instant::now();
         loop {
-            let wake = match self.plan_until_settled(serving_since).await {
-                Ok(wake) => wake,
+            let Settled { wake, rest } = match self.plan_until_settled(serving_since).await {
+                Ok(settled) => settled,
                 Err(ProposeError::Stopped) => return,
                 Err(error) => {
                     tracing::warn!(%error, "a plan could not be carried out; it is tried again");
-                    PAUSE
+                    Settled {
+                        wake: PAUSE,
+                        rest: Duration::ZERO,
+                    }
                 }
             };
+            tokio::select! {
+                () = tokio::time::sleep(rest) => {}
+                () = self.stopped.cancelled() => return,
+            }
             tokio::select! {
                 () = self.plan_due.notified() => {}
                 () = tokio::time::sleep(wake.min(TICK)) => {}
@@ -141,21 +162,26 @@ impl Loops {
     }
 
     /// Runs the plans until none asks for anything; answers when to run again.
-    async fn plan_until_settled(&self, serving_since: Instant) -> Result<Duration, ProposeError> {
+    async fn plan_until_settled(&self, serving_since: Instant) -> Result<Settled, ProposeError> {
         let mut wake = TICK;
         for _ in 0..MAX_ROUNDS {
+            let begin = Instant::now();
             let (asked, node_wake) = self.plan_nodes(serving_since).await?;
             let (changed, service_wake) = self.plan_services().await?;
             let scheduled = self.plan_placement().await?;
             wake = node_wake.min(service_wake);
             if !asked && !changed && !scheduled {
-                return Ok(wake);
+                let rest = begin.elapsed().saturating_mul(REST).min(LONGEST_REST);
+                return Ok(Settled { wake, rest });
             }
             if self.stopped.is_cancelled() {
                 return Err(ProposeError::Stopped);
             }
         }
-        Ok(wake.min(PAUSE))
+        Ok(Settled {
+            wake: wake.min(PAUSE),
+            rest: Duration::ZERO,
+        })
     }
 
     async fn plan_nodes(&self, serving_since: Instant) -> Result<(bool, Duration), ProposeError> {
