@@ -152,7 +152,7 @@ impl Ca {
                 .collect()
         });
         for node_id in pending {
-            self.sign(&node_id).await;
+            self.sign(&node_id, None).await;
         }
     }
 
@@ -209,7 +209,8 @@ impl Ca {
         // 4. Signed and stored behind the caller's back; the status call waits for it.
         let this = Arc::clone(self);
         let signed_id = node_id.clone();
-        self.tasks.spawn(async move { this.sign(&signed_id).await });
+        self.tasks
+            .spawn(async move { this.sign(&signed_id, Some(csr)).await });
         Ok(IssueNodeCertificateResponse {
             node_id,
             node_membership: Membership::Accepted.into(),
@@ -311,15 +312,18 @@ impl Ca {
         Ok(node_id)
     }
 
-    /// Signs a node's recorded request and stores the certificate.
-    async fn sign(&self, node_id: &str) {
+    /// Signs a node's recorded request and stores the certificate. `checked` is the request if
+    /// it was read just now; another one on record is read anew.
+    async fn sign(&self, node_id: &str, checked: Option<Csr>) {
         let Some(node) = self.core.read(|state| state.node(node_id).cloned()) else {
             return;
         };
         let Some(request) = node.certificate.clone() else {
             return;
         };
-        let signed = self.signed(&node, &request);
+        let digest = request.public_key_digest.as_slice();
+        let checked = checked.filter(|csr| csr.public_key_digest().as_bytes() == digest);
+        let signed = self.signed(&node, &request, checked);
         let certificate = match signed {
             Ok(issued) => Certificate {
                 not_after: Some(timestamp(issued.identity.not_after)),
@@ -360,9 +364,13 @@ impl Ca {
         &self,
         node: &Node,
         request: &Certificate,
+        checked: Option<Csr>,
     ) -> Result<waxseal_ca::IssuedCertificate, String> {
         let issuer = self.issuer.load();
-        let csr = Csr::parse(&request.csr).map_err(|error| error.to_string())?;
+        let csr = match checked {
+            Some(csr) => csr,
+            None => Csr::parse(&request.csr).map_err(|error| error.to_string())?,
+        };
         let serial = Serial::from_bytes(&request.serial).map_err(|error| error.to_string())?;
         let profile = NodeProfile {
             cluster_id: issuer.cluster_id.clone(),
