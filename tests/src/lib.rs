@@ -8,6 +8,7 @@
 mod cli;
 mod dockerd;
 mod engine;
+pub mod fault;
 mod golden;
 mod leftovers;
 mod load;

@@ -19,6 +19,8 @@ pub fn long_run() -> bool {
 pub struct Machine {
     /// Our binary, from the same build as the test.
     pub waxseal: PathBuf,
+    /// The same on a disk with faults.
+    pub waxseal_fault: PathBuf,
     /// The stock engine.
     pub dockerd: PathBuf,
     /// The stock CLI.
@@ -46,6 +48,7 @@ impl Machine {
         require("setpriv", "util-linux")?;
         let machine = Machine {
             waxseal: built("waxseal")?,
+            waxseal_fault: built("waxseal-fault")?,
             dockerd: require("dockerd", "docker.io")?,
             docker: require("docker", "docker.io")?,
         };

@@ -12,8 +12,10 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
-use crate::{Cli, Engine, Running, Scene, eventually};
+use crate::{Cli, Engine, Running, Scene, eventually, fault::SOCKET_VARIABLE};
 
+/// Name of the socket where faults are set.
+const FAULT_SOCKET: &str = "fault";
 /// Until a daemon answers.
 const START: Duration = Duration::from_secs(20);
 /// Until a daemon has stopped.
@@ -30,6 +32,10 @@ pub struct DaemonOptions {
     pub wrapper: Vec<String>,
     /// More environment.
     pub environment: Vec<(&'static str, String)>,
+    /// Whether its disk can be given faults, by a [`Fault`](crate::fault::Fault).
+    pub faults: bool,
+    /// Whether it logs at info only: for many runs, whose logs nobody searches.
+    pub quiet: bool,
 }
 
 /// A daemon of ours with directories of its own. Dropped, it is killed.
@@ -74,7 +80,14 @@ impl Waxseal {
             .clone()
             .unwrap_or_else(|| dir.join("data"));
         let path = |path: &Path| path.display().to_string();
-        let program = scene.machine().waxseal.clone();
+        let program = match options.faults {
+            true => scene.machine().waxseal_fault.clone(),
+            false => scene.machine().waxseal.clone(),
+        };
+        let mut environment = options.environment.clone();
+        if options.faults {
+            environment.push((SOCKET_VARIABLE, path(&dir.join(FAULT_SOCKET))));
+        }
         let mut words = options.wrapper.clone();
         words.extend([
             path(&program),
@@ -88,7 +101,7 @@ impl Waxseal {
             "--pidfile".to_owned(),
             path(&dir.join("pid")),
             "--log-level".to_owned(),
-            "trace".to_owned(),
+            if options.quiet { "info" } else { "trace" }.to_owned(),
         ]);
         words.extend(options.arguments.iter().cloned());
         Ok(Waxseal {
@@ -97,7 +110,7 @@ impl Waxseal {
             cli: Cli::new(scene, &program, &socket),
             engine: Engine::new(&socket),
             words,
-            environment: options.environment.clone(),
+            environment,
             dir,
             data_root,
             running: None,
@@ -219,6 +232,10 @@ impl Waxseal {
     #[must_use]
     pub fn exec_root(&self) -> PathBuf {
         self.dir.join("exec")
+    }
+
+    pub(crate) fn fault_socket(&self) -> PathBuf {
+        self.dir.join(FAULT_SOCKET)
     }
 
     /// What it logged, at trace, in all its runs.
