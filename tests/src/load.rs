@@ -56,6 +56,12 @@ impl SecretLoad {
         }
     }
 
+    /// The content of the secret with a name.
+    #[must_use]
+    pub fn content(name: &str) -> Vec<u8> {
+        format!("content of {name} ").repeat(20).into_bytes()
+    }
+
     /// How many were acknowledged so far.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -88,7 +94,7 @@ fn create(
             break;
         }
         let name = format!("{prefix}-{number}");
-        let data = format!("content of {name} ").repeat(20).into_bytes();
+        let data = SecretLoad::content(&name);
         let body = json!({"Name": name, "Labels": {"of": name}, "Data": STANDARD.encode(&data)});
         let answer = connection
             .call("POST", "/secrets/create", Some(&body))?

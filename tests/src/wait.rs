@@ -8,7 +8,9 @@ use std::{
 
 use anyhow::{Result, bail};
 
-/// Between two looks.
+/// Between the first two looks; each further pause is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(4);
+/// No pause is longer.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Looks until `look` gives `Ok`; its last error is the reason if it never does.
@@ -21,14 +23,16 @@ pub fn eventually<T>(
     mut look: impl FnMut() -> Result<T>,
 ) -> Result<T> {
     let begin = Instant::now();
+    let mut pause = FIRST_PAUSE;
     loop {
         match look() {
             Ok(found) => return Ok(found),
             Err(error) if begin.elapsed() >= limit => {
                 return Err(error.context(format!("{what}: not within {limit:?}")));
             }
-            Err(_) => sleep(PAUSE),
+            Err(_) => sleep(pause),
         }
+        pause = PAUSE.min(2 * pause);
     }
 }
 
