@@ -15,5 +15,5 @@ pub use object::{
     Kind, MAX_CONFIG_BYTES, MAX_LABELS_BYTES, MAX_NAME_BYTES, MAX_SECRET_BYTES, ObjectError,
     check_driver, check_labels, check_name, check_payload, check_update,
 };
-pub use reference::{Reference, ReferenceError, Target, check_references};
+pub use reference::{Reference, ReferenceError, Target, TargetFiles};
 pub use target::{FileTarget, TargetError};

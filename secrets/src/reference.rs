@@ -55,7 +55,7 @@ pub enum ReferenceError {
     /// The file target is wrong.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// Two references want the same file.
+    /// Two references of one kind want the same file.
     #[error("{kind} references '{first}' and '{second}' have a conflicting target: '{target}'")]
     Conflict {
         /// What is referred to.
@@ -67,23 +67,55 @@ pub enum ReferenceError {
         /// The second one's target, as given.
         target: String,
     },
+    /// A secret and a config want the same file.
+    #[error(
+        "{first_kind} reference '{first}' and {kind} reference '{second}' have a conflicting target: '{target}'"
+    )]
+    ConflictOfKinds {
+        /// What came first.
+        first_kind: Kind,
+        /// Name of the object that came first.
+        first: String,
+        /// What came second.
+        kind: Kind,
+        /// Name of the object that came second.
+        second: String,
+        /// The second one's target, as given.
+        target: String,
+    },
 }
 
-/// Checks all references of one kind in a service and gives their file targets
-/// in the same order; a runtime target gives none.
+/// The files that the references of one service make, secrets and configs together.
 ///
 /// Targets are compared as absolute paths (`x` and `/run/secrets/x` are one
 /// secret file), and a file may not lie under another file.
-///
-/// # Errors
-/// [`ReferenceError`] of the first reference that is wrong.
-pub fn check_references<'a>(
-    kind: Kind,
-    references: impl IntoIterator<Item = Reference<'a>>,
-) -> Result<Vec<Option<FileTarget>>, ReferenceError> {
-    let mut by_path: BTreeMap<String, &'a str> = BTreeMap::new();
-    let mut targets = Vec::new();
-    for reference in references {
+#[derive(Clone, Debug, Default)]
+pub struct TargetFiles {
+    by_path: BTreeMap<String, (Kind, String)>,
+}
+
+impl TargetFiles {
+    /// Checks all references of one kind against each other and those before, and
+    /// gives their file targets in the same order; a runtime target gives none.
+    ///
+    /// # Errors
+    /// [`ReferenceError`] of the first reference that is wrong.
+    pub fn add<'a>(
+        &mut self,
+        kind: Kind,
+        references: impl IntoIterator<Item = Reference<'a>>,
+    ) -> Result<Vec<Option<FileTarget>>, ReferenceError> {
+        references
+            .into_iter()
+            .map(|reference| self.add_one(kind, reference))
+            .collect()
+    }
+
+    fn add_one(
+        &mut self,
+        kind: Kind,
+        reference: Reference<'_>,
+    ) -> Result<Option<FileTarget>, ReferenceError> {
         if reference.id.is_empty() || reference.name.is_empty() {
             return Err(ReferenceError::Malformed { kind });
         }
@@ -91,10 +123,7 @@ pub fn check_references<'a>(
             (None, _) | (Some(Target::Runtime), Kind::Secret) => {
                 return Err(ReferenceError::NoTarget { kind });
             }
-            (Some(Target::Runtime), Kind::Config) => {
-                targets.push(None);
-                continue;
-            }
+            (Some(Target::Runtime), Kind::Config) => return Ok(None),
             (
                 Some(Target::File {
                     name,
@@ -105,22 +134,37 @@ pub fn check_references<'a>(
                 _,
             ) => (name, FileTarget::parse(kind, name, uid, gid, mode)?),
         };
-        if let Some(first) = conflicting(&by_path, target.path()) {
-            return Err(ReferenceError::Conflict {
-                kind,
-                first: first.into(),
-                second: reference.name.into(),
-                target: given.into(),
-            });
+        let second = || (reference.name.to_owned(), given.to_owned());
+        match conflicting(&self.by_path, target.path()) {
+            None => {}
+            Some((first_kind, first)) if *first_kind == kind => {
+                let (second, target) = second();
+                return Err(ReferenceError::Conflict {
+                    kind,
+                    first: first.clone(),
+                    second,
+                    target,
+                });
+            }
+            Some((first_kind, first)) => {
+                let (second, target) = second();
+                return Err(ReferenceError::ConflictOfKinds {
+                    first_kind: *first_kind,
+                    first: first.clone(),
+                    kind,
+                    second,
+                    target,
+                });
+            }
         }
-        by_path.insert(target.path().into(), reference.name);
-        targets.push(Some(target));
+        let taken = (kind, reference.name.to_owned());
+        self.by_path.insert(target.path().into(), taken);
+        Ok(Some(target))
     }
-    Ok(targets)
 }
 
 /// Who already has this path, a directory above it, or a file below it.
-fn conflicting<'a>(taken: &BTreeMap<String, &'a str>, path: &str) -> Option<&'a str> {
+fn conflicting<'m, T>(taken: &'m BTreeMap<String, T>, path: &str) -> Option<&'m T> {
     let above = path
         .char_indices()
         .filter(|(at, c)| *c == '/' && *at > 0)
@@ -131,9 +175,9 @@ fn conflicting<'a>(taken: &BTreeMap<String, &'a str>, path: &str) -> Option<&'a 
             .range(directory.clone()..)
             .next()
             .filter(|(other, _)| other.starts_with(&directory))
-            .map(|(_, name)| name)
+            .map(|(_, who)| who)
     };
-    taken.get(path).or(above).or_else(below).copied()
+    taken.get(path).or(above).or_else(below)
 }
 
 #[cfg(test)]
@@ -155,7 +199,8 @@ mod tests {
             name,
             target: *target,
         });
-        check_references(kind, references)
+        TargetFiles::default()
+            .add(kind, references)
             .map(|targets| targets.len())
             .map_err(|error| error.to_string())
     }
@@ -207,6 +252,34 @@ mod tests {
                 refused.unwrap_err(),
                 format!("secret references 'a' and 'b' have a conflicting target: '{second}'")
             );
+        }
+    }
+
+    #[test]
+    fn one_target_for_a_secret_and_a_config() {
+        let reference = |target| Reference {
+            id: "1",
+            name: "a",
+            target: file(target),
+        };
+        for (secret, config, conflict) in [
+            ("x", "/run/secrets/x", true),
+            ("x", "run/./secrets//x", true),
+            ("/etc/x", "etc/x", true),
+            ("/etc/x", "/etc/x/y", true),
+            ("x", "/run/secrets", true),
+            ("x", "x", false),
+            ("/x", "/run/secrets/x", false),
+        ] {
+            let mut files = TargetFiles::default();
+            files.add(Kind::Secret, [reference(secret)]).unwrap();
+            let added = files.add(Kind::Config, [reference(config)]);
+            let text = added.map(drop).map_err(|error| error.to_string());
+            let expected = format!(
+                "secret reference 'a' and config reference 'a' have a conflicting target: '{config}'"
+            );
+            let expected = if conflict { Err(expected) } else { Ok(()) };
+            assert_eq!(text, expected, "{secret} and {config}");
         }
     }
 

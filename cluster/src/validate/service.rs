@@ -1,7 +1,7 @@
 //! Rules of a service's spec.
 
 use prost_types::Duration;
-use waxseal_secrets::{Kind, Reference, Target, check_labels, check_references};
+use waxseal_secrets::{Kind, Reference, Target, TargetFiles, check_labels};
 
 use crate::{
     change::Refusal,
@@ -83,8 +83,9 @@ fn check_task(task: &TaskSpec) -> Result<(), Refusal> {
             .map_err(|error| Refusal::invalid(error.to_string()))?;
     }
     check_container(container)?;
-    check_secrets(&container.secrets)?;
-    check_configs(container)?;
+    let mut files = TargetFiles::default();
+    check_secrets(&container.secrets, &mut files)?;
+    check_configs(container, &mut files)?;
     check_templates(container)?;
     // Networks: whatever cannot become a task's attachment is refused here.
     plan::attachments(task).map(|_| ())
@@ -168,18 +169,18 @@ fn check_health(health: &HealthConfig) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_secrets(references: &[SecretReference]) -> Result<(), Refusal> {
+fn check_secrets(references: &[SecretReference], files: &mut TargetFiles) -> Result<(), Refusal> {
     check_count(Kind::Secret, references.len())?;
     let references = references.iter().map(|reference| Reference {
         id: &reference.secret_id,
         name: &reference.secret_name,
         target: reference.file.as_ref().map(file_target),
     });
-    check_references(Kind::Secret, references)?;
+    files.add(Kind::Secret, references)?;
     Ok(())
 }
 
-fn check_configs(container: &ContainerSpec) -> Result<(), Refusal> {
+fn check_configs(container: &ContainerSpec, files: &mut TargetFiles) -> Result<(), Refusal> {
     let configs = container.configs.as_slice();
     check_count(Kind::Config, configs.len())?;
     let references = configs.iter().map(|reference| Reference {
@@ -190,7 +191,7 @@ fn check_configs(container: &ContainerSpec) -> Result<(), Refusal> {
             config_reference::Target::Runtime(_) => Target::Runtime,
         }),
     });
-    check_references(Kind::Config, references)?;
+    files.add(Kind::Config, references)?;
     check_credential_config(container)
 }
 
@@ -443,6 +444,18 @@ mod tests {
         assert_eq!(
             refused_container(twice),
             "secret references 'db' and 'other' have a conflicting target: 'db'"
+        );
+        let both_kinds = |container: &mut ContainerSpec| {
+            let config = container.configs[0].target.as_mut().unwrap();
+            let config_reference::Target::File(file) = config else {
+                panic!("the config of the example is a file");
+            };
+            file.name = "/run/secrets/db".into();
+        };
+        assert_eq!(
+            refused_container(both_kinds),
+            "secret reference 'db' and config reference 'app' have a conflicting target: \
+             '/run/secrets/db'"
         );
         assert_eq!(
             refused_container(|container| container.secrets[0].secret_id.clear()),
