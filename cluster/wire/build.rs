@@ -9,6 +9,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "dispatcher.proto",
             "log_broker.proto",
             "waxseal.proto",
+            "control.proto",
+            "relay.proto",
             "raft.proto",
         ],
         ["proto", "../proto"],

@@ -472,6 +472,7 @@ fn open_door(
         tls,
         clock: Arc::clone(&config.clock),
         connections: connections.clone(),
+        relay: waxseal_wire::Relay::none(),
     };
     acceptor
         .serve(listener)

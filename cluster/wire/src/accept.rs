@@ -7,6 +7,9 @@ mod body;
 mod crowd;
 mod preface;
 mod registry;
+mod relay;
+#[cfg(test)]
+mod relay_tests;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -24,6 +27,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::{ServerConfig, pki_types::CertificateDer};
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::Semaphore,
     task::JoinHandle,
     time::{self, Instant},
 };
@@ -31,14 +35,17 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 use tracing::{debug, warn};
-use waxseal_ca::Clock;
+use waxseal_ca::{Clock, Role};
 
-pub use self::registry::{Admit, Connections};
 use self::{
     crowd::{Bounds, Crowd, Place},
     preface::Prefaced,
     registry::Registration,
-    request::{ConnectionService, Resets, Standing},
+    request::{ConnectionService, Door, Resets, Standing},
+};
+pub use self::{
+    registry::{Admit, Connections},
+    relay::{Course, Relay, RelayClaim, ToLeader, Vouch},
 };
 use crate::{limits, peer::Peer};
 
@@ -69,6 +76,8 @@ pub struct Acceptor {
     pub clock: Arc<dyn Clock>,
     /// Where the connections of members are noted.
     pub connections: Connections,
+    /// How calls get to the leader.
+    pub relay: Relay,
 }
 
 /// A listener at work. Dropping it closes its connections at once.
@@ -122,11 +131,16 @@ impl Acceptor {
         let draining = CancellationToken::new();
         let ended = CancellationToken::new();
         let connections = TaskTracker::new();
-        let server = Arc::new(Server {
+        let door = Door {
             router: self.routes.prepare().into_axum_router(),
-            tls: TlsAcceptor::from(self.tls),
             clock: self.clock,
             connections: self.connections,
+            relay: self.relay,
+            relayed_strangers: Arc::new(Semaphore::new(limits::RELAYED_ANONYMOUS_CALLS)),
+        };
+        let server = Arc::new(Server {
+            door: Arc::new(door),
+            tls: TlsAcceptor::from(self.tls),
             handshakes: Crowd::new(HANDSHAKES),
             strangers: Crowd::new(STRANGERS),
             draining: draining.clone(),
@@ -145,10 +159,8 @@ impl Acceptor {
 }
 
 struct Server {
-    router: axum::Router,
+    door: Arc<Door>,
     tls: TlsAcceptor,
-    clock: Arc<dyn Clock>,
-    connections: Connections,
     /// Connections that did not yet say who they are.
     handshakes: Arc<Crowd>,
     /// Connections of callers that are no members.
@@ -218,7 +230,7 @@ impl Server {
         let registration = peer
             .identity
             .as_ref()
-            .and_then(|identity| self.connections.register(identity, address));
+            .and_then(|identity| self.door.connections.register(identity, address));
         match registration {
             Some(registration) => self.serve_member(stream, peer, registration).await,
             None => self.serve_stranger(stream, peer).await,
@@ -253,6 +265,7 @@ impl Server {
                 address,
                 identity,
                 chain,
+                relayed_by: None,
             },
         })
     }
@@ -294,12 +307,11 @@ impl Server {
         closed: &CancellationToken,
     ) {
         let address = peer.address;
-        let is_member = matches!(standing, Standing::Member(_));
+        let caller = Caller::of(&peer, &standing);
         let resets = Resets::new();
         let service = ConnectionService {
-            router: self.router.clone(),
+            door: Arc::clone(&self.door),
             peer,
-            clock: Arc::clone(&self.clock),
             resets: Arc::clone(&resets),
             standing,
         };
@@ -310,8 +322,8 @@ impl Server {
             tasks: self.tasks.clone(),
         };
         let _end_streams = streams.ended.clone().drop_guard();
-        let connection = http2_builder(streams.clone(), is_member)
-            .serve_connection(TokioIo::new(stream), service);
+        let connection =
+            http2_builder(streams.clone(), caller).serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         let mut draining = false;
         let outcome = loop {
@@ -350,7 +362,27 @@ where
 
 type Io = TokioIo<Prefaced<TlsStream<TcpStream>>>;
 
-fn http2_builder(streams: StreamTasks, is_member: bool) -> http2::Builder<StreamTasks> {
+/// What a connection is good for, as far as HTTP/2 is to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caller {
+    Stranger,
+    Node,
+    /// Speaks for the clients of its API and for the nodes that it relays.
+    Manager,
+}
+
+impl Caller {
+    fn of(peer: &Peer, standing: &Standing) -> Caller {
+        let role = peer.identity.as_ref().map(|identity| identity.role);
+        match (standing, role) {
+            (Standing::Member(_), Some(Role::Manager)) => Caller::Manager,
+            (Standing::Member(_), _) => Caller::Node,
+            _ => Caller::Stranger,
+        }
+    }
+}
+
+fn http2_builder(streams: StreamTasks, caller: Caller) -> http2::Builder<StreamTasks> {
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
@@ -360,11 +392,23 @@ fn http2_builder(streams: StreamTasks, is_member: bool) -> http2::Builder<Stream
         .max_local_error_reset_streams(limits::RESETS_PER_WINDOW as usize)
         .keep_alive_interval(limits::KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(limits::KEEP_ALIVE_TIMEOUT);
-    if !is_member {
-        builder
-            .max_concurrent_streams(limits::ANONYMOUS_STREAMS)
-            .initial_connection_window_size(limits::ANONYMOUS_WINDOW)
-            .initial_stream_window_size(limits::ANONYMOUS_WINDOW);
+    match caller {
+        Caller::Node => {}
+        Caller::Stranger => {
+            builder
+                .max_concurrent_streams(limits::ANONYMOUS_STREAMS)
+                .initial_connection_window_size(limits::ANONYMOUS_WINDOW)
+                .initial_stream_window_size(limits::ANONYMOUS_WINDOW);
+        }
+        Caller::Manager => {
+            builder
+                .max_header_list_size(limits::MANAGER_HEADER_LIST_LIMIT)
+                .max_concurrent_streams(limits::RELAYED_STREAMS)
+                .max_pending_accept_reset_streams(limits::RELAYED_STREAMS as usize)
+                .max_local_error_reset_streams(limits::RELAYED_STREAMS as usize)
+                .initial_connection_window_size(limits::MANAGER_WINDOW)
+                .initial_stream_window_size(limits::MANAGER_STREAM_WINDOW);
+        }
     }
     builder
 }

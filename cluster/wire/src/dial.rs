@@ -34,7 +34,7 @@ use crate::{
         ca_client::CaClient, dispatcher_client::DispatcherClient,
         log_broker_client::LogBrokerClient, node_ca_client::NodeCaClient,
     },
-    waxseal::{hello_client::HelloClient, raft_client::RaftClient},
+    waxseal::{control_client::ControlClient, hello_client::HelloClient, raft_client::RaftClient},
 };
 
 /// What a connection is for, which decides how the manager is verified.
@@ -133,6 +133,11 @@ impl ManagerChannel {
         RaftClient::new(self.clone()).max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT)
     }
 
+    /// What managers ask of each other.
+    pub fn control(&self) -> ControlClient<ManagerChannel> {
+        ControlClient::new(self.clone()).max_decoding_message_size(limits::CLIENT_MESSAGE_LIMIT)
+    }
+
     /// Our own greeting.
     pub fn hello(&self) -> HelloClient<ManagerChannel> {
         HelloClient::new(self.clone()).max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT)
@@ -213,7 +218,9 @@ async fn connect(
 
 /// Lets a large assignment set flow without waiting for window updates.
 const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+/// Many times that: of calls that a manager relays, one that its node does not read
+/// must leave room for the others.
+const CONNECTION_WINDOW: u32 = limits::MANAGER_WINDOW;
 
 fn server_name(name: &'static str) -> Result<ServerName<'static>, DialError> {
     ServerName::try_from(name).map_err(|error| {

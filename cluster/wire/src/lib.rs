@@ -8,14 +8,26 @@ pub mod swarmkit {
 }
 
 /// Our own services and messages.
-#[expect(missing_docs, reason = "the fields are documented in proto/")]
-#[allow(clippy::all, unreachable_pub, reason = "generated")]
 pub mod waxseal {
-    include!(concat!(env!("OUT_DIR"), "/waxseal.v1.rs"));
+    pub use v1::*;
+
+    #[expect(missing_docs, reason = "the fields are documented in proto/")]
+    #[allow(clippy::all, unreachable_pub, reason = "generated")]
+    mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/waxseal.v1.rs"));
+    }
+}
+
+/// Where what is generated looks for swarmkit's messages.
+mod docker {
+    pub(crate) mod swarmkit {
+        pub(crate) use crate::swarmkit as v1;
+    }
 }
 
 mod accept;
 mod dial;
+mod envelope;
 mod features;
 pub mod limits;
 mod peer;
@@ -23,9 +35,13 @@ mod redact;
 mod status;
 mod text;
 
-pub use accept::{Acceptor, Admit, Connections, Listening};
+pub use accept::{
+    Acceptor, Admit, Connections, Course, Listening, Relay, RelayClaim, ToLeader, Vouch,
+};
 pub use dial::{Credentials, DialError, ManagerChannel, Unreachable, tls_cause};
-pub use features::{FEATURE_LEVEL, FEATURES, announce_features, announced_features};
+pub use features::{
+    FEATURE_LEVEL, FEATURE_MANAGER, FEATURES, announce_features, announced_features,
+};
 pub use peer::Peer;
 pub use status::{engine_text, issuance_status, refusal_status};
 pub use text::{PEER_TEXT_LIMIT, peer_text};

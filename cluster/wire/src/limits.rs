@@ -49,8 +49,29 @@ pub const CONNECTIONS_PER_NODE: usize = 16;
 /// Bytes of all request headers together.
 pub const HEADER_LIST_LIMIT: u32 = 16 * 1024;
 
-/// Streams at once of a node, over all its connections.
+/// The same on connections of managers: what they relay bears an envelope too.
+pub const MANAGER_HEADER_LIST_LIMIT: u32 = 2 * HEADER_LIST_LIMIT;
+
+/// The largest envelope of a relayed call: a chain of four certificates of 2 KiB. As
+/// base64 it leaves the call's own headers their room.
+pub const ENVELOPE_LIMIT: usize = 10 * 1024;
+
+/// Streams at once of a node, over all its connections and relayed calls.
 pub const STREAMS_PER_NODE: u32 = 128;
+
+/// Streams at once of a manager's own, which are the calls of all clients of its API.
+pub const STREAMS_PER_MANAGER: u32 = 4096;
+
+/// Streams at once on a connection of a manager, relayed ones included: a node needs
+/// four of them, and each counts against its own budget too.
+pub const RELAYED_STREAMS: u32 = 64 * 1024;
+
+/// Relayed calls at once of callers without a certificate, all managers together.
+pub const RELAYED_ANONYMOUS_CALLS: usize = ANONYMOUS_CONNECTIONS;
+
+/// How long a call waits for a leader to be known before it is refused: an election
+/// takes about as long.
+pub const LEADER_WAIT: Duration = Duration::from_millis(1500);
 
 /// Streams at once on a connection without a certificate: a joiner makes one call
 /// at a time, so this leaves room for more than it ever needs.
@@ -62,6 +83,19 @@ pub const ANONYMOUS_WINDOW: u32 = 64 * 1024;
 /// Bytes at once in calls of one node that were not yet answered, streams apart:
 /// four of the largest messages.
 pub const REQUEST_BYTES_PER_NODE: usize = 4 * SERVER_MESSAGE_LIMIT;
+
+/// The same for a manager: what its clients create, and entries of the log.
+pub const REQUEST_BYTES_PER_MANAGER: usize = 4 * REQUEST_BYTES_PER_NODE;
+
+/// Bytes that are taken on a stream of a manager before they are read. Less than
+/// [`MANAGER_WINDOW`], so that a stream that is not read leaves room for others.
+pub const MANAGER_STREAM_WINDOW: u32 = 256 * 1024;
+
+/// Bytes that are taken on a connection of a manager before they are read.
+pub const MANAGER_WINDOW: u32 = 64 * 1024 * 1024;
+
+/// The largest message in a stream from a manager, which are pieces of snapshots.
+pub const MANAGER_STREAM_MESSAGE_LIMIT: usize = SERVER_MESSAGE_LIMIT;
 
 /// The largest message in a stream from a node, which are log lines: engines cut
 /// them at 16 KiB.

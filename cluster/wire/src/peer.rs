@@ -8,6 +8,8 @@ use waxseal_ca::NodeIdentity;
 
 /// The caller of a request, found in the request's extensions.
 ///
+/// Of a call that another manager relayed this is who made it there, not that manager.
+///
 /// `identity` is what the verified certificate says. Whether that node is still
 /// a member, and in which role, is for the callee to look up in its node table.
 #[derive(Clone, Debug)]
@@ -18,6 +20,8 @@ pub struct Peer {
     pub identity: Option<NodeIdentity>,
     /// The certificates presented, leaf first; empty when there were none.
     pub chain: Arc<[CertificateDer<'static>]>,
+    /// Node id of the manager that relayed the call, if one did.
+    pub relayed_by: Option<String>,
 }
 
 impl Peer {

@@ -19,7 +19,7 @@ use waxseal_cluster::objects::{
     Certificate, IssuanceState, IssuanceStatus, Node, Secret, SecretSpec, Task, TaskStatus,
 };
 use waxseal_wire::{
-    Acceptor, Connections, Listening, Peer, announced_features,
+    Acceptor, Connections, Listening, Peer, Relay, announced_features,
     swarmkit::{
         Assignment, AssignmentChange, AssignmentsMessage, AssignmentsRequest,
         GetRootCaCertificateRequest, GetRootCaCertificateResponse, HeartbeatRequest,
@@ -152,6 +152,7 @@ impl Manager {
             tls: server_tls(&tls, TlsOptions::default()).unwrap(),
             clock: clock.clone(),
             connections: connections.clone(),
+            relay: Relay::none(),
         };
         let listening = Arc::new(acceptor.serve(listener).unwrap());
         Manager {

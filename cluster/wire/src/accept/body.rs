@@ -19,8 +19,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
 use crate::limits::{
-    JOIN_MESSAGE_LIMIT, REQUEST_BYTES_PER_NODE, SERVER_MESSAGE_LIMIT, STREAM_MESSAGE_LIMIT,
-    STREAMS_PER_NODE,
+    JOIN_MESSAGE_LIMIT, REQUEST_BYTES_PER_MANAGER, REQUEST_BYTES_PER_NODE, SERVER_MESSAGE_LIMIT,
+    STREAMS_PER_MANAGER, STREAMS_PER_NODE,
 };
 
 /// Bytes before each message of a gRPC body: one of flags, four of length.
@@ -33,25 +33,33 @@ pub(super) struct Budget {
     bytes: Arc<Semaphore>,
 }
 
-impl Default for Budget {
-    fn default() -> Budget {
+impl Budget {
+    /// A worker's.
+    pub(super) fn of_node() -> Budget {
+        Budget::new(STREAMS_PER_NODE, REQUEST_BYTES_PER_NODE)
+    }
+
+    /// A manager's, which speaks for the clients of its API.
+    pub(super) fn of_manager() -> Budget {
+        Budget::new(STREAMS_PER_MANAGER, REQUEST_BYTES_PER_MANAGER)
+    }
+
+    fn new(streams: u32, bytes: usize) -> Budget {
         Budget {
-            streams: Arc::new(Semaphore::new(STREAMS_PER_NODE as usize)),
-            bytes: Arc::new(Semaphore::new(REQUEST_BYTES_PER_NODE)),
+            streams: Arc::new(Semaphore::new(streams as usize)),
+            bytes: Arc::new(Semaphore::new(bytes)),
         }
     }
-}
 
-impl Budget {
     /// A place among the node's calls, for as long as the call lasts.
     ///
     /// # Errors
     /// `ResourceExhausted` if the node has too many calls open.
     pub(super) fn stream(&self) -> Result<OwnedSemaphorePermit, Status> {
         Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted(format!(
-                "this node has {STREAMS_PER_NODE} calls open; wait until one has ended"
-            ))
+            Status::resource_exhausted(
+                "this node has too many calls open; wait until one has ended",
+            )
         })
     }
 }
@@ -111,8 +119,9 @@ impl Bound {
         Bound::Unary(MESSAGE_HEADER + SERVER_MESSAGE_LIMIT, held)
     }
 
-    pub(super) fn stream() -> Bound {
-        Bound::Stream(Messages::default())
+    /// Of messages of at most so many bytes.
+    pub(super) fn stream(message_limit: usize) -> Bound {
+        Bound::Stream(Messages::of(message_limit))
     }
 
     fn admit(&mut self, data: &[u8]) -> Result<(), Status> {
@@ -135,14 +144,24 @@ fn shrink(left: &mut usize, bytes: usize) -> Result<(), Status> {
 }
 
 /// Where in its messages a streamed body is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Messages {
+    limit: usize,
     header: [u8; MESSAGE_HEADER],
     header_read: usize,
     message_left: usize,
 }
 
 impl Messages {
+    fn of(limit: usize) -> Messages {
+        Messages {
+            limit,
+            header: [0; MESSAGE_HEADER],
+            header_read: 0,
+            message_left: 0,
+        }
+    }
+
     /// # Errors
     /// `ResourceExhausted` as soon as a header announces too large a message.
     fn follow(&mut self, mut data: &[u8]) -> Result<(), Status> {
@@ -159,10 +178,11 @@ impl Messages {
                 self.header_read = 0;
                 let [_, a, b, c, d] = self.header;
                 let length = u32::from_be_bytes([a, b, c, d]) as usize;
-                if length > STREAM_MESSAGE_LIMIT {
+                let limit = self.limit;
+                if length > limit {
                     return Err(Status::resource_exhausted(format!(
-                        "a message of {length} bytes in a stream that may have \
-                         {STREAM_MESSAGE_LIMIT} bytes in each"
+                        "a message of {length} bytes in a stream that may have {limit} bytes in \
+                         each"
                     )));
                 }
                 self.message_left = length;
@@ -220,6 +240,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+    use crate::limits::STREAM_MESSAGE_LIMIT;
 
     fn code(result: Result<(), Status>) -> Option<Code> {
         result.err().map(|status| status.code())
@@ -236,7 +257,7 @@ mod tests {
 
     #[test]
     fn unary_calls_of_a_node_share_its_bytes() {
-        let budget = Budget::default();
+        let budget = Budget::of_node();
         let message = vec![0; SERVER_MESSAGE_LIMIT];
         let mut calls: Vec<_> = (0..4).map(|_| Bound::unary(Held::of(&budget))).collect();
         for call in &mut calls {
@@ -252,7 +273,7 @@ mod tests {
 
     #[test]
     fn streams_of_a_node_are_counted() {
-        let budget = Budget::default();
+        let budget = Budget::of_node();
         let open: Vec<_> = (0..STREAMS_PER_NODE)
             .map(|_| budget.stream().unwrap())
             .collect();
@@ -272,9 +293,9 @@ mod tests {
         .concat();
         let bad = [&[0, 0, 0, 0, 3][..], b"abc", &[0, 0, 4, 0, 1]].concat();
         for step in 1..=bad.len() {
-            let mut messages = Messages::default();
+            let mut messages = Messages::of(STREAM_MESSAGE_LIMIT);
             assert!(good.chunks(step).all(|part| messages.follow(part).is_ok()));
-            let mut messages = Messages::default();
+            let mut messages = Messages::of(STREAM_MESSAGE_LIMIT);
             let refused = bad
                 .chunks(step)
                 .filter_map(|part| messages.follow(part).err());

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio_util::sync::CancellationToken;
-use waxseal_ca::{NodeIdentity, serial::Serial};
+use waxseal_ca::{NodeIdentity, Role, serial::Serial};
 
 use super::body::Budget;
 use crate::limits::CONNECTIONS_PER_NODE;
@@ -38,8 +38,8 @@ struct Registry {
     nodes: HashMap<String, Node>,
 }
 
-/// The connections of one node.
-#[derive(Debug, Default)]
+/// The connections of one node, and its calls that other managers relay.
+#[derive(Debug)]
 struct Node {
     /// In the order of their start.
     open: BTreeMap<u64, Entry>,
@@ -50,10 +50,18 @@ struct Node {
 struct Entry {
     identity: NodeIdentity,
     address: SocketAddr,
+    kind: Kind,
     closed: CancellationToken,
 }
 
-/// Keeps a connection in the registry until it is dropped.
+/// What a node has open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Connection,
+    RelayedCall,
+}
+
+/// Keeps a connection or a relayed call in the registry until it is dropped.
 #[derive(Debug)]
 pub(super) struct Registration {
     connections: Connections,
@@ -63,6 +71,34 @@ pub(super) struct Registration {
     pub(super) budget: Arc<Budget>,
     /// Cancelled when the connection has to end at once.
     pub(super) closed: CancellationToken,
+}
+
+impl Node {
+    fn of(role: Role) -> Node {
+        let budget = match role {
+            Role::Worker => Budget::of_node(),
+            Role::Manager => Budget::of_manager(),
+        };
+        Node {
+            open: BTreeMap::new(),
+            budget: Arc::new(budget),
+        }
+    }
+
+    /// Closes the oldest connection if there are as many as there may be.
+    fn make_room(&mut self) {
+        let connections = || {
+            let entries = self.open.iter();
+            entries.filter(|(_, entry)| entry.kind == Kind::Connection)
+        };
+        if connections().count() < CONNECTIONS_PER_NODE {
+            return;
+        }
+        let oldest = connections().next().map(|(number, _)| *number);
+        if let Some(oldest) = oldest.and_then(|number| self.open.remove(&number)) {
+            oldest.closed.cancel();
+        }
+    }
 }
 
 impl Connections {
@@ -84,10 +120,12 @@ impl Connections {
         }
     }
 
-    /// Closes all connections of a node at once, calls under way included, and
-    /// says how many there were.
+    /// Closes all connections of a node at once, calls under way included, those that
+    /// are relayed too, and says how many connections and relayed calls there were.
     pub fn close_node(&self, node_id: &str) -> usize {
-        let node = self.lock().nodes.remove(node_id).unwrap_or_default();
+        let Some(node) = self.lock().nodes.remove(node_id) else {
+            return 0;
+        };
         node.open.values().for_each(|entry| entry.closed.cancel());
         node.open.len()
     }
@@ -128,7 +166,7 @@ impl Connections {
         gone
     }
 
-    /// Remote addresses of a node's open connections, the newest last.
+    /// Remote addresses of a node's open connections and relayed calls, the newest last.
     pub fn addresses_of_node(&self, node_id: &str) -> Vec<SocketAddr> {
         self.lock()
             .nodes
@@ -139,7 +177,9 @@ impl Connections {
 
     /// How many connections are open.
     pub fn count(&self) -> usize {
-        self.lock().nodes.values().map(|node| node.open.len()).sum()
+        let registry = self.lock();
+        let open = registry.nodes.values().flat_map(|node| node.open.values());
+        open.filter(|entry| entry.kind == Kind::Connection).count()
     }
 
     /// Notes a connection, unless its certificate is not admitted any more.
@@ -148,29 +188,49 @@ impl Connections {
         identity: &NodeIdentity,
         address: SocketAddr,
     ) -> Option<Registration> {
-        let registration = self.note(identity, address);
+        self.admitted(identity, address, Kind::Connection)
+    }
+
+    /// Notes a relayed call, unless its caller's certificate is not admitted any more.
+    pub(super) fn register_relayed(
+        &self,
+        identity: &NodeIdentity,
+        address: SocketAddr,
+    ) -> Option<Registration> {
+        self.admitted(identity, address, Kind::RelayedCall)
+    }
+
+    fn admitted(
+        &self,
+        identity: &NodeIdentity,
+        address: SocketAddr,
+        kind: Kind,
+    ) -> Option<Registration> {
+        let registration = self.note(identity, address, kind);
         // Not under the lock: who is asked has locks of its own.
         let is_admitted = self.admit.as_ref().is_none_or(|admit| admit(identity));
         is_admitted.then_some(registration)
     }
 
-    fn note(&self, identity: &NodeIdentity, address: SocketAddr) -> Registration {
+    fn note(&self, identity: &NodeIdentity, address: SocketAddr, kind: Kind) -> Registration {
         let closed = CancellationToken::new();
         let node_id = identity.node_id.clone();
         let mut registry = self.lock();
         let number = registry.next;
         registry.next += 1;
-        let node = registry.nodes.entry(node_id.clone()).or_default();
-        if node.open.len() >= CONNECTIONS_PER_NODE
-            && let Some((_, oldest)) = node.open.pop_first()
-        {
-            oldest.closed.cancel();
+        let node = registry
+            .nodes
+            .entry(node_id.clone())
+            .or_insert_with(|| Node::of(identity.role));
+        if kind == Kind::Connection {
+            node.make_room();
         }
         node.open.insert(
             number,
             Entry {
                 identity: identity.clone(),
                 address,
+                kind,
                 closed: closed.clone(),
             },
         );

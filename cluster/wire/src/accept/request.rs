@@ -10,20 +10,26 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, Uri};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tower::ServiceExt;
-use waxseal_ca::Clock;
+use waxseal_ca::{Clock, NodeIdentity, Role};
 
 use super::{
     body::{Bound, Bounded, Budget, Held},
     crowd::{Call, Place},
+    registry::{Connections, Registration},
+    relay::{self, Course, RELAY_PREFIX, Relay, Relayed, Until},
 };
 use crate::{
-    limits::{RESET_WINDOW, RESETS_PER_WINDOW},
+    envelope,
+    limits::{MANAGER_STREAM_MESSAGE_LIMIT, RESET_WINDOW, RESETS_PER_WINDOW, STREAM_MESSAGE_LIMIT},
     peer::Peer,
 };
 
@@ -31,15 +37,41 @@ use crate::{
 const ANONYMOUS_SERVICES: [&str; 3] = ["docker.swarmkit.v1.CA", "docker.swarmkit.v1.NodeCA", HELLO];
 /// Ours, also called before joining.
 const HELLO: &str = "waxseal.v1.Hello";
-/// The calls in which a member sends a stream.
-const CLIENT_STREAMS: [&str; 1] = ["/docker.swarmkit.v1.LogBroker/PublishLogs"];
+/// The services that managers alone reach.
+const MANAGER_SERVICES: [&str; 3] = ["waxseal.v1.Relay", "waxseal.v1.Raft", "waxseal.v1.Control"];
+/// The calls in which a member sends a stream, and the largest message in it.
+const CLIENT_STREAMS: [(&str, usize); 2] = [
+    (
+        "/docker.swarmkit.v1.LogBroker/PublishLogs",
+        STREAM_MESSAGE_LIMIT,
+    ),
+    ("/waxseal.v1.Raft/Snapshot", MANAGER_STREAM_MESSAGE_LIMIT),
+];
+
+const EXPIRED: &str =
+    "the certificate of this connection has expired; connect with the renewed one";
+const CUT_OFF: &str = "the node was removed, or its role or certificate changed; connect again";
+
+/// The service of a call's path.
+pub(super) fn service_of(path: &str) -> Option<&str> {
+    path.strip_prefix('/')?.split('/').next()
+}
+
+/// What all connections of a listener have in common.
+pub(super) struct Door {
+    pub(super) router: axum::Router,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) connections: Connections,
+    pub(super) relay: Relay,
+    /// Relayed calls of callers that are no members.
+    pub(super) relayed_strangers: Arc<Semaphore>,
+}
 
 /// Serves the requests of one connection.
 #[derive(Clone)]
 pub(super) struct ConnectionService {
-    pub(super) router: axum::Router,
+    pub(super) door: Arc<Door>,
     pub(super) peer: Peer,
-    pub(super) clock: Arc<dyn Clock>,
     pub(super) resets: Arc<Resets>,
     pub(super) standing: Standing,
 }
@@ -51,6 +83,8 @@ pub(super) enum Standing {
     Member(Arc<Budget>),
     /// The place of one that is no member, with or without a certificate.
     Stranger(Arc<Place>),
+    /// The places of all such whose calls other managers relay.
+    RelayedStranger(Arc<Semaphore>),
 }
 
 /// What a call was admitted with.
@@ -66,8 +100,8 @@ struct Admission {
 #[derive(Debug)]
 #[expect(dead_code, reason = "kept for what their drop does")]
 enum CallPlace {
-    /// Among the streams of the node.
-    Node(OwnedSemaphorePermit),
+    /// Among the streams of the node, or of relayed callers that are none.
+    Counted(OwnedSemaphorePermit),
     /// At its connection.
     Stranger(Call),
 }
@@ -75,59 +109,134 @@ enum CallPlace {
 impl ConnectionService {
     /// Answers a request, with the peer in its extensions.
     pub(super) async fn answer(
-        self,
+        mut self,
         mut request: Request<Incoming>,
     ) -> Result<Response<Watched>, std::convert::Infallible> {
         let mut watch = self.resets.watch();
-        // Refused before a byte of the body is taken.
-        let admission = match self.admit(request.uri().path()) {
+        // 1. Who calls: by its own certificate, or by what a manager relays.
+        let envelope = envelope::take_claims(request.headers_mut());
+        let registration = match self.open_envelope(&mut request, envelope.as_ref()) {
+            Ok(registration) => registration,
+            Err(status) => return Ok(watch.wrap(status.into_http())),
+        };
+        if self.peer.relayed_by.is_some() {
+            // Those are of many nodes, which come and go.
+            watch.resets = None;
+        }
+        // 2. Refused before a byte of the body is taken.
+        let path = request.uri().path();
+        let admission = match self.admit(path) {
             Ok(admission) => admission,
-            Err(status) => return Ok(watch.wrap(status.into_http::<axum::body::Body>())),
+            Err(status) => return Ok(watch.wrap(status.into_http())),
         };
         let Admission { bound, held, place } = admission;
         watch.place = Some(place);
-        request.extensions_mut().insert(self.peer);
-        let request = request.map(|body| axum::body::Body::new(Bounded { body, bound }));
-        let response = match self.router.oneshot(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
+        let is_for_leader = relay::is_for_leader(path);
+        let request = request.map(|body| Bounded { body, bound });
+        // 3. Served, here or by the leader, until the caller is cut off.
+        let response = match registration {
+            None => self.serve(request, is_for_leader).await,
+            Some(registration) => {
+                let closed = registration.closed.clone();
+                watch.registration = Some(registration);
+                let serving = self.serve(request, is_for_leader);
+                match closed.run_until_cancelled(serving).await {
+                    Some(response) => response
+                        .map(|body| axum::body::Body::new(Until::new(body, closed, CUT_OFF))),
+                    None => Status::unavailable(CUT_OFF).into_http(),
+                }
+            }
         };
         drop(held);
         Ok(watch.wrap(response))
+    }
+
+    async fn serve(
+        self,
+        mut request: Request<Bounded<Incoming>>,
+        is_for_leader: bool,
+    ) -> Response<axum::body::Body> {
+        if is_for_leader {
+            match self.door.relay.course(self.peer.relayed_by.is_some()).await {
+                Ok(Course::Leader(leader)) => {
+                    return relay::forward(&leader, &self.peer, request).await;
+                }
+                Ok(Course::Here | Course::Nowhere) => {}
+                Err(status) => return status.into_http(),
+            }
+        }
+        request.extensions_mut().insert(self.peer);
+        let request = request.map(axum::body::Body::new);
+        match self.door.router.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Takes on the caller of a relayed call, once it is verified.
+    fn open_envelope(
+        &mut self,
+        request: &mut Request<Incoming>,
+        envelope: Option<&HeaderValue>,
+    ) -> Result<Option<Registration>, Status> {
+        let path = request.uri().path();
+        if !path.starts_with(RELAY_PREFIX) {
+            return Ok(None);
+        }
+        let door = &self.door;
+        let relayer = self.manager()?;
+        let relayed = Relayed::open(&door.relay, relayer, path, envelope)?;
+        let relayed_by = Some(relayer.node_id.clone());
+        *request.uri_mut() = relayed
+            .path
+            .parse::<Uri>()
+            .map_err(|_| Status::invalid_argument("the relayed call's path is not one"))?;
+        // From here on the call is the caller's own, with its own bounds.
+        let registration = relayed
+            .identity
+            .as_ref()
+            .and_then(|identity| door.connections.register_relayed(identity, relayed.address));
+        self.standing = match &registration {
+            Some(registration) => Standing::Member(Arc::clone(&registration.budget)),
+            None => Standing::RelayedStranger(Arc::clone(&door.relayed_strangers)),
+        };
+        self.peer = Peer {
+            address: relayed.address,
+            identity: relayed.identity,
+            chain: relayed.chain,
+            relayed_by,
+        };
+        Ok(registration)
+    }
+
+    /// The caller, if its certificate is a manager's and the node was not removed.
+    fn manager(&self) -> Result<&NodeIdentity, Status> {
+        match (&self.standing, &self.peer.identity) {
+            _ if self.is_expired() => Err(Status::unauthenticated(EXPIRED)),
+            (Standing::Member(_), Some(identity)) if identity.role == Role::Manager => Ok(identity),
+            _ => Err(Status::permission_denied(
+                "Permission denied: this call is for managers of the cluster",
+            )),
+        }
     }
 
     /// Decides what is known before the call's content is: whether the caller may
     /// reach the service at all, and how much it may send.
     fn admit(&self, path: &str) -> Result<Admission, Status> {
         if self.is_expired() {
-            return Err(Status::unauthenticated(
-                "the certificate of this connection has expired; connect with the renewed one",
-            ));
+            return Err(Status::unauthenticated(EXPIRED));
         }
-        let budget = match &self.standing {
-            Standing::Member(budget) => budget,
-            Standing::Stranger(place) => {
-                let service = path
-                    .strip_prefix('/')
-                    .and_then(|path| path.split('/').next());
-                let is_open = service.is_some_and(|name| ANONYMOUS_SERVICES.contains(&name));
-                // Who has a certificate is told by the services what is wrong with it.
-                if !is_open && self.peer.identity.is_none() {
-                    return Err(Status::unauthenticated(
-                        "this call needs a node certificate; join the cluster first",
-                    ));
-                }
-                return Ok(Admission {
-                    bound: Bound::anonymous(),
-                    held: None,
-                    place: CallPlace::Stranger(place.call()),
-                });
-            }
+        let service = service_of(path);
+        if service.is_some_and(|name| MANAGER_SERVICES.contains(&name)) {
+            self.manager()?;
+        }
+        let Standing::Member(budget) = &self.standing else {
+            return self.admit_stranger(service);
         };
-        let place = CallPlace::Node(budget.stream()?);
-        if CLIENT_STREAMS.contains(&path) {
+        let place = CallPlace::Counted(budget.stream()?);
+        if let Some((_, limit)) = CLIENT_STREAMS.iter().find(|(stream, _)| *stream == path) {
             return Ok(Admission {
-                bound: Bound::stream(),
+                bound: Bound::stream(*limit),
                 held: None,
                 place,
             });
@@ -140,9 +249,34 @@ impl ConnectionService {
         })
     }
 
+    fn admit_stranger(&self, service: Option<&str>) -> Result<Admission, Status> {
+        let is_open = service.is_some_and(|name| ANONYMOUS_SERVICES.contains(&name));
+        // Who has a certificate is told by the services what is wrong with it.
+        if !is_open && self.peer.identity.is_none() {
+            return Err(Status::unauthenticated(
+                "this call needs a node certificate; join the cluster first",
+            ));
+        }
+        let place = match &self.standing {
+            Standing::Stranger(place) => CallPlace::Stranger(place.call()),
+            Standing::RelayedStranger(places) => {
+                let place = Arc::clone(places).try_acquire_owned();
+                CallPlace::Counted(place.map_err(|_| {
+                    Status::resource_exhausted("too many calls are relayed; try again in 1 s")
+                })?)
+            }
+            Standing::Member(budget) => CallPlace::Counted(budget.stream()?),
+        };
+        Ok(Admission {
+            bound: Bound::anonymous(),
+            held: None,
+            place,
+        })
+    }
+
     /// A connection can outlive the certificate it was made with.
     fn is_expired(&self) -> bool {
-        let now = self.clock.now();
+        let now = self.door.clock.now();
         self.peer
             .identity
             .as_ref()
@@ -177,6 +311,7 @@ impl Resets {
         StreamWatch {
             resets: Some(Arc::clone(self)),
             place: None,
+            registration: None,
         }
     }
 
@@ -201,6 +336,8 @@ impl Resets {
 struct StreamWatch {
     resets: Option<Arc<Resets>>,
     place: Option<CallPlace>,
+    /// Of a relayed call.
+    registration: Option<Registration>,
 }
 
 impl StreamWatch {
@@ -215,6 +352,7 @@ impl StreamWatch {
     fn ended(&mut self) {
         self.resets = None;
         self.place = None;
+        self.registration = None;
     }
 }
 

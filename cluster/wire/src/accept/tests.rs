@@ -34,7 +34,7 @@ use crate::{
     },
 };
 
-const CLUSTER: &str = "clusterclusterclusterclus";
+pub(super) const CLUSTER: &str = "clusterclusterclusterclus";
 
 /// Says who calls; its sessions stay open.
 struct Echo;
@@ -139,6 +139,7 @@ impl World {
             tls: server_tls(&manager, TlsOptions::default()).unwrap(),
             clock: clock.clone(),
             connections: connections.clone(),
+            relay: Relay::none(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let listening = acceptor.serve(listener).unwrap();
@@ -184,7 +185,7 @@ impl World {
     }
 }
 
-fn issue(
+pub(super) fn issue(
     root: &RootAuthority,
     now: OffsetDateTime,
     node_id: &str,
