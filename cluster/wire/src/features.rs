@@ -9,6 +9,9 @@ pub use waxseal_cluster::FEATURE_LEVEL;
 /// What this binary can do that a stock engine cannot, by name.
 pub const FEATURES: &[&str] = &["native-tasks"];
 
+/// The feature of a binary that can be one of several managers.
+pub const FEATURE_MANAGER: &str = "manager";
+
 /// Metadata of the join call: the features of a member of ours, parted by commas. A
 /// stock engine sends none.
 const FEATURES_METADATA: &str = "waxseal-features";
