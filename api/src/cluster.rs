@@ -9,6 +9,7 @@ use tokio::sync::broadcast;
 use waxseal_cluster::{
     Applied, ChangeRecord, Refusal, State,
     objects::{Actor, Cluster as ClusterObject, ClusterSpec, command::Op},
+    plan::MemberView,
 };
 use zeroize::Zeroizing;
 
@@ -148,6 +149,17 @@ pub struct LogLine {
     pub data: Bytes,
 }
 
+/// The Raft group as a manager sees it.
+#[derive(Clone, Debug, Default)]
+pub struct ManagerGroup {
+    /// As the log says, learners included. Who is reachable the leader alone knows.
+    pub members: Vec<MemberView>,
+    /// Node id of who leads, as far as this manager knows.
+    pub leader: Option<String>,
+    /// Entries of the log that its state does not have yet, if that is known.
+    pub lag: Option<u64>,
+}
+
 /// Why the cluster did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -223,6 +235,17 @@ pub trait Cluster: Send + Sync + 'static {
     /// When the node renews its certificate next; nothing while that is not planned.
     fn certificate_renewal(&self) -> Option<OffsetDateTime> {
         None
+    }
+    /// The Raft group, if this node runs a manager. Asks nobody and waits for nothing.
+    fn managers(&self) -> Option<ManagerGroup> {
+        None
+    }
+    /// Gives this manager the address (`host:port`) of another one to dial.
+    fn contact_manager(
+        &self,
+        _addr: String,
+    ) -> impl Future<Output = Result<(), ClusterError>> + Send {
+        async { Err(ClusterError::NotManager) }
     }
     /// Creates a cluster; answers the node id.
     fn init(

@@ -23,6 +23,7 @@ mod filters;
 mod info;
 mod json;
 mod logs;
+mod managers;
 mod networks;
 mod nodes;
 mod renew;

@@ -17,7 +17,7 @@ use waxseal_cluster::{
 
 use crate::{
     cluster::Cluster,
-    error::{ApiError, Code, found},
+    error::{ApiError, found},
     extract::{Caller, Id, Json, Params},
     filters::Filters,
     json::node::{Node, NodeSpec},
@@ -121,10 +121,6 @@ async fn update<C: Cluster>(
     let expected_version = params.version(KIND)?;
     let node = find(&api, &id).await?;
     let spec = spec.into_object(node.spec.as_ref())?;
-    let wished = node.spec.as_ref().map(objects::NodeSpec::desired_role);
-    if spec.desired_role() == NodeRole::Manager && wished != Some(NodeRole::Manager) {
-        return Err(promotion_refused(&node));
-    }
     let op = Op::UpdateNode(UpdateNode {
         node_id: node.id.clone(),
         expected_version,
@@ -133,36 +129,6 @@ async fn update<C: Cluster>(
     });
     api.propose(actor, op).await?;
     Ok(respond::empty(StatusCode::OK))
-}
-
-/// A Docker Engine can never be a manager here; nodes of ours not yet.
-fn promotion_refused(node: &objects::Node) -> ApiError {
-    let id = &node.id;
-    if node.description.is_some() && !is_ours(node) {
-        return ApiError::rpc(
-            Code::FailedPrecondition,
-            format_args!(
-                "node {id} is a Docker Engine, which can only be a worker of this cluster; it stays a worker"
-            ),
-        );
-    }
-    ApiError::rpc(
-        Code::Unimplemented,
-        format_args!(
-            "a cluster has one manager until several are offered; node {id} stays a worker"
-        ),
-    )
-}
-
-/// Nodes of ours list the plugin `Waxseal/host`.
-fn is_ours(node: &objects::Node) -> bool {
-    node.description
-        .as_ref()
-        .and_then(|description| description.engine.as_ref())
-        .is_some_and(|engine| {
-            let mut plugins = engine.plugins.iter();
-            plugins.any(|plugin| plugin.r#type == "Waxseal" && plugin.name == "host")
-        })
 }
 
 async fn remove<C: Cluster>(

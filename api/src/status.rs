@@ -15,6 +15,7 @@ use crate::{
     error::{ApiError, LOCKED},
     info::state_word,
     json::common::Time,
+    managers::Quorum,
     respond,
     server::Shared,
     system::VERSION,
@@ -52,8 +53,18 @@ struct Status<'a> {
     certificate_expires_at: Option<Time>,
     certificate_renews_at: Option<Time>,
     managers: Vec<Manager<'a>>,
+    /// Of a manager: who leads, how many it takes, how far behind it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<Group>,
     warnings: &'a [String],
     next: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Group {
+    leader: Option<String>,
+    quorum: Quorum,
+    lag: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -67,6 +78,12 @@ async fn status<C: Cluster>(State(api): State<Shared<C>>) -> Result<Response, Pr
     if local.state == LocalState::Locked && local.error.is_empty() {
         LOCKED.clone_into(&mut local.error);
     }
+    let group = api.cluster.managers().map(|group| Group {
+        quorum: Quorum::of(&group),
+        leader: group.leader,
+        lag: group.lag,
+    });
+    let next = next_steps(&local, group.as_ref());
     let some = |text: &str| -> Option<String> { (!text.is_empty()).then(|| text.to_owned()) };
     let (node_id, node_addr) = (some(&local.node_id), some(&local.node_addr));
     Ok(respond::ok(&Status {
@@ -83,8 +100,9 @@ async fn status<C: Cluster>(State(api): State<Shared<C>>) -> Result<Response, Pr
             .iter()
             .map(|(node_id, addr)| Manager { node_id, addr })
             .collect(),
+        group,
         warnings: &local.warnings,
-        next: next_steps(&local),
+        next,
     })?)
 }
 
@@ -99,7 +117,7 @@ fn role(local: &LocalNode) -> Option<&'static str> {
 }
 
 /// Commands that lead on from a state.
-fn next_steps(local: &LocalNode) -> Vec<&'static str> {
+fn next_steps(local: &LocalNode, group: Option<&Group>) -> Vec<&'static str> {
     match local.state {
         LocalState::Inactive => vec![
             "waxseal swarm init, to create a cluster on this node",
@@ -115,6 +133,11 @@ fn next_steps(local: &LocalNode) -> Vec<&'static str> {
         LocalState::Error => vec![
             "see to the cause above and start the daemon again",
             "waxseal swarm leave --force, to make the node inactive; it must join again then",
+        ],
+        LocalState::Active if group.is_some_and(|group| group.leader.is_none()) => vec![
+            "start the other managers, and unlock those that are locked: more than half must be up",
+            "waxseal manager peer HOST:PORT, with where another manager is now, if their addresses changed",
+            "waxseal swarm init --force-new-cluster, on one manager only, if the others are lost for good",
         ],
         LocalState::Active => Vec::new(),
     }

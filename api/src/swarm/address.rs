@@ -24,7 +24,7 @@ pub(super) fn not_empty(what: &str, address: &str) -> Result<(), ApiError> {
 }
 
 /// The address of a manager, with the default port if it has none.
-pub(super) fn remote(address: &str) -> Result<String, ApiError> {
+pub(crate) fn remote(address: &str) -> Result<String, ApiError> {
     not_empty("remoteAddr", address)?;
     let address = address.strip_prefix("tcp://").unwrap_or(address);
     let bare_v6 = address.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6());

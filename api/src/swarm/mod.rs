@@ -4,6 +4,8 @@ mod address;
 mod join;
 mod update;
 
+pub(crate) use address::remote;
+
 use axum::{
     Router,
     extract::State,

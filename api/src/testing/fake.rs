@@ -7,7 +7,8 @@ use time::OffsetDateTime;
 use tokio::sync::broadcast;
 use waxseal_ca::{JoinToken, RootAuthority};
 use waxseal_cluster::{
-    Applied, COMMAND_FORMAT, ChangeRecord, NewCluster, PlainVault, State, new_cluster, new_id,
+    Applied, COMMAND_FORMAT, ChangeRecord, FEATURE_LEVEL, NewCluster, PlainVault, State,
+    feature_level_plugin, new_cluster, new_id,
     objects::{
         self, Actor, Bootstrap, Command, CreateNode, UpdateCluster, actor::Who, command::Op,
     },
@@ -17,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::cluster::{
     Cluster, ClusterError, DaemonInfo, InitRequest, JoinRequest, LocalNode, LocalState, LogLine,
-    LogRequest,
+    LogRequest, ManagerGroup,
 };
 
 /// When tests begin: 2026-11-20T04:35:41Z.
@@ -38,6 +39,8 @@ struct Inner {
     ids: u8,
     actors: Vec<Actor>,
     refuse: Option<fn() -> ClusterError>,
+    group: Option<ManagerGroup>,
+    contacts: Vec<String>,
 }
 
 impl FakeCluster {
@@ -59,6 +62,8 @@ impl FakeCluster {
                 ids: 0,
                 actors: Vec::new(),
                 refuse: None,
+                group: None,
+                contacts: Vec::new(),
             }),
             changes: broadcast::Sender::new(1024),
         })
@@ -81,20 +86,28 @@ impl FakeCluster {
         self.lock().refuse = Some(why);
     }
 
+    /// What the node says of the Raft group.
+    pub(crate) fn set_group(&self, group: ManagerGroup) {
+        self.lock().group = Some(group);
+    }
+
+    /// The addresses that it was given.
+    pub(crate) fn contacts(&self) -> Vec<String> {
+        self.lock().contacts.clone()
+    }
+
     /// Adds a worker that has reported; answers its id.
     pub(crate) fn add_worker(&self, hostname: &str, is_ours: bool) -> String {
         let id = self.next_id();
         let mut node = node(&id, hostname, objects::NodeRole::Worker);
         if is_ours && let Some(description) = &mut node.description {
-            let plugin = objects::PluginDescription {
+            let level = feature_level_plugin(FEATURE_LEVEL);
+            let plugins = ["host", &level].map(|name| objects::PluginDescription {
                 r#type: "Waxseal".to_owned(),
-                name: "host".to_owned(),
-            };
-            description
-                .engine
-                .get_or_insert_default()
-                .plugins
-                .push(plugin);
+                name: name.to_owned(),
+            });
+            let engine = description.engine.get_or_insert_default();
+            engine.plugins.extend(plugins);
         }
         self.apply(component(), Op::CreateNode(CreateNode { node: Some(node) }))
             .unwrap();
@@ -254,6 +267,18 @@ impl Cluster for FakeCluster {
 
     fn now(&self) -> OffsetDateTime {
         self.lock().time()
+    }
+
+    fn managers(&self) -> Option<ManagerGroup> {
+        let inner = self.lock();
+        let group = inner.group.clone();
+        group.filter(|_| inner.local.control_available)
+    }
+
+    async fn contact_manager(&self, addr: String) -> Result<(), ClusterError> {
+        self.check_manager()?;
+        self.lock().contacts.push(addr);
+        Ok(())
     }
 
     async fn init(&self, request: InitRequest) -> Result<String, ClusterError> {

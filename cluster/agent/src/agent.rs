@@ -90,6 +90,12 @@ impl Agent {
         Renewals(Arc::clone(&self.shared))
     }
 
+    /// Counts renewals of the certificate, each of which may bring another role. It
+    /// moves once the new identity is in use.
+    pub fn renewed(&self) -> watch::Receiver<u64> {
+        self.shared.renewals.subscribe()
+    }
+
     /// Stops the agent. Tasks run on and are adopted at the next start.
     pub async fn shutdown(self) {
         end(self.sessions).await;

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fs, thread};
 
 use waxseal_ca::LiveTls;
 use waxseal_cluster::{
+    FEATURE_LEVEL, feature_level_plugin,
     objects::{
         EngineDescription, NodeDescription, NodeTlsInfo, Platform, PluginDescription, Resources,
     },
@@ -101,10 +102,11 @@ impl HostFacts {
     /// Sorted by type and name, as engines send them.
     fn plugins(&self) -> Vec<PluginDescription> {
         let limits = self.limits.then_some((PLUGIN_TYPE, PLUGIN_LIMITS));
+        let level = feature_level_plugin(FEATURE_LEVEL);
         STOCK_PLUGINS
             .iter()
             .copied()
-            .chain([(PLUGIN_TYPE, PLUGIN_HOST)])
+            .chain([(PLUGIN_TYPE, PLUGIN_HOST), (PLUGIN_TYPE, level.as_str())])
             .chain(limits)
             .map(|(r#type, name)| PluginDescription {
                 r#type: r#type.to_owned(),
@@ -153,8 +155,9 @@ mod tests {
             "Network/null",
         ];
         assert_eq!(names(&facts)[..4], stock);
-        assert_eq!(names(&facts)[4..], ["Waxseal/host", "Waxseal/limits"]);
+        let level = format!("Waxseal/{}", feature_level_plugin(FEATURE_LEVEL));
+        assert_eq!(names(&facts)[4..], ["Waxseal/host", &level, "Waxseal/limits"]);
         facts.limits = false;
-        assert_eq!(names(&facts)[4..], ["Waxseal/host"]);
+        assert_eq!(names(&facts)[4..], ["Waxseal/host", &level]);
     }
 }

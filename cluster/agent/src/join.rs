@@ -83,11 +83,12 @@ pub enum JoinError {
     /// No certificate.
     #[error("{}", certificate_text(.0))]
     Certificate(#[from] CertificateError),
-    /// The token is that of a manager.
+    /// The token is that of a manager of a stock cluster.
     #[error(
-        "the token is for managers, and this node can only be a worker so far; join with what \
-         `docker swarm join-token worker` prints on a manager, and remove the record that this \
-         try left there with `docker node rm --force {node_id}`"
+        "the token is for managers, and of a Docker Engine's cluster this node can only be a \
+         worker; join with what `docker swarm join-token worker` prints on a manager, and remove \
+         the record that this try left there with `docker node demote {node_id}` and `docker node \
+         rm --force {node_id}`"
     )]
     ManagerToken {
         /// The id that the manager gave.
@@ -255,7 +256,7 @@ impl Joiner {
         let checked = chain.check(prepared, trust, self.clock.now());
         let credentials = checked.map_err(issued)?;
         let identity = credentials.identity();
-        if identity.role != Role::Worker {
+        if identity.role != Role::Worker && *stock_manager {
             return Err(JoinError::ManagerToken {
                 node_id: peer_text(&identity.node_id),
             });

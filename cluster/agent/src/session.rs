@@ -9,10 +9,11 @@ use tokio::{sync::watch, time};
 use tonic::{Code, Status, Streaming};
 use tracing::{debug, info, warn};
 use waxseal_ca::{Role, TrustBundle};
-use waxseal_cluster::objects::{Node, NodeDescription, NodeRole};
+use waxseal_cluster::objects::{Node, NodeDescription, NodeRole, NodeSpec};
 use waxseal_wire::{
     Credentials, DialError, ManagerChannel, Unreachable, engine_text,
     swarmkit::{AssignmentsRequest, HeartbeatRequest, SessionMessage, SessionRequest},
+    waxseal::HelloRequest,
 };
 
 use crate::{
@@ -38,13 +39,15 @@ const DESCRIPTION_CHECK: Duration = Duration::from_secs(20);
 
 const IGNORED_KEYS: &str =
     "network keys: this node has no overlay networks, so that it starts no gossip";
-const IGNORED_ROLE: &str = "promotion to manager: this node stays a worker; if the manager cannot demote it, remove it \
-     with `docker node rm --force` and join again";
+const IGNORED_ROLE: &str = "promotion to manager by a Docker Engine: this node stays a worker; if the manager cannot demote \
+     it, remove it with `docker node rm --force` and join again";
 const IGNORED_ROOT: &str =
     "a root certificate that does not cover this node's own: see the managers' root rotation";
 
 /// What managers, stock ones too, say to a node that was removed.
 const REMOVED: &str = "was removed from swarm";
+/// What our managers say to a node whose record bears another role than its certificate.
+const ROLE_CHANGED: &str = "renew the certificate";
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -77,10 +80,20 @@ impl SessionEnd {
                 matches!(
                     status.code(),
                     Code::PermissionDenied | Code::Unauthenticated
-                )
+                ) && !self.is_role_change()
             }
             _ => false,
         }
+    }
+
+    /// Whether the managers have another role on record for this node: its next
+    /// certificate names it, and is taken with the present one.
+    fn is_role_change(&self) -> bool {
+        matches!(
+            self,
+            SessionEnd::Call { status, .. } if status.code() == Code::PermissionDenied
+                && status.message().contains(ROLE_CHANGED)
+        )
     }
 
     /// Whether a manager, known by its certificate, says that this node was removed.
@@ -159,7 +172,7 @@ impl Holder {
 
         let session_id = &self.session_id;
         tokio::select! {
-            end = follow_messages(&shared, first, messages) => end,
+            end = follow_messages(&shared, &channel, first, messages) => end,
             end = beat(&channel, session_id) => end,
             end = follow_assignments(&channel, session_id, &self.assigned) => end,
             end = shared.reports.send_all(&channel, session_id) => {
@@ -208,6 +221,9 @@ impl Holder {
         }
         self.failures = self.failures.saturating_add(1);
         let failures = self.failures;
+        if end.is_role_change() {
+            self.shared.renew.notify_one();
+        }
         let tasks_end = end.is_removal() && self.shared.executor.stops_orphans();
         if tasks_end
             && self
@@ -246,12 +262,13 @@ impl Holder {
 /// Handles what a manager says of this node, of managers and of the root.
 async fn follow_messages(
     shared: &Shared,
+    channel: &ManagerChannel,
     first: SessionMessage,
     mut messages: Streaming<SessionMessage>,
 ) -> Result<Infallible, SessionEnd> {
     let mut message = first;
     loop {
-        follow_message(shared, message).await?;
+        follow_message(shared, channel, message).await?;
         message = match messages.message().await {
             Ok(Some(message)) => message,
             Ok(None) => return Err(SessionEnd::Ended("the session")),
@@ -265,13 +282,18 @@ async fn follow_messages(
     }
 }
 
-async fn follow_message(shared: &Shared, message: SessionMessage) -> Result<(), SessionEnd> {
+async fn follow_message(
+    shared: &Shared,
+    channel: &ManagerChannel,
+    message: SessionMessage,
+) -> Result<(), SessionEnd> {
     note_ignored(
         shared,
         IGNORED_KEYS,
         !message.network_bootstrap_keys.is_empty(),
     );
     if let Some(node) = message.node {
+        follow_role(shared, channel, &node).await;
         follow_node(shared, node);
     }
     let managers = managers_of(&message.managers);
@@ -292,16 +314,34 @@ async fn follow_message(shared: &Shared, message: SessionMessage) -> Result<(), 
     follow_root(shared, &message.root_ca).await
 }
 
+/// Has the certificate renewed if the record gives this node another role than it
+/// says. A node of ours is no manager of a stock cluster, whose Raft it does not speak.
+async fn follow_role(shared: &Shared, channel: &ManagerChannel, node: &Node) {
+    let Some(identity) = shared.tls.identity() else {
+        return;
+    };
+    let recorded = match node.role() {
+        NodeRole::Worker => Role::Worker,
+        NodeRole::Manager => Role::Manager,
+    };
+    let desired = node.spec.as_ref().map(NodeSpec::desired_role);
+    let promoted = recorded == Role::Manager || desired == Some(NodeRole::Manager);
+    let refused = promoted && identity.role == Role::Worker && is_stock(channel).await;
+    note_ignored(shared, IGNORED_ROLE, refused);
+    if recorded != identity.role && !refused {
+        info!(role = recorded.ou(), "this node has another role now");
+        shared.renew.notify_one();
+    }
+}
+
+/// Whether a manager is a stock one: it does not know our greeting.
+async fn is_stock(channel: &ManagerChannel) -> bool {
+    let mut hello = channel.hello();
+    let answer = bounded(HelloRequest::default(), |request| hello.greet(request)).await;
+    matches!(answer, Err(status) if status.code() == Code::Unimplemented)
+}
+
 fn follow_node(shared: &Shared, node: Node) {
-    let wants_manager = node
-        .spec
-        .as_ref()
-        .is_some_and(|spec| spec.desired_role() == NodeRole::Manager);
-    let is_manager = shared
-        .tls
-        .identity()
-        .is_some_and(|identity| identity.role == Role::Manager);
-    note_ignored(shared, IGNORED_ROLE, wants_manager && !is_manager);
     if wants_renewal(&node, shared.newest_csr().as_deref()) {
         shared.renew.notify_one();
     }
@@ -326,9 +366,7 @@ async fn follow_root(shared: &Shared, pem: &[u8]) -> Result<(), SessionEnd> {
         return Ok(());
     }
     note_ignored(shared, IGNORED_ROOT, false);
-    if let Some(credentials) = shared.tls.credentials()
-        && let Err(error) = shared.store.save_identity(&credentials, &trust).await
-    {
+    if let Err(error) = shared.store.save_trust(&trust).await {
         warn!(%error, "cannot keep the cluster's new root certificate, using the old one");
         return Ok(());
     }

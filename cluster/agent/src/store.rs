@@ -1,6 +1,6 @@
 //! What the agent asks its host to keep on disk.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use futures::future::BoxFuture;
 use waxseal_ca::{NodeCredentials, TrustBundle};
@@ -12,12 +12,16 @@ use crate::managers::ManagerAddress;
 /// The agent uses a new identity or trust bundle only after it is kept, so that a
 /// restart never finds less than what managers have seen.
 pub trait IdentityStore: Send + Sync {
-    /// Keeps certificate chain, key and trust bundle, all or nothing.
+    /// Keeps certificate chain, key and trust bundle, all or nothing. Called for each
+    /// certificate once, newer ones later; its role is the node's from then on.
     fn save_identity<'a>(
         &'a self,
-        credentials: &'a NodeCredentials,
-        trust: &'a TrustBundle,
+        credentials: &'a Arc<NodeCredentials>,
+        trust: &'a Arc<TrustBundle>,
     ) -> BoxFuture<'a, io::Result<()>>;
+
+    /// Keeps the trust bundle alone.
+    fn save_trust<'a>(&'a self, trust: &'a TrustBundle) -> BoxFuture<'a, io::Result<()>>;
 
     /// Keeps the list of managers.
     fn save_managers<'a>(&'a self, managers: &'a [ManagerAddress])

@@ -2,10 +2,13 @@
 
 use axum::body::Body;
 use serde_json::json;
-use waxseal_cluster::objects::{NodeObservation, NodeState, NodeStatus, ObserveNodes};
+use waxseal_cluster::{
+    objects::{NodeObservation, NodeState, NodeStatus, ObserveNodes},
+    plan::MemberView,
+};
 
 use super::super::{FakeCluster, replay::Client};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, ClusterError, ManagerGroup};
 
 #[tokio::test]
 async fn nodes_are_listed_by_filters() {
@@ -92,15 +95,12 @@ async fn nodes_change_within_their_rules() {
             "rpc error: code = FailedPrecondition desc = attempting to demote the last manager of the swarm"
         )
     );
-    let (status, text) = update(&ours, None, "manager", "active").await;
-    assert_eq!(status, 501);
-    assert!(
-        text.ends_with(&format!("node {ours} stays a worker")),
-        "{text}"
-    );
     let (status, text) = update(&engine, None, "manager", "active").await;
     assert_eq!(status, 400);
     assert!(text.contains("is a Docker Engine"), "{text}");
+    // Whoever wrote the state says who may be one.
+    assert_eq!(update(&ours, None, "manager", "active").await.0, 200);
+    assert_eq!(update(&ours, None, "worker", "active").await.0, 200);
     assert_eq!(update(&first, None, "manager", "drain").await.0, 200);
     assert_eq!(update(&ours, Some(1), "worker", "active").await.0, 500);
 
@@ -171,4 +171,79 @@ async fn nodes_are_removed_when_down_or_by_force() {
         waxseal_cluster::objects::command::Op::ObserveNodes(ObserveNodes { nodes: vec![down] });
     cluster.propose(Default::default(), op).await.unwrap();
     assert_eq!(remove("/nodes/w2".to_owned()).await, (200, String::new()));
+}
+
+#[tokio::test]
+async fn the_raft_group_is_shown_with_and_without_a_leader() {
+    let cluster = FakeCluster::manager().await;
+    let own = cluster.local().node_id;
+    let client = Client::of(&cluster);
+    let route = "/waxseal/v1/managers";
+    let member = |raft_id, node_id: &str, voter| MemberView {
+        raft_id,
+        node_id: node_id.to_owned(),
+        addr: format!("10.77.0.{raft_id}:2377"),
+        voter,
+        leader: false,
+        reachable: false,
+    };
+    let mut group = ManagerGroup {
+        members: vec![
+            member(1, &own, true),
+            member(2, "other", true),
+            member(3, "third", true),
+            member(4, "new", false),
+        ],
+        leader: Some(own.clone()),
+        lag: Some(7),
+    };
+    cluster.set_group(group.clone());
+    let shown = client.get(route).await.json();
+    assert_eq!(shown["leader"], json!(own));
+    assert_eq!(shown["quorum"], json!({"voters": 3, "needed": 2}));
+    assert_eq!(
+        shown["managers"][0],
+        json!({
+            "node_id": own, "hostname": "vm", "raft_id": "0000000000000001",
+            "addr": "10.77.0.1:2377", "voter": true, "leader": true,
+            "reachability": "reachable", "self": true
+        })
+    );
+    assert_eq!(shown["managers"][3]["voter"], json!(false));
+    assert_eq!(shown["managers"][3]["reachability"], json!("unknown"));
+
+    // Nobody leads: reads of the state fail, this does not, and says what to do.
+    group.leader = None;
+    cluster.set_group(group);
+    cluster.refuse(|| ClusterError::NoLeader);
+    let shown = client.get(route).await.json();
+    assert_eq!(shown["leader"], json!(null));
+    assert_eq!(shown["managers"].as_array().unwrap().len(), 4);
+    let info = client.get("/info").await.json();
+    let error = info["Swarm"]["Error"].as_str().unwrap();
+    assert!(error.contains("The swarm does not have a leader."), "{error}");
+    assert_eq!(info["Swarm"]["ControlAvailable"], json!(true));
+    let status = client.get("/waxseal/v1/status").await.json();
+    assert_eq!(status["group"]["quorum"]["needed"], json!(2));
+    let next = status["next"].to_string();
+    assert!(next.contains("--force-new-cluster"), "{next}");
+}
+
+#[tokio::test]
+async fn a_peer_is_an_address_and_given_to_managers_only() {
+    let cluster = FakeCluster::inactive();
+    let client = Client::of(&cluster);
+    let route = "/waxseal/v1/managers/peer";
+    let refused = client.post(route, &json!({"addr": "10.0.0.9"})).await;
+    assert_eq!(refused.status.as_u16(), 503);
+    assert_eq!(client.get("/waxseal/v1/managers").await.status.as_u16(), 503);
+
+    let cluster = FakeCluster::manager().await;
+    let client = Client::of(&cluster);
+    for bad in [json!({}), json!({"addr": ""}), json!({"address": "10.0.0.9"})] {
+        assert_eq!(client.post(route, &bad).await.status.as_u16(), 400, "{bad}");
+    }
+    let taken = client.post(route, &json!({"addr": "10.0.0.9"})).await;
+    assert_eq!(taken.status.as_u16(), 202);
+    assert_eq!(cluster.contacts(), ["10.0.0.9:2377"]);
 }

@@ -21,6 +21,7 @@ use crate::manager::{Manager, credentials};
 #[derive(Default)]
 pub(crate) struct Kept {
     pub(crate) identities: Vec<(String, Vec<u8>)>,
+    pub(crate) roots: Vec<Vec<u8>>,
     pub(crate) managers: Vec<Vec<ManagerAddress>>,
     pub(crate) launched: Vec<(String, Vec<Vec<u8>>)>,
     pub(crate) removed: Vec<String>,
@@ -117,8 +118,8 @@ pub(crate) async fn wait_for_status(agent: &Agent, wished: impl FnMut(&AgentStat
 impl IdentityStore for Host {
     fn save_identity<'a>(
         &'a self,
-        credentials: &'a NodeCredentials,
-        trust: &'a TrustBundle,
+        credentials: &'a Arc<NodeCredentials>,
+        trust: &'a Arc<TrustBundle>,
     ) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
             self.with(|kept| {
@@ -130,6 +131,17 @@ impl IdentityStore for Host {
                 Ok(())
             })
         })
+    }
+
+    fn save_trust<'a>(&'a self, trust: &'a TrustBundle) -> BoxFuture<'a, io::Result<()>> {
+        let kept = self.with(|kept| {
+            if kept.store_fails {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            kept.roots.push(trust.pem().to_vec());
+            Ok(())
+        });
+        Box::pin(async { kept })
     }
 
     fn save_managers<'a>(

@@ -99,8 +99,13 @@ async fn a_clock_that_is_off_is_measured() {
 }
 
 #[tokio::test]
-async fn a_managers_certificate_is_not_taken() {
+async fn a_managers_certificate_of_a_stock_cluster_is_not_taken() {
     let manager = Manager::start().await;
+    manager.with(|behaviour| behaviour.role = Role::Manager);
+    let joined = join_with(&manager, &manager.token).await.unwrap();
+    assert_eq!(joined.credentials.identity().role, Role::Manager);
+
+    let manager = Manager::start_as(false).await;
     manager.with(|behaviour| behaviour.role = Role::Manager);
     let error = join_with(&manager, &manager.token).await.err().unwrap();
     assert!(matches!(error, JoinError::ManagerToken { .. }), "{error:?}");

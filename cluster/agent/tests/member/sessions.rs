@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::Status;
 use waxseal_agent::SessionStatus;
-use waxseal_ca::{Clock, RootAuthority};
+use waxseal_ca::{Clock, Role, RootAuthority};
 use waxseal_cluster::objects::{Node, NodeRole, NodeSpec};
 use waxseal_wire::swarmkit::{EncryptionKey, Peer, WeightedPeer};
 
@@ -130,8 +130,8 @@ async fn managers_are_kept_and_an_empty_list_is_not_believed() {
 }
 
 #[tokio::test]
-async fn keys_and_promotion_are_ignored_and_shown() {
-    let (manager, host) = (Manager::start().await, Host::default());
+async fn keys_and_promotion_by_an_engine_are_ignored_and_shown() {
+    let (manager, host) = (Manager::start_as(false).await, Host::default());
     let agent = host.agent(&manager);
     manager
         .wait_for(|behaviour| (behaviour.beats > 0).then_some(()))
@@ -145,6 +145,7 @@ async fn keys_and_promotion_are_ignored_and_shown() {
             message.network_bootstrap_keys = vec![EncryptionKey::default()];
             message.node = Some(Node {
                 spec: Some(spec),
+                role: NodeRole::Manager.into(),
                 ..Default::default()
             });
         })
@@ -154,6 +155,37 @@ async fn keys_and_promotion_are_ignored_and_shown() {
         .say(|message| message.node = Some(Node::default()))
         .await;
     wait_for_status(&agent, |status| status.ignored.is_empty()).await;
+    assert!(host.with(|kept| kept.identities.is_empty()));
+}
+
+#[tokio::test]
+async fn another_role_on_record_has_the_certificate_renewed() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    let agent = host.agent(&manager);
+    let mut renewed = agent.renewed();
+    manager
+        .wait_for(|behaviour| (behaviour.beats > 0).then_some(()))
+        .await;
+    manager.with(|behaviour| behaviour.role = Role::Manager);
+    manager
+        .say(|message| {
+            message.node = Some(Node {
+                role: NodeRole::Manager.into(),
+                ..Default::default()
+            });
+        })
+        .await;
+    renewed.changed().await.unwrap();
+    // Back: a session is refused rather than told.
+    manager.with(|behaviour| {
+        behaviour.role = Role::Worker;
+        let text = "Permission denied: the certificate says swarm-manager, the node's record says \
+                    swarm-worker; renew the certificate";
+        behaviour.refusal = Some(Status::permission_denied(text));
+    });
+    manager.connections.close_node("node");
+    renewed.changed().await.unwrap();
+    assert_eq!(host.with(|kept| kept.identities.len()), 2);
 }
 
 #[tokio::test]
@@ -171,7 +203,7 @@ async fn a_root_that_does_not_cover_this_node_is_refused() {
     manager
         .say(|message| message.root_ca = b"garbage".to_vec())
         .await;
-    assert!(host.with(|kept| kept.identities.is_empty()));
+    assert!(host.with(|kept| kept.roots.is_empty()));
     assert_eq!(manager.with(|behaviour| behaviour.sessions.len()), 1);
 }
 
@@ -192,7 +224,7 @@ async fn a_root_that_covers_this_node_is_kept_then_used() {
         again.description.unwrap().tls_info.unwrap().trust_root,
         both
     );
-    assert_eq!(host.with(|kept| kept.identities[0].1.clone()), both);
+    assert_eq!(host.with(|kept| kept.roots[0].clone()), both);
 }
 
 #[tokio::test]
