@@ -1,7 +1,7 @@
 //! A manager: starts the engine and the services, stops them.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
@@ -483,11 +483,24 @@ fn open_door(
 }
 
 /// The connections, without those of removed nodes whose certificates are still valid.
+/// Known nodes may come back from where they were, whoever else calls.
 fn members_connections(core: &Arc<Core>) -> Connections {
-    let core = Arc::clone(core);
-    Connections::admitting(Arc::new(move |identity| {
-        core.read(|state| !state.is_banned(&identity.node_id))
-    }))
+    let known = core.read(|state| {
+        let address = |node: &Node| node.status.as_ref()?.addr.parse::<IpAddr>().ok();
+        let known = state.nodes().map(|node| (node.id.clone(), address(node)));
+        known.collect::<Vec<_>>()
+    });
+    let asked = Arc::clone(core);
+    let connections = Connections::admitting(Arc::new(move |identity| {
+        let node_id = &identity.node_id;
+        asked.read(|state| !state.is_banned(node_id) && state.node(node_id).is_some())
+    }));
+    for (node_id, address) in known {
+        if let Some(address) = address {
+            connections.expect(&node_id, address);
+        }
+    }
+    connections
 }
 
 /// The actor for commands of one of the daemon's own parts.

@@ -5,6 +5,8 @@
 
 mod body;
 mod crowd;
+mod familiar;
+mod handshakes;
 mod preface;
 mod registry;
 mod relay;
@@ -39,6 +41,7 @@ use waxseal_ca::{Clock, Role};
 
 use self::{
     crowd::{Bounds, Crowd, Place},
+    handshakes::Handshakes,
     preface::Prefaced,
     registry::Registration,
     request::{ConnectionService, Door, Resets, Standing},
@@ -52,12 +55,6 @@ use crate::{limits, peer::Peer};
 /// Pause after `accept` failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Handshakes are idle in the sense of a crowd, so that a newcomer always gets in.
-const HANDSHAKES: Bounds = Bounds {
-    what: "handshakes",
-    total: limits::HANDSHAKES,
-    idle_per_group: usize::MAX,
-};
 const STRANGERS: Bounds = Bounds {
     what: "connections without a certificate",
     total: limits::ANONYMOUS_CONNECTIONS,
@@ -134,14 +131,14 @@ impl Acceptor {
         let door = Door {
             router: self.routes.prepare().into_axum_router(),
             clock: self.clock,
-            connections: self.connections,
+            connections: self.connections.clone(),
             relay: self.relay,
             relayed_strangers: Arc::new(Semaphore::new(limits::RELAYED_ANONYMOUS_CALLS)),
         };
         let server = Arc::new(Server {
             door: Arc::new(door),
             tls: TlsAcceptor::from(self.tls),
-            handshakes: Crowd::new(HANDSHAKES),
+            handshakes: Handshakes::new(self.connections),
             strangers: Crowd::new(STRANGERS),
             draining: draining.clone(),
             ended: ended.clone(),
@@ -162,7 +159,7 @@ struct Server {
     door: Arc<Door>,
     tls: TlsAcceptor,
     /// Connections that did not yet say who they are.
-    handshakes: Arc<Crowd>,
+    handshakes: Handshakes,
     /// Connections of callers that are no members.
     strangers: Arc<Crowd>,
     draining: CancellationToken,

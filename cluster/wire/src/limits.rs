@@ -24,6 +24,11 @@ pub const FIRST_BYTE_DEADLINE: Duration = Duration::from_secs(1);
 /// gives way. Half of the 1,024 descriptors that a process commonly has.
 pub const HANDSHAKES: usize = 512;
 
+/// Handshakes at once from addresses that members connected from of late, apart from
+/// [`HANDSHAKES`]: a flood from elsewhere leaves them in. As many nodes come back at
+/// once as a manager certifies in half a second.
+pub const MEMBERS_HANDSHAKES: usize = 256;
+
 /// Connections at once that presented no certificate, or that of a removed node.
 /// Whoever holds most of them gives way to others.
 pub const ANONYMOUS_CONNECTIONS: usize = 256;

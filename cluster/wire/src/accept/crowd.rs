@@ -23,10 +23,10 @@ const WARNING_PAUSE: Duration = Duration::from_secs(60);
 /// Callers that count as one: an IPv4 address, or the /64 that an IPv6 host commonly
 /// has to itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Group(IpAddr);
+pub(super) struct Group(IpAddr);
 
 impl Group {
-    fn of(address: IpAddr) -> Group {
+    pub(super) fn of(address: IpAddr) -> Group {
         match address.to_canonical() {
             IpAddr::V6(address) => {
                 let network = address.to_bits() & !u128::from(u64::MAX);

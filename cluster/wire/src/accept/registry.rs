@@ -3,14 +3,15 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use waxseal_ca::{NodeIdentity, Role, serial::Serial};
 
-use super::body::Budget;
+use super::{body::Budget, familiar::Familiar};
 use crate::limits::CONNECTIONS_PER_NODE;
 
 /// Whether the holder of a verified certificate still counts as a member.
@@ -36,6 +37,8 @@ impl fmt::Debug for Connections {
 struct Registry {
     next: u64,
     nodes: HashMap<String, Node>,
+    /// Where they came from of late, connected or not.
+    familiar: Familiar,
 }
 
 /// The connections of one node, and its calls that other managers relay.
@@ -123,9 +126,12 @@ impl Connections {
     /// Closes all connections of a node at once, calls under way included, those that
     /// are relayed too, and says how many connections and relayed calls there were.
     pub fn close_node(&self, node_id: &str) -> usize {
-        let Some(node) = self.lock().nodes.remove(node_id) else {
+        let mut registry = self.lock();
+        registry.familiar.forget(node_id);
+        let Some(node) = registry.nodes.remove(node_id) else {
             return 0;
         };
+        drop(registry);
         node.open.values().for_each(|entry| entry.closed.cancel());
         node.open.len()
     }
@@ -164,6 +170,17 @@ impl Connections {
             }
         }
         gone
+    }
+
+    /// Says where a member connected from before this listener was there.
+    pub fn expect(&self, node_id: &str, address: IpAddr) {
+        let now = Instant::now();
+        self.lock().familiar.note(node_id, address, now);
+    }
+
+    /// Whether a member connected from this address of late.
+    pub(super) fn is_familiar(&self, address: IpAddr, now: Instant) -> bool {
+        self.lock().familiar.knows(address, now)
     }
 
     /// Remote addresses of a node's open connections and relayed calls, the newest last.
@@ -209,7 +226,11 @@ impl Connections {
         let registration = self.note(identity, address, kind);
         // Not under the lock: who is asked has locks of its own.
         let is_admitted = self.admit.as_ref().is_none_or(|admit| admit(identity));
-        is_admitted.then_some(registration)
+        if !is_admitted {
+            return None;
+        }
+        self.expect(&identity.node_id, address.ip());
+        Some(registration)
     }
 
     fn note(&self, identity: &NodeIdentity, address: SocketAddr, kind: Kind) -> Registration {
