@@ -44,4 +44,4 @@ pub use features::{
 };
 pub use peer::Peer;
 pub use status::{engine_text, issuance_status, refusal_status};
-pub use text::{PEER_TEXT_LIMIT, peer_text};
+pub use text::{PEER_TEXT_LIMIT, clean_name, clean_text, peer_text};

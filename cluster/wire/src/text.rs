@@ -24,6 +24,33 @@ pub fn peer_text(text: &str) -> String {
     shown
 }
 
+/// Escapes what a terminal would obey or hide in a name, in place.
+pub fn clean_name(name: &mut String) {
+    clean(name, is_harmless);
+}
+
+/// As [`clean_name`], of a text that may have several lines.
+pub fn clean_text(text: &mut String) {
+    clean(text, |character| {
+        is_harmless(character) || matches!(character, '\n' | '\r' | '\t')
+    });
+}
+
+fn clean(text: &mut String, may_stay: impl Fn(char) -> bool) {
+    if text.chars().all(&may_stay) {
+        return;
+    }
+    let mut cleaned = String::with_capacity(text.len());
+    for character in text.chars() {
+        if may_stay(character) {
+            cleaned.push(character);
+        } else {
+            cleaned.extend(character.escape_default());
+        }
+    }
+    *text = cleaned;
+}
+
 /// Neither a control character nor one that reorders or hides what stands beside it.
 fn is_harmless(character: char) -> bool {
     !character.is_control()
@@ -52,6 +79,17 @@ mod tests {
         // An escape is shown whole or not at all.
         let shown = peer_text(&"\n".repeat(1000));
         assert_eq!(shown, format!("{}…", "\\n".repeat(128)));
+    }
+
+    #[test]
+    fn names_have_one_line_and_texts_may_have_more() {
+        let given = "a\n\tb\x1b[31m\u{9b}\u{202e}\0é";
+        let mut name = given.to_owned();
+        clean_name(&mut name);
+        assert_eq!(name, "a\\n\\tb\\u{1b}[31m\\u{9b}\\u{202e}\\u{0}é");
+        let mut text = given.to_owned();
+        clean_text(&mut text);
+        assert_eq!(text, "a\n\tb\\u{1b}[31m\\u{9b}\\u{202e}\\u{0}é");
     }
 
     #[test]

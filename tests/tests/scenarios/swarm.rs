@@ -204,6 +204,8 @@ fn nodes(node: &Waxseal) -> Result<()> {
         format("{{.ManagerStatus.Leader}} {{.ManagerStatus.Addr}}")?
             == format!("true {}", node.remote())
     );
+    // Where others reach it, though it calls itself at home.
+    ensure!(format("{{.Status.Addr}}")? == node.address.to_string());
     let pretty = docker.ok(&["node", "inspect", "--pretty", "self"])?;
     ensure!(pretty.contains("Raft Status:\t\tReachable"), "{pretty}");
     // An id is found by its beginning, a node by its host name.

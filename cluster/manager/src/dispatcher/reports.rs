@@ -14,6 +14,7 @@ use waxseal_cluster::{
     MAX_BATCH_BYTES, State, bound_task_status,
     objects::{Task, TaskReport, TaskStatus},
 };
+use waxseal_wire::{clean_name, clean_text};
 
 use crate::error::ProposeError;
 
@@ -26,7 +27,8 @@ type Caller = oneshot::Sender<Written>;
 /// One report of each task.
 type Latest = BTreeMap<String, TaskReport>;
 
-/// The reports that say something new of the node's own tasks, texts cut. Others
+/// The reports that say something new of the node's own tasks, texts cut and
+/// without what a terminal obeys. Others
 /// are left out: an error would end the session, and what nobody applies is not
 /// for the log.
 pub(super) fn news(
@@ -37,10 +39,22 @@ pub(super) fn news(
     let is_news = |mut report: TaskReport| {
         let status = report.status.as_mut()?;
         bound_task_status(status);
+        clean_task_status(status);
+        // Escapes are longer than what they stand for.
+        bound_task_status(status);
         let task = state.task(&report.task_id)?;
         (task.node_id == node_id && !says_so_already(task, status)).then_some(report)
     };
     reports.filter_map(is_news).collect()
+}
+
+/// Events and clients show these as they are.
+fn clean_task_status(status: &mut TaskStatus) {
+    clean_text(&mut status.message);
+    clean_text(&mut status.err);
+    if let Some(container) = &mut status.container {
+        clean_name(&mut container.container_id);
+    }
 }
 
 fn says_so_already(task: &Task, status: &TaskStatus) -> bool {
@@ -336,6 +350,11 @@ mod tests {
         long.status.as_mut().unwrap().err = "e".repeat(100_000);
         let cut = news(&world.state, "w1", [long].into_iter());
         assert!(cut[0].encoded_len() < 2_000);
+        let mut evil = with_state("t1", TaskState::Failed);
+        evil.status.as_mut().unwrap().err = "one\n\x1b[2Jtwo".into();
+        let shown = news(&world.state, "w1", [evil].into_iter());
+        let shown = shown[0].status.as_ref().unwrap();
+        assert_eq!(shown.err, "one\n\\u{1b}[2Jtwo");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! The Dispatcher service.
 
-use std::{ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
@@ -9,8 +9,8 @@ use tonic::{Request, Response, Status};
 use waxseal_cluster::{
     Change,
     objects::{
-        Node, NodeDescription, NodeObservation, NodeState, NodeStatus, ObserveNodes, ReportTasks,
-        TaskReport, command::Op,
+        Node, NodeObservation, NodeState, NodeStatus, ObserveNodes, ReportTasks, TaskReport,
+        command::Op,
     },
 };
 use waxseal_wire::{
@@ -24,7 +24,7 @@ use waxseal_wire::{
 
 use super::{
     assignments::Sent,
-    reports,
+    description, reports,
     session::{AssignmentsTurn, Session, Sessions},
 };
 use crate::{
@@ -40,8 +40,6 @@ const STREAM_BACKLOG: usize = 2;
 const ASSIGNMENT_PAUSE: Duration = Duration::from_millis(20);
 /// Reports of one node within this time share a command.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
-/// A node description in bytes at most; a stock engine's has about 2 KiB.
-const MAX_DESCRIPTION_BYTES: usize = 64 * 1024;
 /// Weight of each manager in the list (swarmkit's default).
 const MANAGER_WEIGHT: i64 = 10;
 /// Nodes beat no faster: with a shorter period each delay makes one flap.
@@ -71,6 +69,19 @@ impl Dispatcher {
             .ok_or_else(|| Status::invalid_argument("session invalid"))
     }
 
+    /// Where a node is reached: where it calls from. A manager calls itself at home,
+    /// and says where others reach it.
+    fn shown_address(&self, node_id: &str, caller: SocketAddr) -> String {
+        let advertised: Option<SocketAddr> = self.core.advertise_addr.parse().ok();
+        match advertised {
+            Some(advertised) if *node_id == self.core.node_id => advertised,
+            _ => caller,
+        }
+        .ip()
+        .to_canonical()
+        .to_string()
+    }
+
     fn period(&self) -> Duration {
         self.core.read(|state| {
             state
@@ -97,12 +108,12 @@ impl dispatcher_server::Dispatcher for Dispatcher {
     ) -> Result<Response<Self::SessionStream>, Status> {
         // 1. Who calls, and is it a member.
         let identity = authorize::member(&self.core, &request)?;
-        let address = Caller::of(&request)?.address.ip().to_string();
+        let address = self.shown_address(&identity.node_id, Caller::of(&request)?.address);
         let SessionRequest {
             description,
             session_id,
         } = request.into_inner();
-        check_description(description.as_ref())?;
+        let description = description::kept(description)?;
         // 2. Not more often than a healthy node would.
         let fresh = random_id().map_err(|_| Status::internal("no random bytes"))?;
         let session = self
@@ -385,16 +396,6 @@ fn session_message(core: &Core, session: &Session) -> Option<SessionMessage> {
                 .unwrap_or_default(),
         })
     })
-}
-
-fn check_description(description: Option<&NodeDescription>) -> Result<(), Status> {
-    let bytes = description.map_or(0, prost::Message::encoded_len);
-    if bytes > MAX_DESCRIPTION_BYTES {
-        return Err(Status::invalid_argument(format!(
-            "the node description has {bytes} bytes, more than {MAX_DESCRIPTION_BYTES}"
-        )));
-    }
-    Ok(())
 }
 
 /// `period` give or take a tenth, so that beats of many nodes spread.
