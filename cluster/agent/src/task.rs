@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use prost_types::Timestamp;
 use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -109,12 +110,16 @@ impl TaskDriver {
     }
 
     async fn live(&mut self) {
+        let mut running_since = None;
         let execution = match self.found.take() {
             Some(Found::Ended(exit)) => {
                 let stopped = self.wanted.borrow().ends_task();
                 return self.report_exit(0, &exit, stopped);
             }
-            Some(Found::Running(execution)) => execution,
+            Some(Found::Running(execution)) => {
+                running_since = self.known_running_since();
+                execution
+            }
             None => match self.start().await {
                 Ok(Some(execution)) => execution,
                 Ok(None) => return,
@@ -128,7 +133,16 @@ impl TaskDriver {
                 }
             },
         };
-        self.accompany(execution.as_ref()).await;
+        self.accompany(execution.as_ref(), running_since).await;
+    }
+
+    /// Since when managers know that it runs: a new daemon makes no news of it.
+    fn known_running_since(&self) -> Option<Timestamp> {
+        let known = self.task.status.as_ref()?;
+        match known.state() {
+            TaskState::Running => known.timestamp,
+            _ => None,
+        }
     }
 
     /// Brings a task that is not known here to run, or to its end without having run.
@@ -211,7 +225,7 @@ impl TaskDriver {
     }
 
     /// Watches a running task until its end, stopping it when that is wanted.
-    async fn accompany(&mut self, execution: &dyn Execution) {
+    async fn accompany(&mut self, execution: &dyn Execution, running_since: Option<Timestamp>) {
         let pid = i32::try_from(execution.pid()).unwrap_or(0);
         let _running = Running::count(&self.shared);
         let container = ContainerStatus {
@@ -219,7 +233,8 @@ impl TaskDriver {
             pid,
             exit_code: 0,
         };
-        self.report(TaskState::Running, "started", "", Some(container));
+        let since = running_since.unwrap_or_else(|| timestamp(self.shared.now()));
+        self.report_since(since, TaskState::Running, "started", "", Some(container));
         let ended_by_itself = tokio::select! {
             exit = execution.wait() => Some(exit),
             wanted = ends(&mut self.wanted) => match wanted {
@@ -270,9 +285,22 @@ impl TaskDriver {
         self.report(state, message, &error, Some(container));
     }
 
-    /// Reports a status, unless the task is not this node's any more.
+    /// Reports a status that is so from now on.
     fn report(
         &self,
+        state: TaskState,
+        message: &str,
+        error: &str,
+        container: Option<ContainerStatus>,
+    ) {
+        let now = timestamp(self.shared.now());
+        self.report_since(now, state, message, error, container);
+    }
+
+    /// Reports a status, unless the task is not this node's any more.
+    fn report_since(
+        &self,
+        since: Timestamp,
         state: TaskState,
         message: &str,
         error: &str,
@@ -281,16 +309,15 @@ impl TaskDriver {
         if matches!(*self.wanted.borrow(), Wanted::Removed) {
             return;
         }
-        let now = Some(timestamp(self.shared.now()));
         let status = TaskStatus {
-            timestamp: now,
+            timestamp: Some(since),
             state: state.into(),
             message: message.to_owned(),
             err: error.to_owned(),
             container,
             port_status: None,
             applied_by: self.shared.node_id.clone(),
-            applied_at: now,
+            applied_at: Some(timestamp(self.shared.now())),
         };
         self.shared.reports.report(&self.task.id, status);
     }

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use prost_types::Timestamp;
 use waxseal_agent::native::{LogRecord, LogStream};
 use waxseal_ca::Clock;
 use waxseal_cluster::objects::TaskState;
@@ -23,11 +24,19 @@ fn desired(item: Item, state: TaskState) -> Item {
     Item::Task(task)
 }
 
+/// When a manager was told of a state before.
+const SEEN: Timestamp = Timestamp {
+    seconds: 1_700_000_000,
+    nanos: 5,
+};
+
 fn seen(item: Item, state: TaskState) -> Item {
     let Item::Task(mut task) = item else {
         panic!("not a task")
     };
-    task.status.as_mut().unwrap().state = state.into();
+    let status = task.status.as_mut().unwrap();
+    status.state = state.into();
+    status.timestamp = Some(SEEN);
     Item::Task(task)
 }
 
@@ -185,9 +194,14 @@ async fn tasks_of_an_earlier_daemon_are_adopted_after_the_first_complete_set() {
         ];
     });
     manager.connections.close_node("node");
-    manager
+    let runs = manager
         .wait_for_state("runs", TaskState::Running.into())
         .await;
+    assert_eq!(
+        runs.timestamp,
+        Some(SEEN),
+        "it runs since then, not since now"
+    );
     let ended = manager
         .wait_for_state("ended", TaskState::Failed.into())
         .await;
