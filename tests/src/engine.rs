@@ -106,6 +106,23 @@ impl Engine {
         Ok(Connection { runtime, sender })
     }
 
+    /// A POST whose caller hangs up half a second after it was sent.
+    ///
+    /// # Errors
+    /// When it cannot be sent.
+    pub fn leave_early(&self, path: &str, body: &Value) -> Result<()> {
+        let body = body.to_string();
+        let mut stream = StdUnixStream::connect(&self.socket)?;
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+        std::thread::sleep(Duration::from_millis(500));
+        Ok(())
+    }
+
     /// One call with a JSON body or none.
     ///
     /// # Errors

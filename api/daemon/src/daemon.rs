@@ -449,8 +449,9 @@ impl Daemon {
                 joined = crate::join::join(&daemon.shared, request) => joined,
                 () = told.cancelled() => Err(given_up()),
             };
+            let ended = daemon.join_ended(&told, joined, &done).await;
             // Whoever asked may have stopped waiting.
-            let _ = done.send(daemon.join_ended(&told, joined).await);
+            let _ = done.send(ended);
         });
         *control = Control::Joining { cancel, task };
         drop(control);
@@ -467,6 +468,7 @@ impl Daemon {
         self: &Arc<Daemon>,
         told: &CancellationToken,
         joined: Result<Member, ClusterError>,
+        asked: &oneshot::Sender<Result<(), ClusterError>>,
     ) -> Result<(), ClusterError> {
         let control = tokio::select! {
             biased;
@@ -478,15 +480,16 @@ impl Daemon {
                 self.became_member(&mut control, member);
                 Ok(())
             }
+            (Some(mut control), Err(error)) if asked.is_closed() => {
+                // Whoever asked was told to look at the node's status for the outcome.
+                let addr = self.view().node_addr.clone();
+                self.clear_files();
+                self.failed_with(&mut control, chain_text(&error), false, &addr);
+                Err(error)
+            }
             (Some(mut control), Err(error)) => {
                 *control = Control::Inactive;
                 self.undo();
-                // Whoever asked may have stopped waiting: the cause stays to be read.
-                let cause = chain_text(&error);
-                self.set_view(View {
-                    error: cause,
-                    ..View::bare(LockState::Inactive)
-                });
                 Err(error)
             }
             (None, Ok(member)) => {
@@ -722,10 +725,14 @@ impl Daemon {
     }
 
     fn undo(&self) {
+        self.clear_files();
+        self.set_view(View::bare(LockState::Inactive));
+    }
+
+    fn clear_files(&self) {
         if let Err(error) = self.shared.root.clear_swarm() {
             tracing::error!(%error, "files of a failed init or join could not be removed");
         }
-        self.set_view(View::bare(LockState::Inactive));
     }
 
     fn set_view(&self, view: View) {

@@ -83,6 +83,43 @@ fn joins_are_refused_with_their_reason() -> Result<()> {
 }
 
 #[test]
+fn a_join_that_failed_behind_the_callers_back_says_why() -> Result<()> {
+    scenario("join-background", |scene| {
+        let manager = scene.waxseal("manager")?;
+        manager.init(&[])?;
+        let token = manager.worker_token()?;
+        let node = scene.waxseal("node")?;
+        // Nobody listens there; the caller gives up before the node does.
+        let body = serde_json::json!({
+            "ListenAddr": "0.0.0.0:2377",
+            "RemoteAddrs": [format!("{}:1", manager.address)],
+            "JoinToken": token,
+        });
+        node.engine.leave_early("/swarm/join", &body)?;
+        node.reaches("pending")?;
+        node.reaches("error")?;
+        let info = node.docker.ok(&["info"])?;
+        ensure!(info.contains("Swarm: error"), "{info}");
+        let cause = info.lines().find(|line| line.trim().starts_with("Error: "));
+        ensure!(
+            cause.is_some_and(|line| line.contains("connection refused")),
+            "{info}"
+        );
+        let said = node.cli.run(&["status"])?;
+        ensure!(said.out().contains("connection refused"), "{}", said.out());
+        node.docker.refused(
+            &["swarm", "join", "--token", &token, &manager.remote()],
+            texts::ALREADY,
+        )?;
+        // Nothing of it stays.
+        node.docker.ok(&["swarm", "leave"])?;
+        node.join(&token, &manager.remote())?;
+        node.docker.ok(&["swarm", "leave"])?;
+        Ok(())
+    })
+}
+
+#[test]
 fn workers_share_the_tasks_and_say_that_they_are_workers() -> Result<()> {
     scenario("workers", |scene| {
         let manager = scene.waxseal("manager")?;
