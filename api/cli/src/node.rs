@@ -85,12 +85,14 @@ struct RemoveArgs {
     /// Also if the node is up
     #[arg(short, long)]
     force: bool,
+    /// Names, ids, starts of ids, or self
     #[arg(required = true, value_name = "NODE")]
     nodes: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]
 struct PsArgs {
+    /// Names, ids, starts of ids, or self
     #[arg(default_value = "self", value_name = "NODE")]
     nodes: Vec<String>,
     /// Ids only
@@ -102,6 +104,7 @@ struct PsArgs {
 
 #[derive(Debug, clap::Args)]
 struct RenewArgs {
+    /// Names, ids, starts of ids, or self
     #[arg(required = true, value_name = "NODE")]
     nodes: Vec<String>,
 }

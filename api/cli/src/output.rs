@@ -224,6 +224,18 @@ pub(crate) fn span(span: time::Duration) -> String {
     format!("{count} {name}{plural}")
 }
 
+/// A setting's span, in whole days where it is: `90days`, `1h 30m`. Can be given back as
+/// it is shown.
+pub(crate) fn exact_span(span: std::time::Duration) -> String {
+    const DAY: u64 = 86_400;
+    match (span.as_secs(), span.subsec_nanos()) {
+        // Months and years of the general form are averages that nobody asked for.
+        (DAY, 0) => "1day".to_owned(),
+        (seconds, 0) if seconds > DAY && seconds % DAY == 0 => format!("{}days", seconds / DAY),
+        _ => humantime::format_duration(span).to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,5 +260,19 @@ mod tests {
         assert_eq!(span(time::Duration::seconds(-5)), "0 seconds");
         assert_eq!(span(time::Duration::seconds(61)), "1 minute");
         assert_eq!(span(time::Duration::days(90)), "90 days");
+    }
+
+    #[test]
+    fn settings_are_told_as_they_were_made() {
+        let hours = |hours: u64| std::time::Duration::from_secs(hours * 3_600);
+        for (given, text) in [
+            (24 * 90, "90days"),
+            (24, "1day"),
+            (36, "1day 12h"),
+            (1, "1h"),
+        ] {
+            assert_eq!(exact_span(hours(given)), text);
+            assert_eq!(humantime::parse_duration(text).unwrap(), hours(given));
+        }
     }
 }

@@ -32,24 +32,34 @@ pub(super) struct Args {
     /// Command and its arguments, as one text split at blanks; "" for none
     #[arg(long, value_name = "COMMAND")]
     args: Option<String>,
+    /// Set an environment variable; no place for a secret
     #[arg(long, value_name = "NAME=VALUE")]
     env_add: Vec<String>,
+    /// Remove an environment variable
     #[arg(long, value_name = "NAME")]
     env_rm: Vec<String>,
+    /// Add a secret, as in `service create --secret`
     #[arg(long, value_name = "NAME")]
     secret_add: Vec<String>,
+    /// Take a secret away
     #[arg(long, value_name = "NAME")]
     secret_rm: Vec<String>,
+    /// Add a config, as in `service create --config`
     #[arg(long, value_name = "NAME")]
     config_add: Vec<String>,
+    /// Take a config away
     #[arg(long, value_name = "NAME")]
     config_rm: Vec<String>,
+    /// Add a constraint, as in `service create --constraint`
     #[arg(long, value_name = "CONSTRAINT")]
     constraint_add: Vec<String>,
+    /// Remove a constraint, written as it was
     #[arg(long, value_name = "CONSTRAINT")]
     constraint_rm: Vec<String>,
+    /// Set a label of the service
     #[arg(long, value_name = "KEY=VALUE")]
     label_add: Vec<String>,
+    /// Remove a label of the service
     #[arg(long, value_name = "KEY")]
     label_rm: Vec<String>,
     /// Replace all tasks, though nothing changed
@@ -62,6 +72,7 @@ pub(super) struct Args {
     task: TaskFlags,
     #[command(flatten)]
     wait: WaitArgs,
+    /// Name, id or start of an id
     #[arg(value_name = "SERVICE")]
     service: String,
 }
@@ -69,6 +80,7 @@ pub(super) struct Args {
 /// Change how many tasks services have
 #[derive(Debug, clap::Args)]
 pub(super) struct ScaleArgs {
+    /// Services and how many tasks each is to have
     #[arg(required = true, value_name = "SERVICE=COUNT")]
     scales: Vec<String>,
     #[command(flatten)]

@@ -27,6 +27,7 @@ pub(super) struct Args {
 /// List the tasks of services
 #[derive(Debug, clap::Args)]
 pub(super) struct PsArgs {
+    /// Names, ids or starts of ids
     #[arg(required = true, value_name = "SERVICE")]
     services: Vec<String>,
     /// Ids only
@@ -39,6 +40,7 @@ pub(super) struct PsArgs {
 /// Show services whole
 #[derive(Debug, clap::Args)]
 pub(super) struct InspectArgs {
+    /// Names, ids or starts of ids
     #[arg(required = true, value_name = "SERVICE")]
     services: Vec<String>,
     #[arg(long, value_enum, default_value_t)]
@@ -70,10 +72,15 @@ pub(super) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
             service.name().to_owned(),
             service.mode().to_owned(),
             tasks,
-            service.image().to_owned(),
+            without_digest(service.image()).to_owned(),
         ]);
     }
     table.print()
+}
+
+/// An image's name and tag: the digest, which is shown by inspect, fills a line.
+fn without_digest(image: &str) -> &str {
+    image.split_once('@').map_or(image, |(name, _)| name)
 }
 
 pub(super) async fn ps(client: &Client, args: PsArgs) -> Result<(), Failure> {

@@ -23,6 +23,9 @@ const HEAD_BYTES: usize = 8;
 /// Longest payload: a line has at most 16 KiB, details and time come before it.
 const MAX_PAYLOAD_BYTES: usize = 1 << 20;
 
+/// The stream of the daemon's own words, after 1 (standard output) and 2 (standard error).
+const SYSTEM_ERROR: u8 = 3;
+
 /// Show what a service's tasks print
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -38,6 +41,7 @@ pub(super) struct Args {
     /// Only the lines, as they are, without the tasks' names
     #[arg(long)]
     raw: bool,
+    /// Name, id or start of an id
     #[arg(value_name = "SERVICE")]
     service: String,
 }
@@ -68,13 +72,16 @@ impl Frames {
         };
         let [stream, _, _, _, a, b, c, d] = *head;
         let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-        if length > MAX_PAYLOAD_BYTES || !(1..=2).contains(&stream) {
+        if length > MAX_PAYLOAD_BYTES || !(1..=SYSTEM_ERROR).contains(&stream) {
             return Err(Failure::refused("the daemon's stream of logs is not understood")
                 .hint("tasks with a terminal have no such stream; a Docker Engine shows them with `docker service logs --raw`"));
         }
         let Some(data) = rest.get(..length) else {
             return Ok(None);
         };
+        if stream == SYSTEM_ERROR {
+            return Err(incomplete(data));
+        }
         let line = Line {
             is_stderr: stream == 2,
             data: data.to_vec(),
@@ -82,6 +89,15 @@ impl Frames {
         self.pending.drain(..HEAD_BYTES + length);
         Ok(Some(line))
     }
+}
+
+/// What the daemon says where a stream ends before all of it came.
+fn incomplete(text: &[u8]) -> Failure {
+    let text = String::from_utf8_lossy(text);
+    let text = text.trim();
+    let text = text.strip_prefix("Error grabbing logs: ").unwrap_or(text);
+    Failure::refused(text)
+        .hint("logs lie on the nodes of their tasks: `waxseal node ls` tells which are not ready")
 }
 
 /// The stream of a service's logs.
@@ -246,6 +262,23 @@ mod tests {
         assert_eq!((line.is_stderr, &*line.data), (false, &b"a\n"[..]));
         assert!(frames.next().unwrap().unwrap().is_stderr);
         assert_eq!(frames.next().unwrap(), None);
+    }
+
+    #[test]
+    fn an_incomplete_stream_says_why() {
+        let text =
+            b"Error grabbing logs: warning: incomplete log stream. node n is not available\n";
+        let mut frames = Frames::default();
+        frames.add(&[1, 0, 0, 0, 0, 0, 0, 1, b'\n', 3, 0, 0, 0, 0, 0, 0]);
+        frames.add(&[u8::try_from(text.len()).unwrap()]);
+        frames.add(text);
+        assert!(frames.next().unwrap().is_some());
+        let failure = frames.next().unwrap_err();
+        assert_eq!(
+            failure.message,
+            "warning: incomplete log stream. node n is not available"
+        );
+        assert!(failure.hint.is_some());
     }
 
     #[test]

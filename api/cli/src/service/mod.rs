@@ -47,6 +47,7 @@ enum Verb {
 #[derive(Debug, clap::Args)]
 #[command(visible_alias = "remove")]
 struct RemoveArgs {
+    /// Names, ids or starts of ids
     #[arg(required = true, value_name = "SERVICE")]
     services: Vec<String>,
 }

@@ -15,7 +15,12 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Address or interface that other nodes reach this one at, with optional port
-    #[arg(long, value_name = "ADDRESS", default_value = "")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "",
+        hide_default_value = true
+    )]
     advertise_addr: String,
     /// Address or interface to listen on, with optional port
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:2377")]
@@ -97,7 +102,7 @@ pub(super) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
     let swarm = Swarm::read(client).await?;
     let address = manager_address(client, &node_id).await?;
     output::line("\nadd a worker by running this on it:\n")?;
-    output::line(keys::join_command(&swarm.join_tokens.worker, &address))?;
+    output::line(keys::join_commands(&swarm.join_tokens.worker, &address))?;
     if args.autolock {
         output::line(
             "\nkeep this unlock key where this host's disk is not; `waxseal unlock` asks for it after each restart:\n",

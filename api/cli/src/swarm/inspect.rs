@@ -6,7 +6,7 @@ use super::Swarm;
 use crate::{
     client::Client,
     failure::Failure,
-    output::{self, Format, Pairs},
+    output::{self, Format, Pairs, exact_span},
     payload::typed,
 };
 
@@ -31,7 +31,7 @@ pub(super) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
     let span = |pointer: &str| {
         let nanoseconds = swarm.spec.pointer(pointer).and_then(Value::as_u64);
         nanoseconds.map_or(String::new(), |nanoseconds| {
-            humantime::format_duration(std::time::Duration::from_nanos(nanoseconds)).to_string()
+            exact_span(std::time::Duration::from_nanos(nanoseconds))
         })
     };
     let history = swarm

@@ -26,7 +26,12 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
     token_file: Option<PathBuf>,
     /// Address or interface that other nodes reach this one at
-    #[arg(long, value_name = "ADDRESS", default_value = "")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "",
+        hide_default_value = true
+    )]
     advertise_addr: String,
     /// Address or interface to listen on, if this becomes a manager
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:2377")]

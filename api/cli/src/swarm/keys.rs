@@ -71,15 +71,27 @@ pub(super) async fn join_token(client: &Client, args: JoinTokenArgs) -> Result<(
     let local = SwarmInfo::read(client).await?;
     let address = manager_address(client, &local.node_id).await?;
     output::line(format!("add a {role} by running this on it:\n"))?;
-    output::line(join_command(&token, &address))
+    let command = match args.role {
+        Role::Worker => join_commands(&token, &address),
+        // A Docker Engine is a worker for good.
+        Role::Manager => own_join_command(&token, &address),
+    };
+    output::line(command)
 }
 
-/// The command for a node of ours, and for a Docker Engine.
-pub(super) fn join_command(token: &str, address: &str) -> String {
-    let (token, address) = (shown(token), shown(address));
+/// The commands for a worker: for a node of ours, and for a Docker Engine.
+pub(super) fn join_commands(token: &str, address: &str) -> String {
     format!(
-        "    waxseal swarm join --token {token} {address}\n\nor, on a Docker Engine:\n\n    docker swarm join --token {token} {address}"
+        "{}\n\nor, on a Docker Engine:\n\n    docker swarm join --token {} {}",
+        own_join_command(token, address),
+        shown(token),
+        shown(address)
     )
+}
+
+fn own_join_command(token: &str, address: &str) -> String {
+    let (token, address) = (shown(token), shown(address));
+    format!("    waxseal swarm join --token {token} {address}")
 }
 
 pub(super) async fn unlock_key(client: &Client, args: UnlockKeyArgs) -> Result<(), Failure> {
