@@ -109,9 +109,42 @@ pub(crate) fn from_answer(status: http::StatusCode, text: &str) -> Failure {
     match text.split_once("; ") {
         _ if text.is_empty() => Failure::refused(format!("the daemon answered {status}")),
         Some((what, hint)) if !hint.contains("; ") => Failure::refused(what).hint(hint),
-        _ => Failure::refused(text),
+        _ => match HINTS.iter().find(|(part, _)| text.contains(part)) {
+            Some((_, hint)) => Failure::refused(text).hint(*hint),
+            None => Failure::refused(text),
+        },
     }
 }
+
+/// Part of an answer in the engine's words, which have no second part: what helps.
+const HINTS: [(&str, &str); 8] = [
+    (
+        " is in use by the following service",
+        "take it from those services first, with `waxseal service update --secret-rm` or `--config-rm`",
+    ),
+    (
+        " already exists",
+        "choose another name, or remove what bears it",
+    ),
+    (
+        " is not down and can't be removed",
+        "have it leave with `waxseal swarm leave` there, or remove it all the same with `waxseal node rm --force`",
+    ),
+    (
+        "It must be demoted to worker before removal",
+        "change its role first with `waxseal node update --role worker`; the last manager ends its cluster with `waxseal swarm leave --force`",
+    ),
+    (
+        "attempting to demote the last manager",
+        "make another node a manager first, or end the cluster with `waxseal swarm leave --force`",
+    ),
+    (" is ambiguous (", "give its whole id, or more of it"),
+    ("secret not found: ", "`waxseal secret ls` lists them"),
+    (
+        " not found",
+        "look with the verb `ls`; names are compared whole, ids from their start",
+    ),
+];
 
 /// Start of an answer, exit code, our text (empty: the answer itself), hint.
 const KNOWN: [(&str, Exit, &str, &str); 14] = [
@@ -232,6 +265,20 @@ mod tests {
             "rpc error: code = Unknown desc = update out of sequence",
         );
         assert!(wrapped.hint.is_some());
+    }
+
+    #[test]
+    fn the_engines_words_get_a_hint() {
+        for text in [
+            "rpc error: code = InvalidArgument desc = secret 'db' is in use by the following service: web",
+            "rpc error: code = AlreadyExists desc = secret db already exists",
+            "rpc error: code = FailedPrecondition desc = node n is not down and can't be removed",
+            "node walk1 is ambiguous (3 matches found)",
+            "service web not found",
+        ] {
+            let failure = from_answer(StatusCode::BAD_REQUEST, text);
+            assert!(failure.hint.is_some(), "{text}");
+        }
     }
 
     #[test]

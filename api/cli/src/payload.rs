@@ -157,13 +157,18 @@ pub(crate) async fn each(
     names: &[String],
 ) -> (Vec<serde_json::Value>, Option<Failure>) {
     let mut found = Vec::with_capacity(names.len());
+    let mut fault: Option<Failure> = None;
     for name in names {
         match client.get(&format!("{route}/{}", segment(name))).await {
             Ok(object) => found.push(object),
-            Err(failure) => return (found, Some(failure)),
+            Err(failure) => {
+                if let Some(earlier) = fault.replace(failure) {
+                    earlier.report();
+                }
+            }
         }
     }
-    (found, None)
+    (found, fault)
 }
 
 /// Removes all that can be removed; the last failure is the answer, others are told before.
