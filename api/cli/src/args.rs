@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    client::Client, completions, config, daemon, demo, events, failure::Failure, node, secret,
+    client::Client, completions, config, daemon, demo, events, failure::Failure, manager, node,
+    secret,
     service, socket::Socket, status, swarm, unlock, version,
 };
 
@@ -33,6 +34,7 @@ pub(crate) enum Verb {
     Swarm(swarm::Args),
     Unlock(unlock::Args),
     Node(node::Args),
+    Manager(manager::Args),
     Secret(secret::Args),
     Config(config::Args),
     Service(Box<service::Args>),
@@ -50,6 +52,7 @@ impl Verb {
             Verb::Swarm(args) => swarm::run(&client, args).await,
             Verb::Unlock(args) => unlock::run(&client, args).await,
             Verb::Node(args) => node::run(&client, args).await,
+            Verb::Manager(args) => manager::run(&client, args).await,
             Verb::Secret(args) => secret::run(&client, args).await,
             Verb::Config(args) => config::run(&client, args).await,
             Verb::Service(args) => service::run(&client, *args).await,

@@ -15,6 +15,7 @@ mod events;
 mod failure;
 mod info;
 mod input;
+mod manager;
 mod node;
 mod output;
 mod payload;

@@ -8,12 +8,20 @@ use crate::{
     client::{Client, filters, segment},
     failure::Failure,
     info::{Labels, SwarmInfo, Version},
-    output::{self, Format, Pairs, Table},
+    output::{self, Format, Pairs, Table, shown},
     payload::{filter_query, pairs, remove_each, typed},
     service::tasks,
 };
 
 const ROUTE: &str = "/nodes";
+/// What was on a manager's disk or in its memory may be elsewhere by now.
+const FORMER_MANAGER: &str = "
+a former manager has seen the cluster's state: root key, unlock key, join tokens, secrets. If you do
+not trust it any more, rotate them:
+
+    waxseal swarm join-token --rotate manager
+    waxseal swarm join-token --rotate worker
+    waxseal swarm unlock-key --rotate";
 
 /// See and change the nodes of the cluster
 #[derive(Debug, clap::Args)]
@@ -32,6 +40,10 @@ enum Verb {
     /// Change a node's availability, role or labels
     #[command(arg_required_else_help = true)]
     Update(UpdateArgs),
+    /// Make workers managers
+    Promote(RoleArgs),
+    /// Make managers workers: their copy of the cluster's state is deleted
+    Demote(RoleArgs),
     /// Remove nodes; what they hold of the cluster counts no more
     #[command(visible_alias = "remove")]
     Rm(RemoveArgs),
@@ -78,6 +90,13 @@ struct UpdateArgs {
     /// Name, id, start of an id, or self
     #[arg(value_name = "NODE")]
     node: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct RoleArgs {
+    /// Names, ids, starts of ids, or self
+    #[arg(required = true, value_name = "NODE")]
+    nodes: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -195,6 +214,8 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
         Verb::Ls(args) => list(client, args).await,
         Verb::Inspect(args) => inspect(client, args).await,
         Verb::Update(args) => update(client, args).await,
+        Verb::Promote(args) => change_roles(client, &args.nodes, "manager").await,
+        Verb::Demote(args) => change_roles(client, &args.nodes, "worker").await,
         Verb::Rm(args) => {
             let query = if args.force { "?force=1" } else { "" };
             remove_each(client, ROUTE, &args.nodes, query).await
@@ -215,7 +236,7 @@ async fn list(client: &Client, args: ListArgs) -> Result<(), Failure> {
     if args.quiet {
         return nodes
             .iter()
-            .try_for_each(|node| output::line(output::shown(&node.id)));
+            .try_for_each(|node| output::line(shown(&node.id)));
     }
     let own_id = SwarmInfo::read(client).await?.node_id;
     let headings = [
@@ -342,7 +363,34 @@ async fn update(client: &Client, args: UpdateArgs) -> Result<(), Failure> {
         node.version.index
     );
     client.post_quietly(&path, &spec).await?;
-    output::line(output::shown(&node.id))
+    output::line(shown(&node.id))
+}
+
+/// Asks for another role; the node takes it on a moment later.
+async fn change_roles(client: &Client, nodes: &[String], role: &str) -> Result<(), Failure> {
+    let mut demoted = false;
+    for wanted in nodes {
+        let raw: Value = read(client, wanted).await?;
+        let mut spec = raw.get("Spec").cloned().unwrap_or_else(|| json!({}));
+        let node: Node = typed(raw)?;
+        if node.spec.role == role {
+            output::line(format!("{} is a {role} already", shown(wanted)))?;
+            continue;
+        }
+        spec["Role"] = role.into();
+        let path = format!(
+            "{ROUTE}/{}/update?version={}",
+            segment(&node.id),
+            node.version.index
+        );
+        client.post_quietly(&path, &spec).await?;
+        output::line(format!("{} becomes a {role}", shown(wanted)))?;
+        demoted |= role == "worker";
+    }
+    match demoted {
+        true => output::line(FORMER_MANAGER),
+        false => Ok(()),
+    }
 }
 
 async fn ps(client: &Client, args: PsArgs) -> Result<(), Failure> {
@@ -362,7 +410,7 @@ async fn renew(client: &Client, args: RenewArgs) -> Result<(), Failure> {
         client
             .post_empty(&format!("/waxseal/v1/nodes/{}/renew", segment(&id)))
             .await?;
-        output::line(format!("{} renews its certificate", output::shown(node)))?;
+        output::line(format!("{} renews its certificate", shown(node)))?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use crate::{
     client::Client,
     failure::Failure,
+    manager::Group,
     output::{self, Format, Pairs, shown, until},
     payload::typed,
 };
@@ -29,6 +30,7 @@ struct Status {
     certificate_expires_at: Option<String>,
     certificate_renews_at: Option<String>,
     managers: Vec<Manager>,
+    group: Option<Group>,
     warnings: Vec<String>,
     next: Vec<String>,
 }
@@ -65,6 +67,8 @@ fn print(status: &Status) -> Result<(), Failure> {
             "" => manager.addr.clone(),
             id => format!("{} ({id})", manager.addr),
         });
+    let group = status.group.as_ref();
+    let behind = group.and_then(|group| group.lag).filter(|lag| *lag > 0);
     pairs
         .add("State", &status.state)
         .add("Cause", &status.error)
@@ -88,6 +92,15 @@ fn print(status: &Status) -> Result<(), Failure> {
                 .unwrap_or_default(),
         )
         .add_all("Managers", managers)
+        .add("Leader", group.map(Group::leader_text).unwrap_or_default())
+        .add(
+            "Quorum",
+            group.map(|group| group.quorum.text()).unwrap_or_default(),
+        )
+        .add(
+            "Behind",
+            behind.map(|lag| format!("{lag} entries")).unwrap_or_default(),
+        )
         .add("Version", &status.version);
     pairs.print()?;
     for warning in &status.warnings {

@@ -8,6 +8,7 @@ use tokio::sync::broadcast;
 use tokio_stream::wrappers::ReceiverStream;
 use waxseal_api::{
     Cluster, ClusterError, DaemonInfo, InitRequest, JoinRequest, LocalNode, LogLine, LogRequest,
+    ManagerGroup,
 };
 use waxseal_cluster::{
     Applied, ChangeRecord, State, date_time,
@@ -43,6 +44,10 @@ impl Cluster for DaemonCluster {
 
     fn certificate_renewal(&self) -> Option<OffsetDateTime> {
         self.0.view().agent.as_ref()?.borrow().renewal.due
+    }
+
+    fn managers(&self) -> Option<ManagerGroup> {
+        self.0.manager_group()
     }
 
     async fn init(&self, request: InitRequest) -> Result<String, ClusterError> {

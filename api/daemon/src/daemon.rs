@@ -14,11 +14,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use waxseal_agent::{Executor, Found, HostFacts};
-use waxseal_api::{ClusterError, DaemonInfo, LocalNode, LocalState};
+use waxseal_api::{ClusterError, DaemonInfo, LocalNode, LocalState, ManagerGroup};
 use waxseal_autolock::{LockEvent, LockState, OpenError, UnlockKey};
 use waxseal_ca::{ChainError, Clock, CredentialsError};
 use waxseal_cluster::ChangeRecord;
-use waxseal_manager::Manager;
+use waxseal_manager::{Leader, Manager};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -141,6 +141,7 @@ enum Control {
 }
 
 /// What readers see of [`Control`].
+#[derive(Clone)]
 pub(crate) struct View {
     pub(crate) state: LockState,
     pub(crate) error: String,
@@ -311,7 +312,7 @@ impl Daemon {
 
     async fn member_from_files(
         self: &Arc<Daemon>,
-        file: NodeFile,
+        mut file: NodeFile,
         unlock_key: Option<UnlockKey>,
     ) -> Result<Member, BeginError> {
         let now = self.shared.clock.now();
@@ -319,6 +320,13 @@ impl Daemon {
         let keys = Keys::open(disk, &self.shared.root.swarm(), unlock_key)?;
         let trust = keys.trust(now)?;
         let credentials = keys.credentials(&trust, now)?;
+        if let Some(addresses) = crate::enter::addresses_now(&self.shared, &file) {
+            let (listen, advertise) = (addresses.listen, addresses.advertise);
+            tracing::info!(%advertise, former = %file.advertise_addr, "this host has another address");
+            file.listen_addr = listen.to_string();
+            file.advertise_addr = advertise.to_string();
+            self.shared.write_node_file(&file)?;
+        }
         Ok(Member::start(&self.shared, keys, file, trust, credentials, Begin::Resume).await?)
     }
 
@@ -394,14 +402,19 @@ impl Daemon {
         let mut control = self.control.lock().await;
         match *control {
             Control::Inactive => {}
-            Control::Member(ref member)
+            Control::Member(ref mut member)
                 if request.force_new_cluster && member.seat.is_managers() =>
             {
-                return Err(ClusterError::NotImplemented(
-                    "--force-new-cluster recovers a cluster that lost managers; this release runs \
-                     one manager, whose state is whole: restart it instead"
-                        .to_owned(),
-                ));
+                let plan = crate::found::plan(&self.shared, request)?;
+                let node_id = member.force_new_cluster(&self.shared, &plan).await?;
+                self.set_view(View {
+                    node_addr: host_of(&member.node_file.advertise_addr),
+                    ..self.view().as_ref().clone()
+                });
+                return Ok(node_id);
+            }
+            Control::Locked { .. } if request.force_new_cluster => {
+                return Err(ClusterError::Locked);
             }
             _ if request.force_new_cluster => return Err(ClusterError::NotManager),
             _ => return Err(ClusterError::AlreadyInSwarm),
@@ -509,7 +522,12 @@ impl Daemon {
                 return Err(ClusterError::LeaveRefused(LEAVE_LOCKED.to_owned()));
             }
             Control::Member(member) if member.seat.is_managers() && !force => {
-                return Err(ClusterError::LeaveRefused(LEAVE_LAST_MANAGER.to_owned()));
+                return Err(crate::leave::refusal(member.seat.manager().as_deref()));
+            }
+            Control::Member(member) => {
+                if let Some(manager) = member.seat.manager() {
+                    crate::leave::farewell(&manager, &member.node_file.node_id).await;
+                }
             }
             _ => {}
         }
@@ -671,6 +689,22 @@ impl Daemon {
         }
     }
 
+    /// The Raft group as this node's manager knows it.
+    pub(crate) fn manager_group(&self) -> Option<ManagerGroup> {
+        let view = self.view.load();
+        let manager = view.manager()?;
+        let leader = match &*manager.leader().borrow() {
+            Leader::Me { .. } => Some(view.node_id.clone()),
+            Leader::Other { node_id, .. } => Some(node_id.clone()),
+            Leader::None => None,
+        };
+        Some(ManagerGroup {
+            members: manager.members(),
+            leader,
+            lag: Some(manager.lag()),
+        })
+    }
+
     /// The local node as `/info` shows it.
     pub(crate) fn local_node(&self) -> LocalNode {
         let view = self.view.load();
@@ -772,9 +806,6 @@ fn given_up() -> ClusterError {
 
 /// Text E of spec/engine-api.md §5.2.
 const LEAVE_LOCKED: &str = "Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message.";
-/// Text A of spec/engine-api.md §5.2.
-const LEAVE_LAST_MANAGER: &str = "You are attempting to leave the swarm on a node that is participating as a manager. Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ";
-
 /// The host of `host:port`; an address without port is one.
 fn host_of(address: &str) -> String {
     match address.parse::<std::net::SocketAddr>() {

@@ -15,6 +15,7 @@ mod facts;
 mod found;
 mod join;
 mod keys;
+mod leave;
 mod member;
 mod node_file;
 mod run;

@@ -6,6 +6,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{Mutex, broadcast, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use waxseal_agent::{Agent, AgentConfig, AgentStatus, IdentityStore, ManagerAddress, Renewals};
+use waxseal_api::ClusterError;
 use waxseal_autolock::{Dek, UnlockKey};
 use waxseal_ca::{LiveTls, NodeCredentials, Role, TrustBundle};
 use waxseal_cluster::{ChangeRecord, State};
@@ -14,6 +15,7 @@ use waxseal_manager::{JoinCluster, Manager, Start};
 use crate::{
     daemon::Shared,
     enter::{EnterError, fetch_unlock_key, manager_addresses, new_raft_keys},
+    found::Plan,
     keys::{Keys, KeysError},
     node_file::{NodeFile, NodeFileError, Phase},
     seat::{RoleFollower, Seat},
@@ -22,6 +24,9 @@ use crate::{
 
 /// How often a key change that failed is tried again.
 const KEY_RETRY: Duration = Duration::from_secs(5);
+
+/// Where `docker swarm init` says to listen if nobody told it.
+const DEFAULT_LISTEN: &str = "0.0.0.0:2377";
 
 /// A member at work.
 pub(crate) struct Member {
@@ -146,6 +151,52 @@ impl Member {
         self.agent.status()
     }
 
+    /// Goes on as the only manager, with all that its log holds; agent and tasks stay.
+    ///
+    /// What is cut short leaves the log either way whole: with the members it had, or
+    /// with this one alone.
+    pub(crate) async fn force_new_cluster(
+        &mut self,
+        shared: &Arc<Shared>,
+        plan: &Plan,
+    ) -> Result<String, ClusterError> {
+        let internal = |error: &(dyn std::error::Error + 'static)| {
+            ClusterError::Internal(format!(
+                "swarm component could not be started: {}",
+                chain_text(error)
+            ))
+        };
+        let mut file = shared.node_file().map_err(|error| internal(&error))?;
+        // What was not said stays as it is.
+        if !plan.request.advertise_addr.is_empty() || file.advertise_addr.is_empty() {
+            file.advertise_addr = plan.advertise.to_string();
+            file.advertise_asked.clone_from(&plan.request.advertise_addr);
+        }
+        if plan.request.listen_addr != DEFAULT_LISTEN {
+            file.listen_addr = plan.listen.to_string();
+            file.listen_asked.clone_from(&plan.request.listen_addr);
+        }
+        file.phase = Phase::Member.into();
+        file.managers.clear();
+        let prepare = || Ok(shared.write_node_file(&file)?);
+        self.seat
+            .retake(&self.keys, Start::ForceNew, prepare)
+            .await
+            .map_err(|error| internal(&error))?;
+        if let Some(manager) = self.seat.manager() {
+            let incarnation = manager.read(|state| state.cluster().map(|c| c.incarnation));
+            if let Some(incarnation) = incarnation {
+                shared
+                    .change_node_file(|file| file.incarnation = incarnation)
+                    .map_err(|error| internal(&error))?;
+            }
+            let own = own_address(&manager);
+            self.agent.use_managers(own.into_iter().collect());
+        }
+        self.node_file = shared.node_file().map_err(|error| internal(&error))?;
+        Ok(self.node_file.node_id.clone())
+    }
+
     /// Stops; tasks go on under their shims, or end with `leave`.
     pub(crate) async fn stop(self, leave: bool) {
         self.stopped.cancel();
@@ -174,12 +225,9 @@ fn start_agent(
     // A manager's own agent reaches it on the spot, whatever address others use; the
     // others help while it has no leader, or is none any more.
     let mut managers: Vec<ManagerAddress> = node_file.managers.iter().map(Into::into).collect();
-    if let Some(mut own) = manager.and_then(Manager::address) {
-        if own.ip().is_unspecified() {
-            own.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-        }
+    if let Some(own) = manager.and_then(own_address) {
         managers.retain(|manager| manager.node_id != node_file.node_id);
-        managers.insert(0, ManagerAddress::from_address(own.to_string()));
+        managers.insert(0, own);
     }
     let config = AgentConfig {
         clock: Arc::clone(&shared.clock),
@@ -190,6 +238,15 @@ fn start_agent(
         facts: shared.facts.clone(),
     };
     Agent::start(config).map_err(MemberError::Agent)
+}
+
+/// Where this host reaches its own manager.
+fn own_address(manager: &Manager) -> Option<ManagerAddress> {
+    let mut own = manager.address()?;
+    if own.ip().is_unspecified() {
+        own.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    Some(ManagerAddress::from_address(own.to_string()))
 }
 
 /// The one place where the node's keys change: by renewal, by another role, by the

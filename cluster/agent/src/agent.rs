@@ -90,6 +90,16 @@ impl Agent {
         Renewals(Arc::clone(&self.shared))
     }
 
+    /// Takes other managers in place of those known, as when they are lost for good. The
+    /// next session's manager says more.
+    pub fn use_managers(&self, managers: Vec<ManagerAddress>) {
+        if !managers.is_empty() {
+            self.shared
+                .status
+                .send_modify(|status| status.managers = managers);
+        }
+    }
+
     /// Counts renewals of the certificate, each of which may bring another role. It
     /// moves once the new identity is in use.
     pub fn renewed(&self) -> watch::Receiver<u64> {

@@ -40,7 +40,7 @@ pub(super) struct Args {
     /// Finished tasks kept for each slot
     #[arg(long, value_name = "COUNT")]
     task_history_limit: Option<i64>,
-    /// Start again as a cluster of one from what this manager holds
+    /// Go on as the only manager with what this one holds, when the others are lost for good
     #[arg(long)]
     force_new_cluster: bool,
 }
@@ -95,10 +95,11 @@ pub(super) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
             false => failure,
         }
     })?;
-    output::line(format!(
-        "this node ({}) is the first manager of a new cluster",
-        shown(&node_id)
-    ))?;
+    let what = match init.force_new_cluster {
+        true => "only manager of its cluster now; the others must leave and join again",
+        false => "first manager of a new cluster",
+    };
+    output::line(format!("this node ({}) is the {what}", shown(&node_id)))?;
     let swarm = Swarm::read(client).await?;
     let address = manager_address(client, &node_id).await?;
     output::line("\nadd a worker by running this on it:\n")?;

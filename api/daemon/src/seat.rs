@@ -1,0 +1,249 @@
+//! The manager's seat on this node: vacant on a worker, taken at a promotion, left at a demotion.
+
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Mutex, Notify, watch};
+use tokio_util::sync::CancellationToken;
+use waxseal_autolock::{Dek, DekRing, Owner};
+use waxseal_ca::{LiveTls, Role};
+use waxseal_manager::{Manager, ManagerConfig, Start};
+
+use crate::{
+    daemon::Shared,
+    keys::Keys,
+    member::{KeyKeeper, MemberError},
+    node_file::NodeFile,
+    text::chain_text,
+};
+
+/// Pause before a manager that did not start is tried again.
+const RETRY: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Where this node's manager runs, while it has one.
+pub(crate) struct Seat {
+    shared: Arc<Shared>,
+    tls: Arc<LiveTls>,
+    /// What readers see.
+    manager: ArcSwapOption<Manager>,
+    /// A manager has started.
+    taken: Notify,
+    /// Held while a manager starts or stops.
+    turn: Mutex<()>,
+    /// Why the last start failed.
+    trouble: StdMutex<Option<String>>,
+    /// Set once, when a manager ended by itself: the node cannot go on.
+    failed: watch::Sender<Option<String>>,
+    /// Ends what waits for a manager's failure.
+    stopped: CancellationToken,
+}
+
+impl Seat {
+    /// A vacant seat.
+    pub(crate) fn new(shared: &Arc<Shared>, tls: &Arc<LiveTls>, stopped: CancellationToken) -> Seat {
+        Seat {
+            shared: Arc::clone(shared),
+            tls: Arc::clone(tls),
+            manager: ArcSwapOption::empty(),
+            taken: Notify::new(),
+            turn: Mutex::default(),
+            trouble: StdMutex::default(),
+            failed: watch::Sender::new(None),
+            stopped,
+        }
+    }
+
+    /// The manager that runs.
+    pub(crate) fn manager(&self) -> Option<Arc<Manager>> {
+        self.manager.load_full()
+    }
+
+    /// Whether the certificate says manager, whether one runs or not.
+    pub(crate) fn is_managers(&self) -> bool {
+        let identity = self.tls.identity();
+        identity.is_some_and(|identity| identity.role == Role::Manager)
+    }
+
+    /// Why no manager runs although one should.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.lock_trouble().clone()
+    }
+
+    fn lock_trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a manager, unless one runs.
+    ///
+    /// # Errors
+    /// [`MemberError`]; the seat stays vacant.
+    pub(crate) async fn take(&self, keys: &KeyKeeper, start: Start) -> Result<(), MemberError> {
+        let _turn = self.turn.lock().await;
+        match self.manager() {
+            Some(_) => Ok(()),
+            None => self.fill(keys, start).await,
+        }
+    }
+
+    /// Stops the manager, lets `prepare` change what the next one finds, and starts
+    /// that one.
+    ///
+    /// # Errors
+    /// [`MemberError`]; the seat is vacant, and taken again on the log as it is.
+    pub(crate) async fn retake(
+        &self,
+        keys: &KeyKeeper,
+        start: Start,
+        prepare: impl FnOnce() -> Result<(), MemberError>,
+    ) -> Result<(), MemberError> {
+        let _turn = self.turn.lock().await;
+        self.clear().await;
+        prepare()?;
+        self.fill(keys, start).await
+    }
+
+    async fn fill(&self, keys: &KeyKeeper, start: Start) -> Result<(), MemberError> {
+        let started = self.start(keys, start).await;
+        *self.lock_trouble() = started.as_ref().err().map(|error| chain_text(error));
+        let manager = Arc::new(started?);
+        let (failure, failed) = (manager.failure(), self.failed.clone());
+        let stopped = self.stopped.clone();
+        tokio::spawn(async move {
+            let cause = stopped.run_until_cancelled(failure).await.flatten();
+            if let Some(cause) = cause {
+                failed.send_replace(Some(chain_text(&*cause)));
+            }
+        });
+        self.manager.store(Some(manager));
+        self.taken.notify_one();
+        Ok(())
+    }
+
+    async fn start(&self, keys: &KeyKeeper, start: Start) -> Result<Manager, MemberError> {
+        let file = self.shared.node_file()?;
+        let config = keys
+            .with(|keys| manager_config(&self.shared, keys, &file, &self.tls))
+            .await?;
+        let disk = Arc::clone(&self.shared.config.disk);
+        Ok(Manager::start_on(disk, config, start).await?)
+    }
+
+    /// Stops the manager, if one runs: nothing reads or writes its log after this.
+    pub(crate) async fn vacate(&self) {
+        let _turn = self.turn.lock().await;
+        self.clear().await;
+    }
+
+    async fn clear(&self) {
+        // No reader holds it longer than its call.
+        let manager = self.manager.swap(None);
+        *self.lock_trouble() = None;
+        if let Some(manager) = manager {
+            manager.shutdown(self.shared.config.shutdown_timeout).await;
+        }
+    }
+
+    /// Completes when a manager has started since it was last waited for.
+    pub(crate) async fn taken(&self) {
+        self.taken.notified().await;
+    }
+
+    /// Completes when a manager ended by itself, with the cause.
+    pub(crate) fn failure(&self) -> impl Future<Output = Option<String>> + Send + use<> {
+        let mut failed = self.failed.subscribe();
+        async move {
+            let cause = failed.wait_for(Option::is_some).await.ok()?;
+            cause.clone()
+        }
+    }
+}
+
+/// Makes the seat follow the certificate: what a renewal brought decides.
+pub(crate) struct RoleFollower {
+    pub(crate) seat: Arc<Seat>,
+    pub(crate) keys: Arc<KeyKeeper>,
+    /// The agent's count of renewals.
+    pub(crate) renewed: watch::Receiver<u64>,
+    pub(crate) stopped: CancellationToken,
+}
+
+impl RoleFollower {
+    pub(crate) async fn run(mut self) {
+        loop {
+            self.renewed.mark_unchanged();
+            let retry = match self.step().await {
+                Ok(()) => None,
+                Err(error) => {
+                    let error = chain_text(&error);
+                    tracing::warn!(%error, "this node's manager does not run; it is tried again");
+                    Some(RETRY)
+                }
+            };
+            let pause = async {
+                match retry {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = self.renewed.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = pause => {}
+                () = self.stopped.cancelled() => return,
+            }
+        }
+    }
+
+    async fn step(&self) -> Result<(), MemberError> {
+        match (self.seat.is_managers(), self.seat.manager()) {
+            (true, None) => {
+                let start = self.keys.start_of_manager()?;
+                self.seat.take(&self.keys, start).await?;
+                self.keys.entered()?;
+            }
+            // The certificate was replaced by a worker's with the manager stopped first.
+            (false, Some(_)) => self.seat.vacate().await,
+            (true, Some(_)) | (false, None) => {}
+        }
+        Ok(())
+    }
+}
+
+/// What a manager is started with.
+fn manager_config(
+    shared: &Arc<Shared>,
+    keys: &Keys,
+    node_file: &NodeFile,
+    tls: &Arc<LiveTls>,
+) -> Result<ManagerConfig, MemberError> {
+    let raft = keys.file().raft.as_ref().ok_or(MemberError::NoRaftKeys)?;
+    let listen = node_file
+        .listen_addr
+        .parse()
+        .map_err(|_| MemberError::Address {
+            text: node_file.listen_addr.clone(),
+        })?;
+    Ok(ManagerConfig {
+        owner: Owner {
+            cluster_id: node_file.cluster_id.clone(),
+            node_id: node_file.node_id.clone(),
+            raft_id: raft.raft_id,
+        },
+        deks: DekRing::new(
+            raft.current.duplicate(),
+            raft.retired.iter().map(Dek::duplicate),
+        ),
+        dir: shared.raft_dir(),
+        listen,
+        advertise_addr: node_file.advertise_addr.clone(),
+        tls: Arc::clone(tls),
+        clock: Arc::clone(&shared.clock),
+        changes: shared.changes.clone(),
+        allow_tls12: shared.config.allow_tls12,
+        danger_certificate_expiry: shared.config.danger_certificate_expiry,
+        danger_feature_level: None,
+    })
+}
