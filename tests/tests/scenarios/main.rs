@@ -12,6 +12,7 @@ mod join;
 mod kill;
 mod markers;
 mod native_tasks;
+mod own_cli;
 mod refusals;
 mod secrets;
 mod services;
