@@ -286,16 +286,26 @@ async fn read<T: serde::de::DeserializeOwned>(client: &Client, node: &str) -> Re
 
 async fn inspect(client: &Client, args: InspectArgs) -> Result<(), Failure> {
     let mut found: Vec<Value> = Vec::with_capacity(args.nodes.len());
+    let mut fault: Option<Failure> = None;
     for node in &args.nodes {
-        found.push(read(client, node).await?);
+        match read(client, node).await {
+            Ok(node) => found.push(node),
+            Err(failure) => {
+                if let Some(earlier) = fault.replace(failure) {
+                    earlier.report();
+                }
+            }
+        }
     }
-    if args.format == Format::Json {
-        return output::json(&found);
+    match args.format {
+        Format::Json => output::json(&found)?,
+        Format::Table => {
+            for node in found {
+                print(&typed::<Node>(node)?)?;
+            }
+        }
     }
-    for node in found {
-        print(&typed::<Node>(node)?)?;
-    }
-    Ok(())
+    fault.map_or(Ok(()), Err)
 }
 
 fn print(node: &Node) -> Result<(), Failure> {
