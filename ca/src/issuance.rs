@@ -65,7 +65,7 @@ pub struct IssuanceView<'a> {
     pub tokens: &'a JoinTokens,
     /// Its nodes.
     pub nodes: &'a dyn NodeTable,
-    /// Whether further managers may join.
+    /// Whether the caller can be a manager: it announced so, which a Docker Engine does not.
     pub managers_allowed: bool,
     /// Whether this manager has applied everything that was committed before it began to lead.
     pub caught_up: bool,
@@ -170,10 +170,10 @@ pub enum IssuanceRefusal {
          with a new key"
     )]
     KeyInUse,
-    /// A good manager token, and no further manager is taken.
+    /// A good manager token of a caller that cannot be a manager here.
     #[error(
-        "this release runs one manager; join as worker with the token that `docker swarm \
-         join-token worker` prints"
+        "managers of this cluster run waxseal, and this node did not say that it can be one; join \
+         as worker with the token that `docker swarm join-token worker` prints"
     )]
     ManagersNotAllowed,
 }

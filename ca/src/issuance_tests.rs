@@ -381,7 +381,7 @@ fn the_token_decides_the_role_of_a_new_node() {
     assert!(
         refusal
             .to_string()
-            .contains("this release runs one manager")
+            .contains("managers of this cluster run waxseal")
     );
     // The manager that is there goes on renewing.
     let node = case.node("", Some(&identity("m", Role::Manager)));

@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use openraft::error::RaftError;
-use tokio::sync::watch;
+use openraft::{
+    ChangeMembers,
+    error::{ClientWriteError, RaftError},
+};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 use waxseal_autolock::{Dek, Owner};
 use waxseal_raft_store::{LogLimits, LogStore, Member, SnapshotPolicy, SnapshotStore, StoreError};
@@ -40,6 +43,8 @@ pub(crate) struct Engine {
     pub(crate) snapshots: SnapshotStore,
     pub(crate) monitor: Monitor,
     leader: watch::Sender<Leader>,
+    /// See [`Engine::hold_membership`].
+    membership: Arc<Mutex<()>>,
 }
 
 impl Engine {
@@ -72,6 +77,7 @@ impl Engine {
             snapshots,
             monitor,
             leader: watch::Sender::default(),
+            membership: Arc::default(),
         })
     }
 
@@ -206,6 +212,14 @@ impl Engine {
         self.leader.subscribe()
     }
 
+    /// Entries of the log that are not applied yet.
+    pub(crate) fn lag(&self) -> u64 {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let applied = metrics.last_applied.map_or(0, |id| id.index);
+        metrics.last_log_index.unwrap_or(0).saturating_sub(applied)
+    }
+
     /// The members that the newest membership names.
     pub(crate) fn members(&self) -> Vec<MemberView> {
         let metrics = self.raft.metrics();
@@ -222,6 +236,39 @@ impl Engine {
             reachable: leads(*raft_id),
         };
         membership.nodes().map(view).collect()
+    }
+
+    /// While this is held nobody becomes a voter here. What makes a learner a voter
+    /// takes it, looks once more whether the record lets the node join
+    /// ([`waxseal_cluster::plan::joins`]), and keeps it until the change is committed;
+    /// what makes a node a worker on record takes it before it looks at the members.
+    pub(crate) async fn hold_membership(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.membership).lock_owned().await
+    }
+
+    /// Takes a voter or learner out of the group; nothing is done if it is none.
+    /// Not for the leader itself, which hands over first.
+    pub(crate) async fn remove_member(&self, raft_id: RaftId) -> Result<(), MembershipError> {
+        let _held = self.hold_membership().await;
+        let members = self.members();
+        let Some(member) = members.into_iter().find(|member| member.raft_id == raft_id) else {
+            return Ok(());
+        };
+        let ids = BTreeSet::from([raft_id]);
+        let change = match member.voter {
+            true => ChangeMembers::RemoveVoters(ids),
+            false => ChangeMembers::RemoveNodes(ids),
+        };
+        match self.raft.change_membership(change, false).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                Err(MembershipError::NotLeader)
+            }
+            Err(RaftError::APIError(error)) => Err(MembershipError::NotCommitted {
+                reason: error.to_string(),
+            }),
+            Err(RaftError::Fatal(_)) => Err(MembershipError::Stopped),
+        }
     }
 
     /// Hands the leadership over.

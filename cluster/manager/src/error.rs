@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use openraft::error::{ClientWriteError, RaftError};
 use waxseal_cluster::{CodecError, Refusal};
-use waxseal_raft_store::{Member, StoreError};
+use waxseal_raft_store::StoreError;
 
-use crate::raft::RaftId;
+use crate::{raft::RaftId, state_machine::TooOld};
 
 /// Why a command did not take effect.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -27,22 +26,15 @@ pub enum ProposeError {
         /// What is full and what to do.
         reason: String,
     },
+    /// The leader changed, or was lost, before it answered.
+    #[error(
+        "the swarm's leader changed before it answered, so that this may or may not have taken \
+         effect; look whether it did, then try again"
+    )]
+    Unknown,
     /// The manager is stopping or its log failed.
     #[error("the manager has stopped")]
     Stopped,
-}
-
-impl ProposeError {
-    pub(crate) fn from_raft(
-        error: &RaftError<RaftId, ClientWriteError<RaftId, Member>>,
-    ) -> ProposeError {
-        match error {
-            RaftError::APIError(
-                ClientWriteError::ForwardToLeader(_) | ClientWriteError::ChangeMembershipError(_),
-            ) => ProposeError::NoLeader,
-            RaftError::Fatal(_) => ProposeError::Stopped,
-        }
-    }
 }
 
 /// The status that tells a member why its call had no effect.
@@ -50,7 +42,7 @@ pub(crate) fn propose_status(error: &ProposeError) -> tonic::Status {
     match error {
         ProposeError::Refused(refusal) => waxseal_wire::refusal_status(refusal),
         ProposeError::Malformed(error) => tonic::Status::invalid_argument(error.to_string()),
-        ProposeError::NoLeader | ProposeError::Stopped => {
+        ProposeError::NoLeader | ProposeError::Unknown | ProposeError::Stopped => {
             tonic::Status::unavailable(error.to_string())
         }
         ProposeError::NoSpace { reason } => tonic::Status::resource_exhausted(reason.clone()),
@@ -145,6 +137,9 @@ pub enum ApplyError {
     /// A command that this binary does not know.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The cluster's feature level is above this binary's.
+    #[error(transparent)]
+    Level(#[from] TooOld),
     /// A fault of ours.
     #[error("a command made the state machine panic")]
     Panicked,

@@ -1,5 +1,7 @@
 //! Who leads.
 
+pub use waxseal_cluster::plan::MemberView;
+
 use crate::raft::RaftId;
 
 /// Who leads, as a manager knows it.
@@ -23,21 +25,4 @@ pub enum Leader {
     /// None that this manager knows of.
     #[default]
     None,
-}
-
-/// A member of the Raft group as its leader sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemberView {
-    /// Its Raft id, used once.
-    pub raft_id: RaftId,
-    /// The node that it is.
-    pub node_id: String,
-    /// Where it is reached, `host:port`.
-    pub addr: String,
-    /// Whether it counts; a learner does not.
-    pub voter: bool,
-    /// Whether it leads.
-    pub leader: bool,
-    /// Whether the leader has heard of it of late; always of the leader itself.
-    pub reachable: bool,
 }

@@ -6,6 +6,7 @@
 
 mod authorize;
 mod ca;
+mod control;
 mod core;
 mod dispatcher;
 mod engine;
@@ -18,16 +19,18 @@ mod manager;
 mod monitor;
 mod proposer;
 mod raft;
+mod roles;
 mod state_machine;
 #[cfg(test)]
 mod testing;
 mod vault;
 
 pub use ca::IssuerError;
+pub use control::{LogsError, ReadError};
 pub use error::{ApplyError, Failure, MembershipError, ProposeError, RotateError, StartError};
-pub use hello::FEATURE_LEVEL;
+pub use waxseal_wire::FEATURE_LEVEL;
 pub use leadership::{Leader, MemberView};
 pub use log_broker::{IncompleteLogs, LogLines, TooManyReaders};
 pub use manager::{JoinCluster, Manager, ManagerConfig, NewCluster, Start, component};
-pub use state_machine::RestoreError;
+pub use state_machine::{RestoreError, TooOld};
 pub use vault::{PageVault, VaultError};

@@ -45,6 +45,7 @@ pub(crate) struct Loops {
     pub(crate) ca: Arc<Ca>,
     pub(crate) connections: Connections,
     pub(crate) plan_due: Notify,
+    pub(crate) roles_due: Arc<Notify>,
     pub(crate) stopped: CancellationToken,
 }
 
@@ -81,6 +82,22 @@ impl Loops {
         }
     }
 
+    /// Tells the nodes when there are other managers than before.
+    pub(crate) async fn follow_managers(self: Arc<Self>) {
+        let stopped = self.stopped.clone();
+        let following = async {
+            let mut known = self.core.group.managers();
+            loop {
+                self.core.group.managers_changed(&known).await;
+                known = self.core.group.managers();
+                for session in self.sessions.all() {
+                    session.node_changed.notify_one();
+                }
+            }
+        };
+        stopped.run_until_cancelled(following).await;
+    }
+
     /// Changes were lost: anything may have changed.
     fn look_again(&self) {
         self.ca.cluster_changed();
@@ -97,6 +114,7 @@ impl Loops {
         dispatcher::notify_all(&self.sessions);
         self.subscriptions.look_again();
         self.plan_due.notify_one();
+        self.roles_due.notify_one();
     }
 
     fn changed(&self, change: &Change) {
@@ -118,6 +136,7 @@ impl Loops {
                     self.connections.close_node(&old.id);
                 }
                 self.plan_due.notify_one();
+                self.roles_due.notify_one();
             }
             Change::Task { .. } => {
                 self.subscriptions.task_changed(change);

@@ -25,27 +25,29 @@ use waxseal_cluster::{
 };
 use waxseal_raft_store::{Disk, Member, OsDisk, StoreError, StoreOptions};
 use waxseal_wire::{
-    Acceptor, Connections, Listening, limits,
+    Acceptor, Connections, Course, FEATURE_LEVEL, Listening, Relay, limits,
     swarmkit::{
         LogSelector, LogSubscriptionOptions, ca_server::CaServer,
         dispatcher_server::DispatcherServer, log_broker_server::LogBrokerServer,
         node_ca_server::NodeCaServer,
     },
-    waxseal::hello_server::HelloServer,
+    waxseal::{control_server::ControlServer, hello_server::HelloServer},
 };
 
 use crate::{
     ca::{Ca, CaService, NodeCaService},
+    control::{ControlService, Group, Link, Logs, LogsError, ReadError, Voucher},
     core::Core,
     dispatcher::{Dispatcher, Sessions},
     engine::{Engine, refused},
     error::{Failure, MembershipError, ProposeError, RotateError, StartError},
     hello::HelloService,
     leadership::{Leader, MemberView},
-    log_broker::{LogBroker, LogLines, Subscriptions, TooManyReaders},
+    log_broker::{LogBroker, LogLines, Subscriptions},
     loops::Loops,
     monitor::Monitor,
     proposer::Proposer,
+    roles::Roles,
     state_machine::StateMachine,
     vault::PageVault,
 };
@@ -76,6 +78,15 @@ pub struct ManagerConfig {
     pub allow_tls12: bool,
     /// Life of certificates in place of the cluster's; for the harness only.
     pub danger_certificate_expiry: Option<CertificateExpiry>,
+    /// Feature level in place of this binary's; for the harness only.
+    pub danger_feature_level: Option<u32>,
+}
+
+impl ManagerConfig {
+    /// The newest feature level of the cluster that this manager serves.
+    pub(crate) fn feature_level(&self) -> u32 {
+        self.danger_feature_level.unwrap_or(FEATURE_LEVEL)
+    }
 }
 
 /// The first command of a cluster that does not exist yet.
@@ -177,16 +188,37 @@ impl Manager {
         let tasks = TaskTracker::new();
         let (stopped, ended) = (CancellationToken::new(), CancellationToken::new());
         let stop = [stopped.clone().drop_guard(), ended.clone().drop_guard()];
-        let (proposer, proposing) = Proposer::new(engine.raft.clone(), engine.log.clone());
+        let (proposer, proposing) = Proposer::new(
+            engine.raft.clone(),
+            engine.log.clone(),
+            engine.leader(),
+            tasks.clone(),
+        );
         tasks.spawn(ended.clone().run_until_cancelled_owned(proposing));
+        let (course, way) = watch::channel(Course::Nowhere);
+        let group = Group::new(
+            proposer,
+            Arc::clone(&state),
+            engine.leader(),
+            way.clone(),
+            engine.raft.metrics(),
+        );
         let core = Arc::new(Core {
             node_id: config.owner.node_id.clone(),
             cluster_id: config.owner.cluster_id.clone(),
             advertise_addr: config.advertise_addr.clone(),
             state,
-            proposer,
+            group: Arc::new(group),
             clock: Arc::clone(&config.clock),
         });
+        let link = Link {
+            core: Arc::clone(&core),
+            tls: Arc::clone(&config.tls),
+            leader: engine.leader(),
+            course,
+            stopped: stopped.clone(),
+        };
+        tasks.spawn(link.follow());
         // 1. Serve nothing before everything acknowledged is applied: an empty
         //    assignment set would stop every task of every node.
         if new.is_some() {
@@ -218,12 +250,22 @@ impl Manager {
             ca: Arc::new(ca),
             connections: members_connections(&core),
             plan_due: Notify::new(),
+            roles_due: Arc::default(),
             stopped: stopped.clone(),
         });
         // 3. The door.
-        let listening = open_door(config, &loops, &tasks, listener)?;
+        let listening = open_door(config, &loops, &engine, way, &tasks, listener)?;
         tasks.spawn(Arc::clone(&loops).follow_changes(changes));
+        tasks.spawn(Arc::clone(&loops).follow_managers());
         tasks.spawn(Arc::clone(&loops).run_plans());
+        let roles = Roles {
+            core: Arc::clone(&core),
+            engine: engine.clone(),
+            feature_level: config.feature_level(),
+            due: Arc::clone(&loops.roles_due),
+            stopped: stopped.clone(),
+        };
+        tasks.spawn(roles.run());
         tasks.spawn(engine.clone().keep_snapshots(stopped.clone()));
         tracing::info!(node = %core.node_id, address = %config.listen, "manager serves");
         Ok(Manager {
@@ -261,22 +303,35 @@ impl Manager {
         self.core.propose(actor, op)
     }
 
-    /// Reads the state; what was acknowledged before the call is in it, since a
-    /// command is acknowledged once it is applied here. Nothing in `read` may wait.
+    /// Reads the state; what this manager acknowledged before the call is in it, and
+    /// after [`Manager::linearize`] what any did. Nothing in `read` may wait.
     pub fn read<R>(&self, read: impl FnOnce(&State) -> R) -> R {
         self.core.read(read)
+    }
+
+    /// Returns once [`Manager::read`] shows everything that was acknowledged, by
+    /// whichever manager, before the call; at once on the leader.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn linearize(&self) -> Result<(), ReadError> {
+        self.core.group.linearize().await
     }
 
     /// The output of tasks.
     ///
     /// # Errors
-    /// [`TooManyReaders`].
-    pub fn logs(
+    /// [`LogsError`].
+    pub async fn logs(
         &self,
         selector: LogSelector,
         options: LogSubscriptionOptions,
-    ) -> Result<LogLines, TooManyReaders> {
-        self.subscriptions.subscribe(selector, options)
+    ) -> Result<LogLines, LogsError> {
+        let group = &self.core.group;
+        if group.leads() {
+            return Ok(self.subscriptions.subscribe(selector, options)?);
+        }
+        group.logs(selector, options, &self.tasks).await
     }
 
     /// Seals everything from now on under `new`, which the key file must hold
@@ -306,6 +361,11 @@ impl Manager {
     /// known to the leader alone.
     pub fn members(&self) -> Vec<MemberView> {
         self.engine.members()
+    }
+
+    /// Entries of its log that its state does not have yet.
+    pub fn lag(&self) -> u64 {
+        self.engine.lag()
     }
 
     /// Hands the leadership over, to the voter that has most of the log if none is named.
@@ -378,9 +438,10 @@ async fn open_engine(
     };
     let monitor = Monitor::default();
     let (changes, watched) = (config.changes.clone(), monitor.clone());
+    let level = config.feature_level();
     let opening = move || {
         let opened = waxseal_raft_store::open(options)?;
-        let machine = StateMachine::open(opened.snapshots.clone(), vault, changes, watched)?;
+        let machine = StateMachine::open(opened.snapshots.clone(), vault, changes, watched, level)?;
         Ok::<_, StartError>((opened, machine))
     };
     // The thread waits for other work with what it read last in its registers.
@@ -425,6 +486,8 @@ async fn found(engine: &Engine, config: &ManagerConfig) -> Result<(), StartError
 fn open_door(
     config: &ManagerConfig,
     loops: &Arc<Loops>,
+    engine: &Engine,
+    way: watch::Receiver<Course>,
     tasks: &TaskTracker,
     listener: TcpListener,
 ) -> Result<Listening, StartError> {
@@ -439,7 +502,7 @@ fn open_door(
     } = &**loops;
     let dispatcher = Dispatcher::new(Arc::clone(core), Arc::clone(sessions), tasks.clone());
     let log_broker = LogBroker::new(Arc::clone(core), Arc::clone(subscriptions), stopped.clone());
-    let ca_service = CaServer::new(CaService(Arc::clone(ca)))
+    let ca_service = CaServer::new(CaService(Arc::clone(core)))
         .max_decoding_message_size(limits::JOIN_MESSAGE_LIMIT);
     let routes = Routes::new(ca_service)
         .add_service(
@@ -458,6 +521,10 @@ fn open_door(
         .add_service(
             HelloServer::new(HelloService(Arc::clone(core)))
                 .max_decoding_message_size(limits::JOIN_MESSAGE_LIMIT),
+        )
+        .add_service(
+            ControlServer::new(control_service(core, subscriptions, engine))
+                .max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT),
         );
     let options = TlsOptions {
         allow_tls12: config.allow_tls12,
@@ -472,7 +539,13 @@ fn open_door(
         tls,
         clock: Arc::clone(&config.clock),
         connections: connections.clone(),
-        relay: waxseal_wire::Relay::none(),
+        relay: Relay {
+            course: way,
+            vouch: Arc::new(Voucher {
+                core: Arc::clone(core),
+                tls: Arc::clone(&config.tls),
+            }),
+        },
     };
     acceptor
         .serve(listener)
@@ -480,6 +553,23 @@ fn open_door(
             address: config.listen,
             source,
         })
+}
+
+fn control_service(
+    core: &Arc<Core>,
+    subscriptions: &Arc<Subscriptions>,
+    engine: &Engine,
+) -> ControlService {
+    let (group, subscriptions) = (Arc::clone(&core.group), Arc::clone(subscriptions));
+    let logs: Box<Logs> = Box::new(move |selector, options| {
+        let leads = group.leads();
+        leads.then(|| subscriptions.subscribe(selector, options))
+    });
+    ControlService {
+        core: Arc::clone(core),
+        engine: engine.clone(),
+        logs,
+    }
 }
 
 /// The connections, without those of removed nodes whose certificates are still valid.
@@ -493,7 +583,10 @@ fn members_connections(core: &Arc<Core>) -> Connections {
     let asked = Arc::clone(core);
     let connections = Connections::admitting(Arc::new(move |identity| {
         let node_id = &identity.node_id;
-        asked.read(|state| !state.is_banned(node_id) && state.node(node_id).is_some())
+        // A manager may be on record with the others and not yet here.
+        let may_be_new = identity.role == Role::Manager;
+        let is_known = |state: &State| state.node(node_id).is_some() || may_be_new;
+        asked.read(|state| !state.is_banned(node_id) && is_known(state))
     }));
     for (node_id, address) in known {
         if let Some(address) = address {

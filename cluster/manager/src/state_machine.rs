@@ -38,6 +38,8 @@ pub(crate) struct StateMachine {
     changes: broadcast::Sender<ChangeRecord>,
     snapshots: SnapshotStore,
     monitor: Monitor,
+    /// The newest feature level that is read here.
+    feature_level: u32,
 }
 
 /// How far the log is applied.
@@ -53,16 +55,18 @@ impl StateMachine {
     /// Blocks.
     ///
     /// # Errors
-    /// If the snapshot cannot be read or is of a newer format.
+    /// If the snapshot cannot be read, is of a newer format or of a cluster of a newer
+    /// feature level.
     pub(crate) fn open(
         snapshots: SnapshotStore,
         vault: Arc<dyn Vault>,
         changes: broadcast::Sender<ChangeRecord>,
         monitor: Monitor,
+        feature_level: u32,
     ) -> Result<StateMachine, RestoreError> {
         let (state, position) = match snapshots.latest() {
             None => (State::new(Arc::clone(&vault)), Position::default()),
-            Some(snapshot) => restore(&snapshot, &vault)?,
+            Some(snapshot) => restore(&snapshot, &vault, feature_level)?,
         };
         let state = Arc::new(RwLock::new(state));
         Ok(StateMachine {
@@ -72,6 +76,7 @@ impl StateMachine {
             changes,
             snapshots,
             monitor,
+            feature_level,
         })
     }
 
@@ -133,7 +138,9 @@ impl StateMachine {
         let time = command.time.as_ref().and_then(date_time);
         let outcome = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-            state.apply(command)
+            let outcome = state.apply(command);
+            check_level(&state, self.feature_level).map_err(ApplyError::Level)?;
+            outcome
         };
         match &outcome {
             // Applying what is not understood, or skipping it, would part this replica from others.
@@ -165,6 +172,29 @@ pub enum RestoreError {
         "the newest snapshot cannot be read; start the binary that wrote it, or restore a backup"
     )]
     Content(#[from] Refusal),
+    /// The cluster's feature level.
+    #[error(transparent)]
+    Level(#[from] TooOld),
+}
+
+/// The cluster has risen above this binary: what it would read next it may not know.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "the cluster has feature level {cluster} and this binary reads up to {binary}; start the \
+     version that ran on the other managers"
+)]
+pub struct TooOld {
+    /// The cluster's level.
+    pub cluster: u32,
+    /// The newest one that this binary reads.
+    pub binary: u32,
+}
+
+fn check_level(state: &State, binary: u32) -> Result<(), TooOld> {
+    match state.cluster().map(|cluster| cluster.feature_level) {
+        Some(cluster) if cluster > binary => Err(TooOld { cluster, binary }),
+        _ => Ok(()),
+    }
 }
 
 /// Reads a snapshot chunk by chunk: of its plaintext no more than a chunk and one
@@ -172,6 +202,7 @@ pub enum RestoreError {
 fn restore(
     snapshot: &StoredSnapshot,
     vault: &Arc<dyn Vault>,
+    feature_level: u32,
 ) -> Result<(State, Position), RestoreError> {
     let mut restorer = Restorer::new(Arc::clone(vault));
     let mut reader = snapshot.reader();
@@ -189,7 +220,9 @@ fn restore(
         last_applied: meta.last_log_id,
         membership: meta.last_membership.clone(),
     };
-    Ok((restorer.finish()?, position))
+    let state = restorer.finish()?;
+    check_level(&state, feature_level)?;
+    Ok((state, position))
 }
 
 /// Bytes of the fields of a message that are whole in `bytes`. A snapshot's pieces
@@ -284,7 +317,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             .blocking(move || snapshots.install(&meta, *snapshot))
             .await
             .map_err(|error| write_error(&self.monitor, error))?;
-        let (state, position) = restore(&installed, &self.vault).map_err(|error| {
+        let restored = restore(&installed, &self.vault, self.feature_level);
+        let (state, position) = restored.map_err(|error| {
             let signature = Some(installed.meta().signature());
             StorageIOError::read_snapshot(signature, anyerror_of(&error))
         })?;
@@ -423,7 +457,8 @@ mod tests {
         let opened = waxseal_raft_store::open::<TypeConfig>(options).unwrap();
         let changes = broadcast::channel(1).0;
         let vault = Arc::new(PlainVault);
-        StateMachine::open(opened.snapshots, vault, changes, monitor.clone()).unwrap()
+        let level = crate::FEATURE_LEVEL;
+        StateMachine::open(opened.snapshots, vault, changes, monitor.clone(), level).unwrap()
     }
 
     fn entry(index: u64, batch: Vec<u8>) -> openraft::Entry<TypeConfig> {

@@ -26,7 +26,7 @@ use waxseal_cluster::{
     timestamp, version_of,
 };
 use waxseal_wire::{
-    Peer, issuance_status,
+    FEATURE_MANAGER, Peer, announced_features, issuance_status,
     swarmkit::{
         GetRootCaCertificateRequest, GetRootCaCertificateResponse, IssueNodeCertificateRequest,
         IssueNodeCertificateResponse, NodeCertificateStatusRequest, NodeCertificateStatusResponse,
@@ -159,6 +159,7 @@ impl Ca {
     async fn issue(
         self: &Arc<Self>,
         peer: &Peer,
+        managers_allowed: bool,
         request: IssueNodeCertificateRequest,
     ) -> Result<IssueNodeCertificateResponse, Status> {
         let now = self.core.clock.now();
@@ -183,7 +184,7 @@ impl Ca {
                 cluster_id: &issuer.cluster_id,
                 tokens: &issuer.tokens,
                 nodes: &Nodes(state),
-                managers_allowed: false,
+                managers_allowed,
                 caught_up: true,
             };
             // What is no text is no token either.
@@ -570,8 +571,8 @@ fn new_serial() -> Result<Serial, Status> {
         .ok_or_else(|| Status::internal("the system gave no random bytes"))
 }
 
-/// Serves `CA`.
-pub(crate) struct CaService(pub(crate) Arc<Ca>);
+/// Serves `CA`, on a manager that does not lead too.
+pub(crate) struct CaService(pub(crate) Arc<Core>);
 
 #[tonic::async_trait]
 impl ca_server::Ca for CaService {
@@ -579,7 +580,12 @@ impl ca_server::Ca for CaService {
         &self,
         _request: Request<GetRootCaCertificateRequest>,
     ) -> Result<Response<GetRootCaCertificateResponse>, Status> {
-        let certificate = self.0.issuer.load().root_pem.clone();
+        let certificate = self.0.read(|state| {
+            let root = state.cluster()?.root_ca.as_ref()?;
+            Some(root.ca_cert.clone())
+        });
+        let certificate = certificate
+            .ok_or_else(|| Status::unavailable("the manager has not caught up; try again"))?;
         Ok(Response::new(GetRootCaCertificateResponse { certificate }))
     }
 }
@@ -597,8 +603,10 @@ impl node_ca_server::NodeCa for NodeCaService {
         if request.get_ref().csr.is_empty() {
             return Err(Status::invalid_argument("InvalidArgument"));
         }
+        let features = announced_features(&request)?.unwrap_or_default();
+        let can_manage = features.iter().any(|feature| feature == FEATURE_MANAGER);
         self.0
-            .issue(&peer, request.into_inner())
+            .issue(&peer, can_manage, request.into_inner())
             .await
             .map(Response::new)
     }

@@ -135,6 +135,7 @@ impl dispatcher_server::Dispatcher for Dispatcher {
             }),
             manager_status: None,
             session_started: true,
+            not_a_member: false,
         };
         self.core
             .propose_as(
@@ -368,6 +369,7 @@ async fn send_assignments(
 /// Status and versions are left out of the node: a worker acts on its spec,
 /// role and certificate only, and would be woken by each of its own reports.
 fn session_message(core: &Core, session: &Session) -> Option<SessionMessage> {
+    let managers = weighted_managers(core);
     core.read(|state| {
         let node = state.node(&session.node_id)?;
         let cluster = state.cluster()?;
@@ -377,13 +379,6 @@ fn session_message(core: &Core, session: &Session) -> Option<SessionMessage> {
             manager_status: None,
             ..Node::clone(node)
         };
-        let managers = vec![WeightedPeer {
-            peer: Some(Peer {
-                node_id: core.node_id.clone(),
-                addr: core.advertise_addr.clone(),
-            }),
-            weight: MANAGER_WEIGHT,
-        }];
         Some(SessionMessage {
             session_id: session.id.clone(),
             node: Some(node),
@@ -396,6 +391,27 @@ fn session_message(core: &Core, session: &Session) -> Option<SessionMessage> {
                 .unwrap_or_default(),
         })
     })
+}
+
+/// All managers alike, so that nodes spread over them: whom a node has trouble with, it
+/// finds out itself. Never empty, or the node would not find back.
+fn weighted_managers(core: &Core) -> Vec<WeightedPeer> {
+    let weighted = |node_id: String, addr: String| WeightedPeer {
+        peer: Some(Peer { node_id, addr }),
+        weight: MANAGER_WEIGHT,
+    };
+    let members = core.group.managers().into_iter();
+    let managers: Vec<_> = members
+        .filter(|member| !member.addr.is_empty())
+        .map(|member| weighted(member.node_id, member.addr))
+        .collect();
+    match managers.is_empty() {
+        true => vec![weighted(
+            core.node_id.clone(),
+            core.advertise_addr.clone(),
+        )],
+        false => managers,
+    }
 }
 
 /// `period` give or take a tenth, so that beats of many nodes spread.

@@ -92,6 +92,7 @@ impl World {
             changes: broadcast::channel(64).0,
             allow_tls12: false,
             danger_certificate_expiry: None,
+            danger_feature_level: None,
         };
         Manager::start_on(self.disk.clone(), config, start).await
     }
