@@ -18,7 +18,9 @@ use tokio_util::{
 };
 use tonic::service::Routes;
 use waxseal_autolock::{Dek, DekRing, Owner, scrub_registers};
-use waxseal_ca::{CertificateExpiry, ClientCertificates, Clock, LiveTls, TlsOptions, server_tls};
+use waxseal_ca::{
+    CertificateExpiry, ClientCertificates, Clock, LiveTls, Role, TlsOptions, server_tls,
+};
 use waxseal_cluster::{
     Applied, ChangeRecord, State, Vault,
     objects::{Actor, Bootstrap, Cluster, Node, actor, command::Op},
