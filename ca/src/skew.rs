@@ -59,6 +59,21 @@ pub fn describe_validity_skew(
     None
 }
 
+/// What to tell the operator when a cluster's root is not valid yet by this host's clock. How
+/// far a root was backdated is not known: an hour by ours, five minutes by a stock manager.
+/// `None` while it is valid.
+pub fn describe_root_skew(local_now: OffsetDateTime, not_before: OffsetDateTime) -> Option<String> {
+    (local_now < not_before).then(|| {
+        format!(
+            "this host's clock is at least {} behind the cluster's: it says {}, and the cluster's \
+             root certificate is valid from {}; set this host's clock, then try again",
+            spell(not_before - local_now),
+            stamp(local_now),
+            stamp(not_before),
+        )
+    })
+}
+
 /// Hours and minutes below two days, days and hours above.
 fn spell(span: Duration) -> String {
     let minutes = span.unsigned_abs().as_secs() / 60;
@@ -109,6 +124,13 @@ mod tests {
         assert_eq!(describe_skew(NOW + Duration::HOUR, NOW), None);
         assert_eq!(describe_skew(NOW, NOW + Duration::HOUR), None);
         assert!(describe_skew(NOW, NOW + Duration::HOUR + Duration::SECOND).is_some());
+    }
+
+    #[test]
+    fn a_root_tells_no_more_than_it_knows() {
+        assert_eq!(describe_root_skew(NOW, NOW), None);
+        let behind = describe_root_skew(NOW - Duration::minutes(175), NOW).unwrap();
+        assert!(behind.contains("at least 2 h 55 min behind"), "{behind}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tonic::Code;
 use tracing::{debug, warn};
 use waxseal_ca::{
     ChainError, Clock, CredentialsError, JoinToken, NodeCredentials, Role, TokenError, TrustBundle,
-    TrustError, describe_skew, describe_validity_skew,
+    TrustError, describe_root_skew, describe_skew, describe_validity_skew,
 };
 use waxseal_cluster::objects::Availability;
 use waxseal_wire::{
@@ -30,6 +30,9 @@ use crate::{
 const ATTEMPTS: u32 = 5;
 /// The wait between rounds.
 const ATTEMPT_PAUSE: Duration = Duration::from_secs(2);
+/// No round begins later: who reaches nobody is told so, and why, while the daemon's caller still
+/// waits (20 s, a dial being 5).
+const LAST_ROUND: Duration = Duration::from_secs(12);
 
 /// What a join needs to know.
 pub struct JoinRequest {
@@ -187,13 +190,15 @@ impl Joiner {
     async fn run(self) -> Result<Joined, JoinError> {
         let mut progress = Progress::default();
         let mut attempt = 0;
+        let begin = timer::Instant::now();
         loop {
             attempt += 1;
             let error = match self.round(&mut progress).await {
                 Ok(joined) => return Ok(joined),
                 Err(error) => error,
             };
-            if attempt >= ATTEMPTS || !error.is_passing() {
+            let is_late = begin.elapsed() + ATTEMPT_PAUSE > LAST_ROUND;
+            if attempt >= ATTEMPTS || is_late || !error.is_passing() {
                 return Err(error);
             }
             warn!(%error, attempt, "joining failed, trying again");
@@ -326,7 +331,7 @@ fn root(error: TrustError) -> JoinError {
     let skew = match &error {
         TrustError::NotValidYet {
             not_before, now, ..
-        } => describe_validity_skew(*now, *not_before, *not_before),
+        } => describe_root_skew(*now, *not_before),
         _ => None,
     };
     skew.map_or(JoinError::Root(error), |skew| JoinError::Clock { skew })
