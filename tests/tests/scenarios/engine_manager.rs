@@ -7,6 +7,8 @@ use waxseal_tests::{
     DaemonOptions, Dockerd, NetworkNamespace, Waxseal, eventually, holds_for, scenario,
 };
 
+use super::join::{clock_environment, refused};
+
 /// Until tasks have moved.
 const SOON: Duration = Duration::from_secs(40);
 /// Secrets of this size, so many that the first assignment set passes 5 MiB.
@@ -38,6 +40,24 @@ fn our_agent_serves_a_stock_manager() -> Result<()> {
         let token = manager
             .docker
             .ok(&["swarm", "join-token", "-q", "worker"])?;
+        // It does not tell its time. Its certificates do, as far as they can: the root begins five
+        // minutes before it was made.
+        for (name, offset, words) in [
+            ("behind", "-3h", "at least 2 h 5"),
+            ("beyond", "+2400h", "clock is ahead by that much"),
+        ] {
+            let options = DaemonOptions {
+                wrapper: namespace.enter(),
+                environment: clock_environment(offset)?,
+                ..DaemonOptions::default()
+            };
+            let node = Waxseal::start(scene, name, &options)?;
+            let said = refused(&node, &token, &remote)?;
+            ensure!(
+                said.contains("clock") && said.contains(words),
+                "{offset}: {said}"
+            );
+        }
         let said = worker.join(&token, &remote)?;
         ensure!(
             said.contains("This node joined a swarm as a worker."),

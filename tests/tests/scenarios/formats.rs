@@ -5,12 +5,14 @@
 //! version adds its own.
 
 use std::{
-    collections::BTreeMap, path::Path, process::Command as Process, sync::Arc, time::Duration,
+    collections::BTreeMap, fs, path::Path, process::Command as Process, sync::Arc, time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use prost::Message;
 use prost_types::Timestamp;
+use serde_json::json;
 use waxseal_cluster::{
     PlainVault, State, decode_batch, decode_command, encode_batch,
     objects::{
@@ -285,6 +287,93 @@ fn a_state_directory_of_version_1_is_opened() -> Result<()> {
             ensure!(text == "golden\nlevel=3", "{text:?}");
             Ok(())
         })?;
+        node.docker.ok(&["swarm", "leave", "--force"])?;
+        Ok(())
+    })
+}
+
+/// Raises the version in the preamble of a sealed thing: magic (8), version (2), zero (2),
+/// CRC-32 of these.
+fn raise(preamble: &mut [u8]) -> Result<()> {
+    let version = preamble.get_mut(9).context("no preamble")?;
+    ensure!(*version == 1, "version {version}");
+    *version = 2;
+    let sum = crc32fast::hash(&preamble[..12]).to_be_bytes();
+    preamble[12..16].copy_from_slice(&sum);
+    Ok(())
+}
+
+/// The only block of a PEM file, raised.
+fn raise_pem(bytes: &[u8]) -> Result<Vec<u8>> {
+    let text = str::from_utf8(bytes)?;
+    let mut lines: Vec<&str> = text.lines().collect();
+    let (first, last) = (lines.remove(0), lines.pop().context("no end")?);
+    let mut block = STANDARD.decode(lines.concat())?;
+    raise(&mut block)?;
+    let encoded = STANDARD.encode(block);
+    let encoded: Vec<&str> = encoded
+        .as_bytes()
+        .chunks(64)
+        .map(str::from_utf8)
+        .collect::<Result<_, _>>()?;
+    Ok(format!("{first}\n{}\n{last}\n", encoded.join("\n")).into_bytes())
+}
+
+/// A file of the state directory as a newer version would have it.
+fn newer_file(name: &str, bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut newer = bytes.to_vec();
+    match name {
+        // Field 1, a varint.
+        "node.pb" => newer = golden_with_version(bytes, 1, 1)?,
+        "certificates/swarm-node.key" => newer = raise_pem(bytes)?,
+        "raft/vote" => {
+            raise(&mut newer)?;
+            raise(newer.get_mut(4096..).context("no second slot")?)?;
+        }
+        _ => raise(&mut newer)?,
+    }
+    Ok(newer)
+}
+
+#[test]
+fn a_state_directory_of_a_newer_version_is_refused_and_kept() -> Result<()> {
+    scenario("newer", |scene| {
+        let bytes = golden("state-v1.tar.gz", Vec::new)?;
+        let key = String::from_utf8(golden(GOLDEN_KEY, Vec::new)?)?;
+        let mut node = Waxseal::prepare(scene, "node", &DaemonOptions::default())?;
+        unpack(&bytes, node.data_root())?;
+        for (name, is_seen_at_start) in [
+            ("node.pb", true),
+            ("certificates/swarm-node.key", true),
+            ("raft/vote", false),
+            ("raft/log-0000000000000001.seg", false),
+        ] {
+            let path = node.data_root().join("swarm").join(name);
+            let good = fs::read(&path)?;
+            let newer = newer_file(name, &good).context(name)?;
+            fs::write(&path, &newer)?;
+            node.up()?;
+            let said = if is_seen_at_start {
+                node.reaches("error")?;
+                node.engine.get("/info")?["Swarm"]["Error"].to_string()
+            } else {
+                node.reaches("locked")?;
+                let body = json!({"UnlockKey": key});
+                let answer = node.engine.call("POST", "/swarm/unlock", Some(&body))?;
+                answer.expect(500)?.message()?
+            };
+            for part in [name, "format 2", "start the newer"] {
+                ensure!(said.contains(part), "no {part:?} in {said}");
+            }
+            node.stop()?;
+            ensure!(fs::read(&path)? == newer, "{name} was changed");
+            fs::write(&path, &good)?;
+        }
+        // Nothing else was touched either.
+        node.up()?;
+        node.reaches("locked")?;
+        node.unlock(&key)?;
+        ensure!(node.docker.ok(&["secret", "ls", "--format", "{{.Name}}"])? == "db_pass");
         node.docker.ok(&["swarm", "leave", "--force"])?;
         Ok(())
     })
