@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{extract::State, response::Response};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use waxseal_cluster::objects::{self, NodeRole};
+use waxseal_cluster::objects;
 
 use crate::{
     cluster::{Cluster, ClusterError, DaemonInfo, LocalNode, LocalState},
@@ -96,7 +96,8 @@ async fn view_of<C: Cluster>(cluster: &C) -> Result<View, ClusterError> {
             nodes: state.nodes().count(),
             managers: state
                 .nodes()
-                .filter(|node| node.role() == NodeRole::Manager)
+                // As the engine counts: who counts in the Raft group.
+                .filter(|node| node.manager_status.is_some())
                 .count(),
             cluster: state.cluster().cloned(),
         })

@@ -36,6 +36,8 @@ pub(crate) struct World {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) root: RootAuthority,
     pub(crate) tokens: JoinTokens,
+    /// The manager's feature level, if not this binary's.
+    pub(crate) level: Option<u32>,
     deks: DekRing,
 }
 
@@ -56,6 +58,7 @@ impl World {
             clock: Arc::new(ManualClock::at(now + Duration::from_secs(60))),
             tokens: JoinTokens::generate(root.trust().digest(), &[1; 16], &[2; 16]),
             root,
+            level: None,
             deks: DekRing::new(dek(1), []),
         }
     }
@@ -92,7 +95,7 @@ impl World {
             changes: broadcast::channel(64).0,
             allow_tls12: false,
             danger_certificate_expiry: None,
-            danger_feature_level: None,
+            danger_feature_level: self.level,
         };
         Manager::start_on(self.disk.clone(), config, start).await
     }
