@@ -293,6 +293,75 @@ fn a_key_file_is_replaced_whole_or_not_at_all() -> Result<()> {
 }
 
 #[test]
+fn a_snapshot_waits_for_room_and_names_a_broken_disk() -> Result<()> {
+    scenario("snapshot", |scene| {
+        let (mut node, fault) = with_faults(scene, "node")?;
+        node.init(&["--autolock"])?;
+        made(&node.engine, "before")?;
+        // A rotation of the unlock key ends with a snapshot, so that no file needs the former key.
+        let rotate = ["swarm", "unlock-key", "--rotate", "-q"];
+        let snapshots = |node: &Waxseal| -> Result<Vec<String>> {
+            let names = fs::read_dir(node.data_root().join("swarm/raft"))?;
+            let names = names.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+            let names: Vec<String> = names.collect::<Result<_>>()?;
+            Ok(names
+                .into_iter()
+                .filter(|name| name.ends_with(".snap"))
+                .collect())
+        };
+        // 1. Without room it waits, and nothing else does.
+        fault.full("raft/snapshot-", Op::Allocate)?;
+        node.docker.ok(&rotate)?;
+        eventually("it is tried", SOON, || {
+            ensure!(fault.hits()? > 0, "not yet");
+            Ok(())
+        })?;
+        made(&node.engine, "meanwhile")?;
+        ensure!(snapshots(&node)?.is_empty(), "{:?}", snapshots(&node)?);
+        fault.clear()?;
+        eventually("a snapshot", SOON, || {
+            ensure!(!snapshots(&node)?.is_empty(), "none");
+            Ok(())
+        })?;
+        // 2. A disk that fails meanwhile stops the manager, whose next start goes on with it.
+        fault.broken("raft/snapshot-", Op::Sync)?;
+        let key = node.docker.ok(&rotate)?;
+        node.reaches("error")?;
+        let error = node.engine.get("/info")?["Swarm"]["Error"].to_string();
+        ensure!(
+            error.contains("raft/snapshot-") && error.contains("check the disk"),
+            "{error}"
+        );
+        let former = snapshots(&node)?;
+        node.restart()?;
+        node.reaches("locked")?;
+        // 3. A vote that cannot be written is no start; another try is.
+        fault.broken("raft/vote", Op::Sync)?;
+        let body = json!({"UnlockKey": key});
+        let answer = node
+            .engine
+            .call("POST", "/swarm/unlock", Some(&body))?
+            .expect(500)?;
+        let said = answer.message()?;
+        ensure!(
+            said.contains("raft/vote") && said.contains("check the disk"),
+            "{said}"
+        );
+        fault.clear()?;
+        node.unlock(&key)?;
+        let mut names = names(&node)?;
+        names.sort();
+        ensure!(names == ["before", "meanwhile"], "{names:?}");
+        eventually("a snapshot under the new key", SOON, || {
+            ensure!(snapshots(&node)? != former, "{former:?}");
+            Ok(())
+        })?;
+        node.docker.ok(&["swarm", "leave", "--force"])?;
+        Ok(())
+    })
+}
+
+#[test]
 fn the_product_knows_no_faults() -> Result<()> {
     scenario("nofault", |scene| {
         // It opens no such socket,
