@@ -252,6 +252,13 @@ mod tests {
             fs::write(&path, text).unwrap();
             assert!(read_record::<ExitRecord>(&path).is_err(), "{text}");
         }
+        fs::write(&path, "{\"format\":2}").unwrap();
+        for said in [
+            read_record::<ExitRecord>(&path).unwrap_err().to_string(),
+            read_record::<Meta>(&path).unwrap_err().to_string(),
+        ] {
+            assert!(said.contains("format 2, this program reads 1"), "{said}");
+        }
     }
 
     #[test]
