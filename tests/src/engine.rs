@@ -24,6 +24,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct Engine {
     socket: PathBuf,
+    limit: Duration,
 }
 
 /// An answer, read whole.
@@ -79,7 +80,14 @@ impl Engine {
     pub fn new(socket: &Path) -> Engine {
         Engine {
             socket: socket.to_owned(),
+            limit: LIMIT,
         }
+    }
+
+    /// The same with another limit to how long one call may take.
+    #[must_use]
+    pub fn with_limit(self, limit: Duration) -> Engine {
+        Engine { limit, ..self }
     }
 
     /// The socket.
@@ -103,7 +111,11 @@ impl Engine {
             anyhow::Ok(sender)
         });
         let sender = sender.with_context(|| format!("connect to {}", self.socket.display()))?;
-        Ok(Connection { runtime, sender })
+        Ok(Connection {
+            runtime,
+            sender,
+            limit: self.limit,
+        })
     }
 
     /// A POST whose caller hangs up half a second after it was sent.
@@ -153,6 +165,7 @@ impl Engine {
 pub struct Connection {
     runtime: Runtime,
     sender: http1::SendRequest<Full<Bytes>>,
+    limit: Duration,
 }
 
 impl Connection {
@@ -184,7 +197,7 @@ impl Connection {
             request = request.header("Content-Type", content_type);
         }
         let request = request.body(Full::new(Bytes::from(body)))?;
-        let sender = &mut self.sender;
+        let (sender, limit) = (&mut self.sender, self.limit);
         self.runtime.block_on(async {
             let exchange = async {
                 sender.ready().await?;
@@ -196,7 +209,7 @@ impl Connection {
                     body,
                 })
             };
-            timeout(LIMIT, exchange)
+            timeout(limit, exchange)
                 .await
                 .context("no answer in time")?
         })

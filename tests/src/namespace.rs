@@ -46,6 +46,12 @@ impl NetworkNamespace {
         Ok(namespace)
     }
 
+    /// The process that holds it.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.holder.pid()
+    }
+
     /// The words that start a program in it.
     #[must_use]
     pub fn enter(&self) -> Vec<String> {

@@ -36,6 +36,8 @@ pub struct DaemonOptions {
     pub faults: bool,
     /// Whether it logs at info only: for many runs, whose logs nobody searches.
     pub quiet: bool,
+    /// Address other than a loopback address that nobody else has.
+    pub address: Option<Ipv4Addr>,
 }
 
 /// A daemon of ours with directories of its own. Dropped, it is killed.
@@ -105,7 +107,7 @@ impl Waxseal {
         ]);
         words.extend(options.arguments.iter().cloned());
         Ok(Waxseal {
-            address: scene.address(),
+            address: options.address.unwrap_or_else(|| scene.address()),
             docker: Cli::new(scene, &scene.machine().docker, &socket),
             cli: Cli::new(scene, &program, &socket),
             engine: Engine::new(&socket),
