@@ -4,8 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     client::Client, completions, config, daemon, demo, events, failure::Failure, manager, node,
-    secret,
-    service, socket::Socket, status, swarm, unlock, version,
+    secret, service, socket::Socket, status, swarm, unlock, version,
 };
 
 const AFTER_HELP: &str = "\

@@ -99,7 +99,9 @@ fn print(status: &Status) -> Result<(), Failure> {
         )
         .add(
             "Behind",
-            behind.map(|lag| format!("{lag} entries")).unwrap_or_default(),
+            behind
+                .map(|lag| format!("{lag} entries"))
+                .unwrap_or_default(),
         )
         .add("Version", &status.version);
     pairs.print()?;

@@ -15,7 +15,7 @@ use waxseal_cluster::{
     objects::{Actor, Cluster as ClusterObject, UpdateCluster, command::Op},
     timestamp,
 };
-use waxseal_manager::ProposeError;
+use waxseal_manager::{LogsError, ProposeError, ReadError};
 use waxseal_wire::swarmkit::{LogMessage, LogSelector, LogStream, LogSubscriptionOptions};
 use zeroize::Zeroizing;
 
@@ -74,7 +74,9 @@ impl Cluster for DaemonCluster {
         &self,
         read: impl FnOnce(&State) -> R + Send + 'static,
     ) -> Result<R, ClusterError> {
-        Ok(self.0.manager()?.read(read))
+        let manager = self.0.manager()?;
+        manager.linearize().await.map_err(read_error)?;
+        Ok(manager.read(read))
     }
 
     fn propose(
@@ -109,11 +111,15 @@ impl Cluster for DaemonCluster {
         request: LogRequest,
     ) -> Result<BoxStream<'static, Result<LogLine, ClusterError>>, ClusterError> {
         let (selector, options) = subscription(request);
-        let lines = self
-            .0
-            .manager()?
-            .logs(selector, options)
-            .map_err(|error| ClusterError::Unavailable(error.to_string()))?;
+        let lines =
+            self.0
+                .manager()?
+                .logs(selector, options)
+                .await
+                .map_err(|error| match error {
+                    LogsError::NoLeader => ClusterError::NoLeader,
+                    other => ClusterError::Unavailable(other.to_string()),
+                })?;
         let lines = ReceiverStream::new(lines).map(|line| match line {
             Ok(message) => Ok(log_line(message)),
             Err(missing) => Err(ClusterError::Unavailable(missing.to_string())),
@@ -146,8 +152,16 @@ fn cluster_error(error: ProposeError) -> ClusterError {
         ProposeError::Refused(refusal) => ClusterError::Refused(refusal),
         ProposeError::Malformed(error) => ClusterError::InvalidArgument(error.to_string()),
         ProposeError::NoLeader | ProposeError::Stopped => ClusterError::NoLeader,
+        ProposeError::Unknown => ClusterError::Unavailable(error.to_string()),
         ProposeError::NoSpace { reason } => ClusterError::Storage(reason),
         other => ClusterError::Internal(chain_text(&other)),
+    }
+}
+
+fn read_error(error: ReadError) -> ClusterError {
+    match error {
+        ReadError::NoLeader => ClusterError::NoLeader,
+        other => ClusterError::Unavailable(other.to_string()),
     }
 }
 

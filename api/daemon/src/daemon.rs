@@ -14,16 +14,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use waxseal_agent::{Executor, Found, HostFacts};
-use waxseal_api::{ClusterError, DaemonInfo, LocalNode, LocalState, ManagerGroup};
+use waxseal_api::{ClusterError, DaemonInfo};
 use waxseal_autolock::{LockEvent, LockState, OpenError, UnlockKey};
 use waxseal_ca::{ChainError, Clock, CredentialsError};
 use waxseal_cluster::ChangeRecord;
-use waxseal_manager::{Leader, Manager};
+use waxseal_manager::Manager;
 use zeroize::Zeroizing;
 
 use crate::{
     config::DaemonConfig,
     data_root::{DataRoot, NODE_FILE},
+    join::given_up,
     keys::{Keys, KeysError},
     member::{Begin, Member, MemberError},
     node_file::{NodeFile, NodeFileError, Phase},
@@ -405,8 +406,7 @@ impl Daemon {
             Control::Member(ref mut member)
                 if request.force_new_cluster && member.seat.is_managers() =>
             {
-                let plan = crate::found::plan(&self.shared, request)?;
-                let node_id = member.force_new_cluster(&self.shared, &plan).await?;
+                let node_id = member.force_new_cluster(&self.shared, &request).await?;
                 self.set_view(View {
                     node_addr: host_of(&member.node_file.advertise_addr),
                     ..self.view().as_ref().clone()
@@ -458,10 +458,7 @@ impl Daemon {
         let (done, outcome) = oneshot::channel();
         let (daemon, told) = (Arc::clone(self), cancel.clone());
         let task = tokio::spawn(async move {
-            let joined = tokio::select! {
-                joined = crate::join::join(&daemon.shared, request) => joined,
-                () = told.cancelled() => Err(given_up()),
-            };
+            let joined = crate::join::join(&daemon.shared, request, &told).await;
             let ended = daemon.join_ended(&told, joined, &done).await;
             // Whoever asked may have stopped waiting.
             let _ = done.send(ended);
@@ -689,71 +686,6 @@ impl Daemon {
         }
     }
 
-    /// The Raft group as this node's manager knows it.
-    pub(crate) fn manager_group(&self) -> Option<ManagerGroup> {
-        let view = self.view.load();
-        let manager = view.manager()?;
-        let leader = match &*manager.leader().borrow() {
-            Leader::Me { .. } => Some(view.node_id.clone()),
-            Leader::Other { node_id, .. } => Some(node_id.clone()),
-            Leader::None => None,
-        };
-        Some(ManagerGroup {
-            members: manager.members(),
-            leader,
-            lag: Some(manager.lag()),
-        })
-    }
-
-    /// The local node as `/info` shows it.
-    pub(crate) fn local_node(&self) -> LocalNode {
-        let view = self.view.load();
-        let agent = view.agent.as_ref().map(|agent| agent.borrow().clone());
-        let manager = view.manager();
-        let remote_managers = match (&manager, &agent) {
-            (Some(manager), _) => {
-                let members = manager.members().into_iter();
-                members.map(|member| (member.node_id, member.addr)).collect()
-            }
-            (None, Some(agent)) => agent
-                .managers
-                .iter()
-                .map(|manager| (manager.node_id.clone(), manager.address.clone()))
-                .collect(),
-            (None, None) => view.remotes.clone(),
-        };
-        let mut warnings = Vec::new();
-        if self.shared.config.allow_tls12 {
-            warnings.push("TLS 1.2 is accepted between nodes (--tls12)".to_owned());
-        }
-        if let Some(trouble) = view.seat.as_ref().and_then(|seat| seat.trouble()) {
-            warnings.push(format!("this node's manager does not run: {trouble}"));
-        }
-        if let Some(agent) = &agent {
-            let session = agent.session.error();
-            warnings.extend(session.map(|error| format!("no session with a manager: {error}")));
-            let renewal = agent.renewal.error.as_ref();
-            let failed = |error| format!("the certificate could not be renewed: {error}");
-            warnings.extend(renewal.map(failed));
-            warnings.extend(agent.ignored.iter().map(|text| (*text).to_owned()));
-        }
-        LocalNode {
-            state: match view.state {
-                LockState::Inactive => LocalState::Inactive,
-                LockState::Pending => LocalState::Pending,
-                LockState::Active => LocalState::Active,
-                LockState::Locked => LocalState::Locked,
-                LockState::Error => LocalState::Error,
-            },
-            node_id: view.node_id.clone(),
-            node_addr: view.node_addr.clone(),
-            control_available: manager.is_some(),
-            error: view.error.clone(),
-            remote_managers,
-            warnings,
-        }
-    }
-
     pub(crate) fn now(&self) -> OffsetDateTime {
         self.shared.clock.now()
     }
@@ -798,10 +730,6 @@ async fn give_up(cancel: CancellationToken, task: JoinHandle<()>) {
     if let Err(error) = task.await {
         tracing::warn!(%error, "the join did not end cleanly");
     }
-}
-
-fn given_up() -> ClusterError {
-    ClusterError::Internal("the join was given up".to_owned())
 }
 
 /// Text E of spec/engine-api.md §5.2.

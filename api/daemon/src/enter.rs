@@ -10,9 +10,7 @@ use waxseal_wire::{
 use zeroize::Zeroizing;
 
 use crate::{
-    address::{
-        AddressError, LocalAddress, local_addresses, resolve_advertise, resolve_listen,
-    },
+    address::{AddressError, LocalAddress, local_addresses, resolve_advertise, resolve_listen},
     daemon::Shared,
     join::local_address,
     node_file::NodeFile,
@@ -29,13 +27,17 @@ const CALL_DEADLINE: Duration = Duration::from_secs(5);
 #[non_exhaustive]
 pub(crate) enum EnterError {
     /// The unlock key, without which a manager must not write its first file.
-    #[error("no manager gave the cluster's unlock key: {last}; see that the managers have a leader")]
+    #[error(
+        "no manager gave the cluster's unlock key: {last}; see that the managers have a leader"
+    )]
     UnlockKey {
         /// The last manager's answer.
         last: String,
     },
     /// What a manager gave is no unlock key.
-    #[error("the unlock key that the managers gave is malformed; rotate it on a manager with `docker swarm unlock-key --rotate`")]
+    #[error(
+        "the unlock key that the managers gave is malformed; rotate it on a manager with `docker swarm unlock-key --rotate`"
+    )]
     MalformedKey,
     /// Where to listen, or to be reached.
     #[error(transparent)]
@@ -252,7 +254,11 @@ mod tests {
         };
         for asked in ["eth0", ""] {
             let file = file("10.0.0.2:2377", "0.0.0.0:2377", asked);
-            assert_eq!(moved_addresses(&here, None, &file), Some(expected), "{asked}");
+            assert_eq!(
+                moved_addresses(&here, None, &file),
+                Some(expected),
+                "{asked}"
+            );
         }
         // Which of two is not guessed.
         let two = local(&[("eth0", "10.0.0.9"), ("eth1", "10.1.0.9")]);
@@ -271,7 +277,10 @@ mod tests {
         let any = "0.0.0.0:2377";
         assert_eq!(addresses(None, any, "", from).unwrap(), "10.1.0.9:2377");
         assert_eq!(addresses(None, any, "eth0", from).unwrap(), "10.0.0.9:2377");
-        assert_eq!(addresses(Some("eth0"), any, "", from).unwrap(), "10.0.0.9:2377");
+        assert_eq!(
+            addresses(Some("eth0"), any, "", from).unwrap(),
+            "10.0.0.9:2377"
+        );
         assert_eq!(
             addresses(None, "10.0.0.9:7000", "", from).unwrap(),
             "10.0.0.9:7000"

@@ -31,9 +31,9 @@ use crate::{
 
 /// What was asked, checked.
 pub(crate) struct Plan {
-    pub(crate) listen: SocketAddr,
-    pub(crate) advertise: SocketAddr,
-    pub(crate) request: InitRequest,
+    listen: SocketAddr,
+    advertise: SocketAddr,
+    request: InitRequest,
 }
 
 /// Checks the addresses before anything is made.

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use tokio_util::sync::CancellationToken;
 use waxseal_agent::{JoinError, Joined, SessionStatus};
 use waxseal_api::{ClusterError, JoinRequest};
 use waxseal_autolock::{KeyFile, KeyFileHeader};
@@ -32,10 +33,35 @@ const FIRST_SESSION: Duration = Duration::from_secs(10);
 /// Until `node.pb` says member, a crash undoes it: the record that the manager
 /// made stays without a session and is removed there after a day. A manager that
 /// may be in the Raft group asks on instead, see [`Phase::Entering`].
+///
+/// Ends early once `told`, but not while a manager starts: that has its own limits, and
+/// what is half started would write on.
 pub(crate) async fn join(
     shared: &Arc<Shared>,
     request: JoinRequest,
+    told: &CancellationToken,
 ) -> Result<Member, ClusterError> {
+    let begun = told.run_until_cancelled(begin(shared, request)).await;
+    let begun = begun.unwrap_or_else(|| Err(given_up()))?;
+    let member = match begun.credentials.identity().role {
+        Role::Manager => begun.into_manager(shared).await?,
+        Role::Worker => begun.into_worker(shared).await?,
+    };
+    let mut status = member.status();
+    let registered =
+        status.wait_for(|status| matches!(status.session, SessionStatus::Registered { .. }));
+    let limited = tokio::time::timeout(FIRST_SESSION, registered);
+    if let Some(Err(_)) = told.run_until_cancelled(limited).await {
+        tracing::warn!("joined, but no session with a manager yet; it is tried on");
+    }
+    Ok(member)
+}
+
+pub(crate) fn given_up() -> ClusterError {
+    ClusterError::Internal("the join was given up".to_owned())
+}
+
+async fn begin(shared: &Arc<Shared>, request: JoinRequest) -> Result<Begun, ClusterError> {
     let addresses = Addresses::of(shared, &request)?;
     let remotes: Vec<String> = request
         .remote_addrs
@@ -51,22 +77,7 @@ pub(crate) async fn join(
     let joined = waxseal_agent::join(asked, Arc::clone(&shared.clock))
         .await
         .map_err(|error| join_error(&error))?;
-    let role = joined.credentials.identity().role;
-    let begun = Begun::write(shared, joined, addresses).await?;
-    let member = match role {
-        Role::Manager => begun.into_manager(shared).await?,
-        Role::Worker => begun.into_worker(shared).await?,
-    };
-    let mut status = member.status();
-    let registered =
-        status.wait_for(|status| matches!(status.session, SessionStatus::Registered { .. }));
-    if tokio::time::timeout(FIRST_SESSION, registered)
-        .await
-        .is_err()
-    {
-        tracing::warn!("joined, but no session with a manager yet; it is tried on");
-    }
-    Ok(member)
+    Begun::write(shared, joined, addresses).await
 }
 
 /// A join whose files are there, but for the mark that they count.
@@ -126,13 +137,8 @@ impl Begun {
             .map_err(|error| internal(&error))?;
         let file = KeyFile::new(header, &credentials.key().pkcs8_pem(), raft)
             .map_err(|error| internal(&error))?;
-        let keys = Keys::create(
-            &shared.config.disk,
-            &shared.root.swarm(),
-            file,
-            unlock_key,
-        )
-        .map_err(|error| internal(&error))?;
+        let keys = Keys::create(&shared.config.disk, &shared.root.swarm(), file, unlock_key)
+            .map_err(|error| internal(&error))?;
         let saved = keys
             .save_trust(trust.pem())
             .and_then(|()| keys.save_certificate(credentials.chain_pem()));

@@ -379,3 +379,7 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> KeysError + use<> {
     let path = path.to_owned();
     move |source| KeysError::Io { path, source }
 }
+
+#[cfg(test)]
+#[path = "keys_tests.rs"]
+mod tests;

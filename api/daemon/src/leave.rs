@@ -48,7 +48,10 @@ pub(crate) fn refusal(manager: Option<&Manager>) -> ClusterError {
 
 fn counts(state: &State) -> Counts {
     let mut counts = Counts::default();
-    for status in state.nodes().filter_map(|node| node.manager_status.as_ref()) {
+    for status in state
+        .nodes()
+        .filter_map(|node| node.manager_status.as_ref())
+    {
         if status.leader || status.reachability() == Reachability::Reachable {
             counts.reachable += 1;
         } else {
@@ -92,7 +95,10 @@ pub(crate) async fn farewell(manager: &Manager, node_id: &str) {
     let goes = async {
         let spec = manager.read(|state| {
             let node = state.node(node_id)?;
-            Some((waxseal_cluster::version_of(node.meta.as_ref()), node.spec.clone()?))
+            Some((
+                waxseal_cluster::version_of(node.meta.as_ref()),
+                node.spec.clone()?,
+            ))
         });
         let Some((expected_version, mut spec)) = spec else {
             return;

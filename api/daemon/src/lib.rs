@@ -16,6 +16,7 @@ mod found;
 mod join;
 mod keys;
 mod leave;
+mod local;
 mod member;
 mod node_file;
 mod run;

@@ -6,16 +6,16 @@ use futures::future::BoxFuture;
 use tokio::sync::{Mutex, broadcast, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use waxseal_agent::{Agent, AgentConfig, AgentStatus, IdentityStore, ManagerAddress, Renewals};
-use waxseal_api::ClusterError;
+use waxseal_api::{ClusterError, InitRequest};
 use waxseal_autolock::{Dek, UnlockKey};
 use waxseal_ca::{LiveTls, NodeCredentials, Role, TrustBundle};
 use waxseal_cluster::{ChangeRecord, State};
 use waxseal_manager::{JoinCluster, Manager, Start};
 
 use crate::{
+    address::{AddressError, local_addresses, resolve_advertise, resolve_listen},
     daemon::Shared,
     enter::{EnterError, fetch_unlock_key, manager_addresses, new_raft_keys},
-    found::Plan,
     keys::{Keys, KeysError},
     node_file::{NodeFile, NodeFileError, Phase},
     seat::{RoleFollower, Seat},
@@ -24,6 +24,8 @@ use crate::{
 
 /// How often a key change that failed is tried again.
 const KEY_RETRY: Duration = Duration::from_secs(5);
+/// How often it is looked anyway: a state that came as a snapshot tells no changes.
+const KEY_CHECK: Duration = Duration::from_secs(10);
 
 /// Where `docker swarm init` says to listen if nobody told it.
 const DEFAULT_LISTEN: &str = "0.0.0.0:2377";
@@ -158,7 +160,7 @@ impl Member {
     pub(crate) async fn force_new_cluster(
         &mut self,
         shared: &Arc<Shared>,
-        plan: &Plan,
+        request: &InitRequest,
     ) -> Result<String, ClusterError> {
         let internal = |error: &(dyn std::error::Error + 'static)| {
             ClusterError::Internal(format!(
@@ -167,15 +169,7 @@ impl Member {
             ))
         };
         let mut file = shared.node_file().map_err(|error| internal(&error))?;
-        // What was not said stays as it is.
-        if !plan.request.advertise_addr.is_empty() || file.advertise_addr.is_empty() {
-            file.advertise_addr = plan.advertise.to_string();
-            file.advertise_asked.clone_from(&plan.request.advertise_addr);
-        }
-        if plan.request.listen_addr != DEFAULT_LISTEN {
-            file.listen_addr = plan.listen.to_string();
-            file.listen_asked.clone_from(&plan.request.listen_addr);
-        }
+        take_addresses(shared, &mut file, request)?;
         file.phase = Phase::Member.into();
         file.managers.clear();
         let prepare = || Ok(shared.write_node_file(&file)?);
@@ -238,6 +232,30 @@ fn start_agent(
         facts: shared.facts.clone(),
     };
     Agent::start(config).map_err(MemberError::Agent)
+}
+
+/// The addresses that were asked for anew; what was not said stays as it is.
+fn take_addresses(
+    shared: &Shared,
+    file: &mut NodeFile,
+    request: &InitRequest,
+) -> Result<(), ClusterError> {
+    let invalid = |error: AddressError| ClusterError::InvalidArgument(error.to_string());
+    let local = local_addresses()
+        .map_err(|error| ClusterError::Internal(format!("cannot list local addresses: {error}")))?;
+    if request.listen_addr != DEFAULT_LISTEN {
+        let listen = resolve_listen(&request.listen_addr, &local).map_err(invalid)?;
+        file.listen_addr = listen.to_string();
+        file.listen_asked.clone_from(&request.listen_addr);
+    }
+    if !request.advertise_addr.is_empty() {
+        let listen = resolve_listen(&file.listen_addr, &local).map_err(invalid)?;
+        let default = shared.config.default_advertise_addr.as_deref();
+        let advertise = resolve_advertise(&request.advertise_addr, default, listen, &local);
+        file.advertise_addr = advertise.map_err(invalid)?.to_string();
+        file.advertise_asked.clone_from(&request.advertise_addr);
+    }
+    Ok(())
 }
 
 /// Where this host reaches its own manager.
@@ -472,23 +490,17 @@ impl KeyFollower {
     async fn run(self, mut changes: broadcast::Receiver<ChangeRecord>) {
         loop {
             let pause = match self.step().await {
-                Ok(()) => None,
+                Ok(()) => KEY_CHECK,
                 Err(error) => {
                     let error = chain_text(&*error);
                     tracing::error!(%error, "the key change is not finished; it is tried again");
-                    Some(KEY_RETRY)
-                }
-            };
-            let retry = async {
-                match pause {
-                    Some(pause) => tokio::time::sleep(pause).await,
-                    None => std::future::pending().await,
+                    KEY_RETRY
                 }
             };
             tokio::select! {
                 () = cluster_changed(&mut changes) => {}
                 () = self.seat.taken() => {}
-                () = retry => {}
+                () = tokio::time::sleep(pause) => {}
                 () = self.stopped.cancelled() => return,
             }
         }

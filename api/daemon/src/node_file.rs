@@ -273,6 +273,37 @@ mod tests {
         }
     }
 
+    /// As each format was written; none of these ever changes.
+    const GOLDEN_V1: &str = "080110021a016322016e2801320b3132372e302e302e313a313a0b3132372e302e302e313a31420a\
+         0a016e1203613a31180a48017d4b52f4a5";
+    const GOLDEN_V2: &str = "080210031a016322016e2801320b3132372e302e302e313a313a0b3132372e302e302e313a31420a\
+         0a016e1203613a31180a48015a046c6f3a317dd48b5c55";
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digit = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+        (0..hex.len()).step_by(2).map(digit).collect()
+    }
+
+    #[test]
+    fn files_of_all_formats_are_read_and_the_newest_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.pb");
+        std::fs::write(&path, bytes(GOLDEN_V1)).unwrap();
+        let old = NodeFile::read(&path).unwrap().unwrap();
+        assert_eq!(
+            (old.phase(), old.listen_asked.as_str()),
+            (Phase::Member, "")
+        );
+        std::fs::write(&path, bytes(GOLDEN_V2)).unwrap();
+        let new = NodeFile::read(&path).unwrap().unwrap();
+        assert_eq!(
+            (new.phase(), new.listen_asked.as_str()),
+            (Phase::Entering, "lo:1")
+        );
+        new.write(&OsDisk, &path).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), bytes(GOLDEN_V2));
+    }
+
     #[test]
     fn a_file_of_the_format_before_is_read_and_written_anew() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,9 @@
 //! The manager's seat on this node: vacant on a worker, taken at a promotion, left at a demotion.
 
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Mutex, Notify, watch};
@@ -17,8 +20,9 @@ use crate::{
     text::chain_text,
 };
 
-/// Pause before a manager that did not start is tried again.
-const RETRY: std::time::Duration = std::time::Duration::from_secs(2);
+/// Pause before a manager that did not start is tried again; doubles with each failure.
+const RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// Where this node's manager runs, while it has one.
 pub(crate) struct Seat {
@@ -40,7 +44,11 @@ pub(crate) struct Seat {
 
 impl Seat {
     /// A vacant seat.
-    pub(crate) fn new(shared: &Arc<Shared>, tls: &Arc<LiveTls>, stopped: CancellationToken) -> Seat {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        tls: &Arc<LiveTls>,
+        stopped: CancellationToken,
+    ) -> Seat {
         Seat {
             shared: Arc::clone(shared),
             tls: Arc::clone(tls),
@@ -169,20 +177,21 @@ pub(crate) struct RoleFollower {
 
 impl RoleFollower {
     pub(crate) async fn run(mut self) {
+        let mut pause = RETRY;
         loop {
             self.renewed.mark_unchanged();
-            let retry = match self.step().await {
-                Ok(()) => None,
+            let failed = match self.step().await {
+                Ok(()) => false,
                 Err(error) => {
                     let error = chain_text(&error);
                     tracing::warn!(%error, "this node's manager does not run; it is tried again");
-                    Some(RETRY)
+                    true
                 }
             };
-            let pause = async {
-                match retry {
-                    Some(pause) => tokio::time::sleep(pause).await,
-                    None => std::future::pending().await,
+            let retry = async move {
+                match failed {
+                    true => tokio::time::sleep(pause).await,
+                    false => std::future::pending().await,
                 }
             };
             tokio::select! {
@@ -190,8 +199,9 @@ impl RoleFollower {
                     if changed.is_err() {
                         return;
                     }
+                    pause = RETRY;
                 }
-                () = pause => {}
+                () = retry => pause = (pause * 2).min(LONGEST_RETRY),
                 () = self.stopped.cancelled() => return,
             }
         }
