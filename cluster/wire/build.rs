@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Their Debug is written by hand in `redact.rs`: they hold tokens, keys or
     // what tasks print.
     let secretive = ["IssueNodeCertificateRequest", "EncryptionKey", "LogMessage"];
-    let ours = ["RaftEntry", "SnapshotRequest"];
+    let ours = ["RaftEntry", "SnapshotRequest", "ProposeRequest"];
     let secretive = secretive
         .map(|name| format!("docker.swarmkit.v1.{name}"))
         .into_iter()

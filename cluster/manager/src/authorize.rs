@@ -21,6 +21,44 @@ pub(crate) fn member<T>(core: &Core, request: &Request<T>) -> Result<NodeIdentit
     Ok(identity)
 }
 
+/// The caller, if it is a manager by its certificate and on record.
+///
+/// # Errors
+/// As [`member`]; `PermissionDenied` for a worker.
+pub(crate) fn manager<T>(core: &Core, request: &Request<T>) -> Result<NodeIdentity, Status> {
+    let identity = Peer::of(request)?.member()?.clone();
+    let now = core.clock.now();
+    core.read(|state| check_manager(state, &core.cluster_id, now, &identity))?;
+    Ok(identity)
+}
+
+/// Whether a verified identity is that of a manager now.
+pub(crate) fn check_manager(
+    state: &State,
+    cluster_id: &str,
+    now: time::OffsetDateTime,
+    identity: &NodeIdentity,
+) -> Result<(), Status> {
+    check_member(state, cluster_id, now, identity)?;
+    match identity.role {
+        Role::Manager => Ok(()),
+        Role::Worker => Err(denied("this call is for managers".to_owned())),
+    }
+}
+
+/// Whether another manager is of the same incarnation of the cluster; 0 says that it does
+/// not know yet.
+pub(crate) fn check_incarnation(state: &State, incarnation: u64) -> Result<(), Status> {
+    let own = state.cluster().map_or(0, |cluster| cluster.incarnation);
+    if incarnation == 0 || incarnation == own {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(format!(
+        "this manager is of incarnation {own} of the cluster, the caller of {incarnation}: the \
+         cluster was made anew from one manager's data; leave it and join again"
+    )))
+}
+
 /// Whether a verified identity is that of a member now, in its role.
 pub(crate) fn check_member(
     state: &State,

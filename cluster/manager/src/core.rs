@@ -9,7 +9,7 @@ use waxseal_cluster::{
     timestamp,
 };
 
-use crate::{error::ProposeError, proposer::Proposer};
+use crate::{control::Group, error::ProposeError};
 
 /// Shared by the manager's services and loops.
 pub(crate) struct Core {
@@ -18,7 +18,8 @@ pub(crate) struct Core {
     /// Address and port that others reach this manager at.
     pub(crate) advertise_addr: String,
     pub(crate) state: Arc<RwLock<State>>,
-    pub(crate) proposer: Proposer,
+    /// Writes, wherever the leader is.
+    pub(crate) group: Arc<Group>,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -41,8 +42,8 @@ impl Core {
     ) -> impl Future<Output = Result<Applied, ProposeError>> + Send + use<> {
         let command = Command::new(actor, timestamp(self.clock.now()), op);
         let encoded = encode_command(&command);
-        let proposer = self.proposer.clone();
-        async move { proposer.propose(encoded?).await }
+        let group = Arc::clone(&self.group);
+        async move { group.propose(encoded?).await }
     }
 
     /// Proposes on behalf of one of the manager's own parts.

@@ -1,6 +1,13 @@
 //! The consensus engine's types, bound to our log, our commands and our state.
 
-use std::{fmt, future::Future, sync::Arc};
+use std::{
+    fmt,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use openraft::{
     Snapshot, Vote,
@@ -36,39 +43,54 @@ pub(crate) type Raft = openraft::Raft<TypeConfig>;
 
 /// A batch of encoded commands, wiped when the last holder drops it.
 #[derive(Clone)]
-pub(crate) struct Payload(Arc<Wiped>);
+pub(crate) struct Payload(Arc<Batch>);
+
+struct Batch {
+    bytes: Wiped,
+    written: AtomicBool,
+}
 
 impl Payload {
     /// The encoded batch.
     pub(crate) fn batch(&self) -> &[u8] {
-        &self.0
+        &self.0.bytes
+    }
+
+    /// Whether the log was given it. The engine's words for "not proposed" and for "cut
+    /// off again" are the same, and only the former is the end of it.
+    pub(crate) fn is_written(&self) -> bool {
+        self.0.written.load(Ordering::Acquire)
     }
 }
 
 impl From<Wiped> for Payload {
-    fn from(batch: Wiped) -> Payload {
-        Payload(Arc::new(batch))
+    fn from(bytes: Wiped) -> Payload {
+        Payload(Arc::new(Batch {
+            bytes,
+            written: AtomicBool::new(false),
+        }))
     }
 }
 
 impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Payload({} bytes)", self.0.len())
+        write!(f, "Payload({} bytes)", self.batch().len())
     }
 }
 
 impl waxseal_raft_store::Payload for Payload {
     fn encoded_len(&self) -> usize {
-        self.0.len()
+        self.batch().len()
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.0);
+        self.0.written.store(true, Ordering::Release);
+        out.extend_from_slice(self.batch());
     }
 
     fn decode(bytes: &[u8]) -> Result<Payload, PayloadError> {
         // Its commands are decoded, and their formats checked, when they are applied.
-        Ok(Payload(Arc::new(Wiped::new(bytes.to_vec()))))
+        Ok(Payload::from(Wiped::new(bytes.to_vec())))
     }
 }
 

@@ -15,7 +15,7 @@ use waxseal_cluster::{
     timestamp,
 };
 
-use crate::{core::Core, manager::component, proposer::Proposer};
+use crate::{control::Group, core::Core, manager::component};
 
 pub(crate) const NOW: i64 = 1_800_000_000;
 pub(crate) const CLUSTER: &str = "cluster1";
@@ -149,12 +149,13 @@ impl World {
     /// A core on this state; nothing can be proposed.
     pub(crate) fn core(self) -> Arc<Core> {
         let now = OffsetDateTime::from_unix_timestamp(NOW).unwrap();
+        let state = Arc::new(RwLock::new(self.state));
         Arc::new(Core {
             node_id: "m1".into(),
             cluster_id: CLUSTER.into(),
             advertise_addr: "192.0.2.1:2377".into(),
-            state: Arc::new(RwLock::new(self.state)),
-            proposer: Proposer::ended(),
+            group: Arc::new(Group::ended(Arc::clone(&state))),
+            state,
             clock: Arc::new(ManualClock::at(now)),
         })
     }

@@ -20,4 +20,5 @@ redacted!(
     swarmkit::LogMessage,
     waxseal::RaftEntry,
     waxseal::SnapshotRequest,
+    waxseal::ProposeRequest,
 );

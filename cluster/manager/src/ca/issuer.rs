@@ -18,7 +18,6 @@ pub(crate) struct Issuer {
     pub(crate) cluster_id: String,
     /// Version of the cluster object that it was read from.
     pub(crate) version: u64,
-    pub(crate) root_pem: Vec<u8>,
     pub(crate) authority: RootAuthority,
     pub(crate) tokens: JoinTokens,
     pub(crate) expiry: CertificateExpiry,
@@ -64,7 +63,6 @@ impl Issuer {
         Ok(Issuer {
             cluster_id: cluster.id.clone(),
             version: version_of(cluster.meta.as_ref()),
-            root_pem: root.ca_cert.clone(),
             authority: RootAuthority::from_pem(&root.ca_cert, &root.ca_key, now)?,
             tokens: JoinTokens::parse(worker, manager)?,
             expiry,

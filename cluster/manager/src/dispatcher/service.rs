@@ -406,10 +406,7 @@ fn weighted_managers(core: &Core) -> Vec<WeightedPeer> {
         .map(|member| weighted(member.node_id, member.addr))
         .collect();
     match managers.is_empty() {
-        true => vec![weighted(
-            core.node_id.clone(),
-            core.advertise_addr.clone(),
-        )],
+        true => vec![weighted(core.node_id.clone(), core.advertise_addr.clone())],
         false => managers,
     }
 }

@@ -54,6 +54,7 @@ async fn a_stop_with_open_streams_takes_less_than_a_second() {
                 ..Default::default()
             },
         )
+        .await
         .unwrap();
 
     let begin = Instant::now();

@@ -1,0 +1,377 @@
+//! Writes and reads of a manager, wherever the leader is.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{self, Instant},
+};
+use tokio_util::task::TaskTracker;
+use tonic::Code;
+use waxseal_cluster::{Applied, MAX_COMMAND_BYTES, State, Wiped};
+use waxseal_raft_store::Member;
+use waxseal_wire::{
+    Course, ToLeader,
+    swarmkit::{LogSelector, LogSubscriptionOptions},
+    waxseal::{ProposeRequest, ReadIndexRequest},
+};
+
+use super::{
+    fate::{self, Fate},
+    logs::{self, LogsError},
+    outcome::{self, Told},
+    reads::{ReadError, Rounds},
+};
+use crate::{
+    error::ProposeError,
+    leadership::Leader,
+    log_broker::LogLines,
+    proposer::{Proposer, Rejected},
+    raft::RaftId,
+};
+
+type Metrics = openraft::RaftMetrics<RaftId, Member>;
+
+/// Time for a leader to be found (requirements of the API: then there is none).
+const LEADER_WAIT: Duration = Duration::from_secs(5);
+/// Pause before a leader is tried again that did not propose.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Time for this manager to apply what the leader has.
+const APPLY_WAIT: Duration = Duration::from_secs(5);
+/// Time for the leader to carry a command out: longer than it tries itself.
+const ANSWER_WAIT: Duration = Duration::from_secs(15);
+/// Bytes of commands on their way to the leader at once; less than its door takes of
+/// a manager ([`waxseal_wire::limits::REQUEST_BYTES_PER_MANAGER`]).
+const BYTES_ON_THE_WAY: usize = 32 * 1024 * 1024;
+const _: () = assert!(
+    BYTES_ON_THE_WAY < waxseal_wire::limits::REQUEST_BYTES_PER_MANAGER
+        && MAX_COMMAND_BYTES < BYTES_ON_THE_WAY
+);
+
+/// The managers together, as one of them sees it.
+pub(crate) struct Group {
+    proposer: Proposer,
+    state: Arc<RwLock<State>>,
+    leader: watch::Receiver<Leader>,
+    course: watch::Receiver<Course>,
+    /// Absent in tests of single parts.
+    metrics: Option<watch::Receiver<Metrics>>,
+    rounds: Rounds,
+    on_the_way: Semaphore,
+}
+
+/// One try at having a command carried out.
+enum Attempt {
+    Ended(Result<Applied, ProposeError>),
+    /// It certainly took no effect.
+    NotProposed(Wiped),
+    Unknown(Wiped),
+}
+
+impl Group {
+    pub(crate) fn new(
+        proposer: Proposer,
+        state: Arc<RwLock<State>>,
+        leader: watch::Receiver<Leader>,
+        course: watch::Receiver<Course>,
+        metrics: watch::Receiver<Metrics>,
+    ) -> Group {
+        Group {
+            proposer,
+            state,
+            leader,
+            course,
+            metrics: Some(metrics),
+            rounds: Rounds::default(),
+            on_the_way: Semaphore::new(BYTES_ON_THE_WAY),
+        }
+    }
+
+    /// One whose manager leads and writes nothing.
+    #[cfg(test)]
+    pub(crate) fn ended(state: Arc<RwLock<State>>) -> Group {
+        Group {
+            proposer: Proposer::ended(),
+            state,
+            leader: watch::channel(Leader::Me { term: 1 }).1,
+            course: watch::channel(Course::Here).1,
+            metrics: None,
+            rounds: Rounds::default(),
+            on_the_way: Semaphore::new(BYTES_ON_THE_WAY),
+        }
+    }
+
+    /// Whether this manager leads, with everything acknowledged applied.
+    pub(crate) fn leads(&self) -> bool {
+        matches!(*self.leader.borrow(), Leader::Me { .. })
+    }
+
+    /// The managers, by node id, with their addresses, as the newest membership has them.
+    pub(crate) fn managers(&self) -> Vec<Member> {
+        let Some(metrics) = &self.metrics else {
+            return Vec::new();
+        };
+        let metrics = metrics.borrow();
+        let mut members: Vec<_> = metrics.membership_config.nodes().collect();
+        members.sort_by_key(|(_, member)| &member.node_id);
+        members
+            .into_iter()
+            .map(|(_, member)| member.clone())
+            .collect()
+    }
+
+    /// Completes when the managers are not `known` any more.
+    pub(crate) async fn managers_changed(&self, known: &[Member]) {
+        let Some(mut metrics) = self.metrics.clone() else {
+            return std::future::pending().await;
+        };
+        while self.managers() == known {
+            if metrics.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Makes an encoded command durable and applies it, here as well.
+    pub(crate) async fn propose(&self, command: Wiped) -> Result<Applied, ProposeError> {
+        let attempt = match self.leads() {
+            true => self.propose_here(command).await,
+            false => Attempt::NotProposed(command),
+        };
+        match attempt {
+            Attempt::Ended(outcome) => outcome,
+            // Seldom, and large as a future.
+            other => Box::pin(self.propose_somewhere(other)).await,
+        }
+    }
+
+    /// As [`Group::propose`], but by this manager or not at all.
+    pub(crate) async fn propose_as_leader(&self, command: Wiped) -> Result<Applied, Rejected> {
+        if !self.leads() {
+            return Err(Rejected::NotProposed(command));
+        }
+        self.proposer.propose(command).await
+    }
+
+    async fn propose_here(&self, command: Wiped) -> Attempt {
+        match self.proposer.propose(command).await {
+            Ok(applied) => Attempt::Ended(Ok(applied)),
+            Err(Rejected::NotProposed(command)) => Attempt::NotProposed(command),
+            Err(Rejected::Unknown(command)) => Attempt::Unknown(command),
+            Err(Rejected::Failed(error)) => Attempt::Ended(Err(error)),
+        }
+    }
+
+    /// Tries until the command took effect, was refused, or that cannot be told. It is
+    /// proposed again only when it certainly is not to take effect any more.
+    async fn propose_somewhere(&self, first: Attempt) -> Result<Applied, ProposeError> {
+        let mut attempt = first;
+        let mut until = Instant::now() + LEADER_WAIT;
+        // Whether an attempt before this one may have taken effect.
+        let mut repeated = false;
+        loop {
+            let command = match attempt {
+                Attempt::Ended(Err(ProposeError::Refused(_))) if repeated => {
+                    return Err(ProposeError::Unknown);
+                }
+                Attempt::Ended(outcome) => return outcome,
+                Attempt::NotProposed(command) => command,
+                Attempt::Unknown(command) => {
+                    self.linearize().await.map_err(|_| ProposeError::Unknown)?;
+                    match fate::of(&self.state(), &command) {
+                        Fate::Done { version } => {
+                            return Ok(Applied {
+                                version,
+                                ..Applied::default()
+                            });
+                        }
+                        Fate::Unclear => return Err(ProposeError::Unknown),
+                        Fate::NotYet if repeated => return Err(ProposeError::Unknown),
+                        Fate::NotYet => {
+                            repeated = true;
+                            until = Instant::now() + LEADER_WAIT;
+                        }
+                    }
+                    command
+                }
+            };
+            let course = self.course_until(until).await;
+            let Some(course) = course else {
+                return Err(match repeated {
+                    true => ProposeError::Unknown,
+                    false => ProposeError::NoLeader,
+                });
+            };
+            attempt = match course {
+                Course::Leader(leader) => self.propose_there(&leader, command).await,
+                _ => self.propose_here(command).await,
+            };
+            if let Attempt::NotProposed(_) = attempt {
+                time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Who leads, if that is known in time.
+    async fn course_until(&self, until: Instant) -> Option<Course> {
+        if Instant::now() >= until {
+            return None;
+        }
+        let mut course = self.course.clone();
+        let known = course.wait_for(|course| !matches!(course, Course::Nowhere));
+        // Without its sender the manager stops.
+        let course = time::timeout_at(until, known).await.ok()?.ok()?;
+        Some(course.clone())
+    }
+
+    async fn propose_there(&self, leader: &ToLeader, command: Wiped) -> Attempt {
+        let bytes = u32::try_from(command.len()).unwrap_or(u32::MAX);
+        let Ok(_place) = self.on_the_way.acquire_many(bytes).await else {
+            return Attempt::Ended(Err(ProposeError::Stopped));
+        };
+        if leader.over.is_cancelled() || leader.channel.is_closed() {
+            return Attempt::NotProposed(command);
+        }
+        let request = ProposeRequest {
+            incarnation: leader.incarnation,
+            command: command.to_vec(),
+        };
+        let mut control = leader.channel.control();
+        let asking = time::timeout(ANSWER_WAIT, control.propose(request));
+        let response = match leader.over.run_until_cancelled(asking).await {
+            Some(Ok(Ok(response))) => response.into_inner(),
+            Some(Ok(Err(status))) if is_refused_at_the_door(status.code()) => {
+                tracing::warn!(%status, "the leader refused a command");
+                return Attempt::NotProposed(command);
+            }
+            _ => return Attempt::Unknown(command),
+        };
+        let outcome = response.outcome.and_then(outcome::from_wire);
+        match outcome {
+            None | Some(Err(Told::Unknown)) => Attempt::Unknown(command),
+            Some(Err(Told::NotProposed)) => Attempt::NotProposed(command),
+            Some(Ok(applied)) => {
+                self.wait_applied(response.version.max(applied.version))
+                    .await;
+                Attempt::Ended(Ok(applied))
+            }
+            Some(Err(Told::Failed(error))) => {
+                // What the refusal is about is seen here too.
+                self.wait_applied(response.version).await;
+                Attempt::Ended(Err(error))
+            }
+        }
+    }
+
+    /// Returns once this manager's state has everything that was acknowledged before
+    /// the call.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub(crate) async fn linearize(&self) -> Result<(), ReadError> {
+        // The leader holds a lease: no other can have acknowledged anything.
+        if self.leads() {
+            return Ok(());
+        }
+        Box::pin(self.catch_up()).await
+    }
+
+    async fn catch_up(&self) -> Result<(), ReadError> {
+        let until = Instant::now() + LEADER_WAIT;
+        loop {
+            let course = self.course_until(until).await;
+            match course.ok_or(ReadError::NoLeader)? {
+                Course::Leader(_) => {
+                    let asking = self.rounds.ask(self.ask_version());
+                    let version = time::timeout_at(until, asking).await;
+                    if let Some(version) = version.map_err(|_| ReadError::NoLeader)? {
+                        return match self.wait_applied(version).await {
+                            true => Ok(()),
+                            false => Err(ReadError::Behind),
+                        };
+                    }
+                }
+                _ if self.leads() => return Ok(()),
+                _ => {}
+            }
+            time::sleep(PAUSE).await;
+        }
+    }
+
+    /// The output of tasks, from the leader, which is another manager.
+    ///
+    /// # Errors
+    /// [`LogsError`].
+    pub(crate) async fn logs(
+        &self,
+        selector: LogSelector,
+        options: LogSubscriptionOptions,
+        tasks: &TaskTracker,
+    ) -> Result<LogLines, LogsError> {
+        match self.course_until(Instant::now() + LEADER_WAIT).await {
+            Some(Course::Leader(leader)) => logs::from(leader, selector, options, tasks).await,
+            _ => Err(LogsError::NoLeader),
+        }
+    }
+
+    /// The leader's version, if there is one that answers.
+    async fn ask_version(&self) -> Option<u64> {
+        let Course::Leader(leader) = self.course.borrow().clone() else {
+            return None;
+        };
+        let request = ReadIndexRequest {
+            incarnation: leader.incarnation,
+        };
+        let mut control = leader.channel.control();
+        let asking = time::timeout(LEADER_WAIT, control.read_index(request));
+        match leader.over.run_until_cancelled(asking).await? {
+            Ok(Ok(answer)) => Some(answer.into_inner().version),
+            Ok(Err(status)) => {
+                tracing::debug!(%status, "the leader gave no version");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Waits until this manager's state has a version; whether it has.
+    async fn wait_applied(&self, version: u64) -> bool {
+        let has = || self.state().version() >= version;
+        if has() {
+            return true;
+        }
+        let Some(mut metrics) = self.metrics.clone() else {
+            return false;
+        };
+        let waiting = async {
+            // Each applied entry shows there.
+            while !has() {
+                if metrics.changed().await.is_err() {
+                    return false;
+                }
+            }
+            true
+        };
+        time::timeout(APPLY_WAIT, waiting).await.unwrap_or(false)
+    }
+
+    fn state(&self) -> std::sync::RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Codes that a call gets before its service sees it, or in place of that.
+fn is_refused_at_the_door(code: Code) -> bool {
+    matches!(
+        code,
+        Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::ResourceExhausted
+            | Code::Unimplemented
+            | Code::FailedPrecondition
+            | Code::NotFound
+    )
+}
