@@ -1,28 +1,33 @@
 //! The consensus engine on its log: start, snapshots, keys, stop.
+//!
+//! Who leads is `leadership.rs`, elections are `elections.rs`, members `membership.rs`.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use openraft::{
-    ChangeMembers,
-    error::{ClientWriteError, RaftError},
-};
-use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use openraft::{LogId, StorageHelper, Vote, error::RaftError, storage::RaftLogStorage};
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use waxseal_autolock::{Dek, Owner};
-use waxseal_raft_store::{LogLimits, LogStore, Member, SnapshotPolicy, SnapshotStore, StoreError};
+use waxseal_raft_store::{LogLimits, LogStore, SnapshotPolicy, SnapshotStore, StoreError};
 
 use crate::{
-    error::{MembershipError, RotateError, StartError},
-    leadership::{Leader, MemberView},
+    error::{RotateError, StartError},
+    leadership::Leader,
     monitor::Monitor,
-    raft::{NoPeers, Raft, RaftId, TypeConfig},
+    peers::Peers,
+    pulse::{Floor, Pulse, Quorum},
+    raft::{Identity, Raft, RaftId, TypeConfig, network::Network},
     state_machine::StateMachine,
 };
 
-/// Heartbeats of a leader (requirements.md, Elections).
-const HEARTBEAT: Duration = Duration::from_millis(175);
-/// A follower stands for election after a time between these without a heartbeat.
-const ELECTION: std::ops::Range<u64> = 600..1_200;
+/// Signs of life of a leader (requirements.md, Elections).
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(175);
+/// The engine's own clock runs slower, as signs of life and elections are not its:
+/// this is the time that a member has to take entries, disk and network included.
+const APPEND_MILLIS: u64 = 800;
+/// Time for the answer to a vote; and the engine's own lease, which is within
+/// [`PROMISE`](crate::pulse::PROMISE).
+const VOTE_MILLIS: std::ops::Range<u64> = 850..900;
 /// A manager that has not caught up with its own log by then does not start.
 const CATCH_UP: Duration = Duration::from_secs(60);
 /// Pause between two looks at whether it has caught up.
@@ -42,25 +47,30 @@ pub(crate) struct Engine {
     pub(crate) log: LogStore<TypeConfig>,
     pub(crate) snapshots: SnapshotStore,
     pub(crate) monitor: Monitor,
-    leader: watch::Sender<Leader>,
-    /// See [`Engine::hold_membership`].
-    membership: Arc<Mutex<()>>,
+    pub(crate) me: Arc<Identity>,
+    pub(crate) peers: Peers,
+    pub(crate) pulse: Pulse,
+    pub(crate) leader: watch::Sender<Leader>,
+    /// The membership changes one step at a time.
+    pub(crate) changing: Arc<Mutex<()>>,
 }
 
 impl Engine {
     /// Starts the engine; what the log says is committed is applied when it returns.
     pub(crate) async fn start(
         owner: &Owner,
-        log: LogStore<TypeConfig>,
+        peers: Peers,
+        mut log: LogStore<TypeConfig>,
         snapshots: SnapshotStore,
-        machine: StateMachine,
+        mut machine: StateMachine,
         monitor: Monitor,
     ) -> Result<Engine, StartError> {
         let config = openraft::Config {
             cluster_name: owner.cluster_id.clone(),
-            heartbeat_interval: u64::try_from(HEARTBEAT.as_millis()).unwrap_or(u64::MAX),
-            election_timeout_min: ELECTION.start,
-            election_timeout_max: ELECTION.end,
+            heartbeat_interval: APPEND_MILLIS,
+            election_timeout_min: VOTE_MILLIS.start,
+            election_timeout_max: VOTE_MILLIS.end,
+            enable_elect: false,
             // The log is purged by bytes, not by entries alone; see `keep_snapshots`.
             snapshot_policy: openraft::SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: u64::MAX,
@@ -68,7 +78,24 @@ impl Engine {
             ..openraft::Config::default()
         };
         let config = Arc::new(config.validate().map_err(refused)?);
-        let raft = Raft::new(owner.raft_id, config, NoPeers, log.clone(), machine)
+        let me = Arc::new(Identity::new(
+            &owner.cluster_id,
+            &owner.node_id,
+            owner.raft_id,
+        ));
+        let pulse = Pulse::new();
+        let others = resume_as_follower(&me, &mut log, &mut machine)
+            .await
+            .map_err(|error| monitor.start_error(error))?;
+        if !others {
+            pulse.set_floor(Floor::default());
+        }
+        let network = Network {
+            me: Arc::clone(&me),
+            peers: peers.clone(),
+            pulse: pulse.clone(),
+        };
+        let raft = Raft::new(owner.raft_id, config, network, log.clone(), machine)
             .await
             .map_err(|fatal| monitor.start_error(fatal))?;
         Ok(Engine {
@@ -76,8 +103,11 @@ impl Engine {
             log,
             snapshots,
             monitor,
+            me,
+            peers,
+            pulse,
             leader: watch::Sender::default(),
-            membership: Arc::default(),
+            changing: Arc::default(),
         })
     }
 
@@ -100,11 +130,7 @@ impl Engine {
         self.raft.trigger().elect().await.map_err(failed)?;
         loop {
             match self.raft.ensure_linearizable().await {
-                Ok(_) => {
-                    let term = self.raft.metrics().borrow().current_term;
-                    self.leader.send_replace(Leader::Me { term });
-                    return Ok(());
-                }
+                Ok(_) => return Ok(()),
                 Err(RaftError::Fatal(fatal)) => return Err(failed(fatal)),
                 Err(RaftError::APIError(_)) => tokio::time::sleep(CATCH_UP_PAUSE).await,
             }
@@ -207,7 +233,7 @@ impl Engine {
         Err(RotateError::InUse)
     }
 
-    /// Who leads; the only voter, once it has begun.
+    /// Who leads.
     pub(crate) fn leader(&self) -> watch::Receiver<Leader> {
         self.leader.subscribe()
     }
@@ -220,68 +246,27 @@ impl Engine {
         metrics.last_log_index.unwrap_or(0).saturating_sub(applied)
     }
 
-    /// The members that the newest membership names.
-    pub(crate) fn members(&self) -> Vec<MemberView> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let membership = &metrics.membership_config;
-        let voters: BTreeSet<_> = membership.membership().voter_ids().collect();
-        let leads = |raft_id| metrics.current_leader == Some(raft_id);
-        let view = |(raft_id, member): (&RaftId, &Member)| MemberView {
-            raft_id: *raft_id,
-            node_id: member.node_id.clone(),
-            addr: member.addr.clone(),
-            voter: voters.contains(raft_id),
-            leader: leads(*raft_id),
-            reachable: leads(*raft_id),
-        };
-        membership.nodes().map(view).collect()
+    /// The last entry of this manager's log.
+    pub(crate) fn last_log(&self) -> Option<LogId<RaftId>> {
+        self.raft.data_metrics().borrow().last_log
     }
 
-    /// While this is held nobody becomes a voter here. What makes a learner a voter
-    /// takes it, looks once more whether the record lets the node join
-    /// ([`waxseal_cluster::plan::joins`]), and keeps it until the change is committed;
-    /// what makes a node a worker on record takes it before it looks at the members.
-    pub(crate) async fn hold_membership(&self) -> OwnedMutexGuard<()> {
-        Arc::clone(&self.membership).lock_owned().await
+    /// Lets `decide` see who has to agree.
+    pub(crate) fn with_quorum<R>(&self, decide: impl FnOnce(&Quorum<'_>) -> R) -> R {
+        let view = self.raft.server_metrics();
+        let view = view.borrow();
+        decide(&Quorum {
+            membership: view.membership_config.membership(),
+            me: self.me.raft_id,
+        })
     }
 
-    /// Takes a voter or learner out of the group; nothing is done if it is none.
-    /// Not for the leader itself, which hands over first.
-    pub(crate) async fn remove_member(&self, raft_id: RaftId) -> Result<(), MembershipError> {
-        let _held = self.hold_membership().await;
-        let members = self.members();
-        let Some(member) = members.into_iter().find(|member| member.raft_id == raft_id) else {
-            return Ok(());
-        };
-        let ids = BTreeSet::from([raft_id]);
-        let change = match member.voter {
-            true => ChangeMembers::RemoveVoters(ids),
-            false => ChangeMembers::RemoveNodes(ids),
-        };
-        match self.raft.change_membership(change, false).await {
-            Ok(_) => Ok(()),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
-                Err(MembershipError::NotLeader)
-            }
-            Err(RaftError::APIError(error)) => Err(MembershipError::NotCommitted {
-                reason: error.to_string(),
-            }),
-            Err(RaftError::Fatal(_)) => Err(MembershipError::Stopped),
-        }
-    }
-
-    /// Hands the leadership over.
-    pub(crate) async fn transfer_leadership(
-        &self,
-        _to: Option<RaftId>,
-    ) -> Result<(), MembershipError> {
-        match self.members().iter().any(|member| !member.leader) {
-            true => Err(MembershipError::NotLeader),
-            false => Err(MembershipError::NotTaken {
-                within: Duration::ZERO,
-            }),
-        }
+    /// Whether this manager is the only voter.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.with_quorum(|quorum| {
+            let mut voters = quorum.membership.voter_ids();
+            voters.next() == Some(self.me.raft_id) && voters.next().is_none()
+        })
     }
 
     /// Stops the engine and lets the log reach the disk; nothing writes to the
@@ -298,6 +283,28 @@ impl Engine {
             tracing::warn!(%error, "the log was not closed cleanly; the next start reads its tail");
         }
     }
+}
+
+/// Sees to it that a manager among others does not lead by what its disk says: the
+/// disk may have been set back, and others may have elected another since. Answers
+/// whether there are others.
+async fn resume_as_follower(
+    me: &Identity,
+    log: &mut LogStore<TypeConfig>,
+    machine: &mut StateMachine,
+) -> Result<bool, openraft::StorageError<RaftId>> {
+    let membership = StorageHelper::new(log, machine).get_membership().await?;
+    let effective = membership.effective();
+    let others = effective.voter_ids().any(|voter| voter != me.raft_id);
+    if others
+        && let Some(vote) = log.read_vote().await?
+        && vote.committed
+        && vote.leader_id.node_id == me.raft_id
+    {
+        let vote = Vote::new(vote.leader_id.term, me.raft_id);
+        log.save_vote(&vote).await?;
+    }
+    Ok(others)
 }
 
 pub(crate) fn refused(error: impl std::fmt::Display) -> StartError {

@@ -79,6 +79,12 @@ pub enum StartError {
         /// Its words.
         reason: String,
     },
+    /// The swarm did not take it in.
+    #[error("this manager could not join the swarm: {reason}")]
+    Join {
+        /// The words of the manager that refused, or why none was reached.
+        reason: String,
+    },
     /// The log was not applied in time.
     #[error(
         "the manager did not catch up with its log within {} s; check the disk, then start again",
@@ -96,7 +102,7 @@ pub enum StartError {
     Bootstrap(#[source] ProposeError),
     /// The root CA in the state cannot be used.
     #[error("the root CA in the cluster's state cannot be used")]
-    Issuer(#[from] crate::ca::IssuerError),
+    Issuer(#[source] Arc<crate::ca::IssuerError>),
 }
 
 /// Why a manager stopped by itself. Nothing is written any more; the daemon

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     net::TcpListener,
-    sync::{Notify, broadcast, watch},
+    sync::{broadcast, watch},
     time::{Instant, timeout_at},
 };
 use tokio_util::{
@@ -24,6 +24,7 @@ use waxseal_ca::{
 use waxseal_cluster::{
     Applied, ChangeRecord, State, Vault,
     objects::{Actor, Bootstrap, Cluster, Node, actor, command::Op},
+    plan::MemberView,
 };
 use waxseal_raft_store::{Disk, Member, OsDisk, StoreError, StoreOptions};
 use waxseal_wire::{
@@ -33,23 +34,25 @@ use waxseal_wire::{
         dispatcher_server::DispatcherServer, log_broker_server::LogBrokerServer,
         node_ca_server::NodeCaServer,
     },
-    waxseal::{control_server::ControlServer, hello_server::HelloServer},
+    waxseal::{control_server::ControlServer, hello_server::HelloServer, raft_server::RaftServer},
 };
 
 use crate::{
-    ca::{Ca, CaService, NodeCaService},
+    ca::{CaService, NodeCaService},
     control::{ControlService, Group, Link, Logs, LogsError, ReadError, Voucher},
     core::Core,
-    dispatcher::{Dispatcher, Sessions},
+    dispatcher::Dispatcher,
     engine::{Engine, refused},
     error::{Failure, MembershipError, ProposeError, RotateError, StartError},
+    guard::{self, Guard},
     hello::HelloService,
-    leadership::{Leader, MemberView},
-    log_broker::{LogBroker, LogLines, Subscriptions},
-    loops::Loops,
+    leadership::Leader,
+    leading::{Lead, OnStage, Stage},
+    log_broker::{LogBroker, LogLines},
     monitor::Monitor,
+    peers::Peers,
     proposer::Proposer,
-    roles::Roles,
+    raft::service::RaftService,
     state_machine::StateMachine,
     vault::PageVault,
 };
@@ -57,6 +60,9 @@ use crate::{
 /// A stop waits so long at most for calls under way and for peers to take note;
 /// who is cut off tries again, and what was proposed is on record or is not.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// Whether a new leader is on stage is told by no one; it is there in no time.
+const STAGE_LOOK: Duration = Duration::from_millis(1);
 
 /// What a manager is started with.
 pub struct ManagerConfig {
@@ -123,7 +129,7 @@ pub enum Start {
 pub struct Manager {
     core: Arc<Core>,
     engine: Engine,
-    subscriptions: Arc<Subscriptions>,
+    stage: Stage,
     /// Taken by the stop.
     listening: Mutex<Option<Listening>>,
     tasks: TaskTracker,
@@ -153,13 +159,6 @@ impl Manager {
         config: ManagerConfig,
         start: Start,
     ) -> Result<Manager, StartError> {
-        let new = match start {
-            Start::Found(new) => Some(*new),
-            Start::Resume => None,
-            Start::Join(_) | Start::ForceNew => {
-                return Err(refused("a cluster has one manager in this version"));
-            }
-        };
         // 1. The port first: without it there is no point in anything else.
         let listener =
             TcpListener::bind(config.listen)
@@ -169,9 +168,10 @@ impl Manager {
                     source,
                 })?;
         // 2. The log, the state of the newest snapshot, and the engine on both.
-        let (engine, state) = open_engine(disk, &config).await?;
+        let forced = matches!(start, Start::ForceNew);
+        let (engine, state) = open_engine(disk, &config, forced).await?;
         // 3. What runs on it.
-        match Manager::assemble(&config, engine.clone(), state, listener, new).await {
+        match Manager::assemble(&config, engine.clone(), state, listener, start).await {
             Ok(manager) => Ok(manager),
             Err(error) => {
                 engine.stop().await;
@@ -185,7 +185,7 @@ impl Manager {
         engine: Engine,
         state: Arc<RwLock<State>>,
         listener: TcpListener,
-        new: Option<NewCluster>,
+        start: Start,
     ) -> Result<Manager, StartError> {
         let tasks = TaskTracker::new();
         let (stopped, ended) = (CancellationToken::new(), CancellationToken::new());
@@ -221,57 +221,23 @@ impl Manager {
             stopped: stopped.clone(),
         };
         tasks.spawn(link.follow());
-        // 1. Serve nothing before everything acknowledged is applied: an empty
-        //    assignment set would stop every task of every node.
-        if new.is_some() {
-            found(&engine, config).await?;
-        }
-        engine.catch_up().await?;
-        engine.monitor.go_live();
-        if let Some(NewCluster { cluster, node }) = new {
-            let bootstrap = Bootstrap {
-                cluster: Some(cluster),
-                node: Some(node),
-            };
-            core.propose_as("bootstrap", Op::Bootstrap(bootstrap))
-                .await
-                .map_err(StartError::Bootstrap)?;
-        }
-        // 2. Services and loops.
-        let changes = config.changes.subscribe();
-        let ca = Ca::new(
-            Arc::clone(&core),
-            config.danger_certificate_expiry,
-            tasks.clone(),
-            stopped.clone(),
-        )?;
-        let loops = Arc::new(Loops {
-            core: Arc::clone(&core),
-            sessions: Arc::new(Sessions::new(stopped.clone())),
-            subscriptions: Subscriptions::new(Arc::clone(&core), tasks.clone(), stopped.clone()),
-            ca: Arc::new(ca),
-            connections: members_connections(&core),
-            plan_due: Notify::new(),
-            roles_due: Arc::default(),
-            stopped: stopped.clone(),
-        });
-        // 3. The door.
-        let listening = open_door(config, &loops, &engine, way, &tasks, listener)?;
-        tasks.spawn(Arc::clone(&loops).follow_changes(changes));
-        tasks.spawn(Arc::clone(&loops).follow_managers());
-        tasks.spawn(Arc::clone(&loops).run_plans());
-        let roles = Roles {
+        let lead = Lead {
             core: Arc::clone(&core),
             engine: engine.clone(),
+            connections: members_connections(&core),
+            changes: config.changes.clone(),
+            certificate_expiry: config.danger_certificate_expiry,
             feature_level: config.feature_level(),
-            due: Arc::clone(&loops.roles_due),
+            stage: Stage::default(),
             stopped: stopped.clone(),
+            trouble: watch::Sender::default(),
         };
-        tasks.spawn(roles.run());
-        tasks.spawn(engine.clone().keep_snapshots(stopped.clone()));
-        tracing::info!(node = %core.node_id, address = %config.listen, "manager serves");
-        Ok(Manager {
-            subscriptions: Arc::clone(&loops.subscriptions),
+        // 1. What every manager does. It follows until it is known to lead.
+        keep(config, &lead, &tasks, &ended);
+        // 2. The door: others must reach a manager before it is one of them.
+        let listening = open_door(config, &lead, way, &tasks, listener)?;
+        let manager = Manager {
+            stage: lead.stage.clone(),
             core,
             engine,
             listening: Mutex::new(Some(listening)),
@@ -279,7 +245,66 @@ impl Manager {
             stopped,
             ended,
             _stop: stop,
-        })
+        };
+        // 3. Its place in the cluster, and what it does while it leads.
+        manager.begin(config, start, lead).await?;
+        tracing::info!(node = %manager.core.node_id, address = %config.listen, "manager serves");
+        Ok(manager)
+    }
+
+    /// Takes its place. The only voter serves nothing before everything acknowledged
+    /// is applied, and so does whoever leads later: an empty assignment set would
+    /// stop every task of every node.
+    async fn begin(
+        &self,
+        config: &ManagerConfig,
+        start: Start,
+        lead: Lead,
+    ) -> Result<(), StartError> {
+        let engine = &self.engine;
+        let is_found = matches!(start, Start::Found(_));
+        if is_found {
+            found(engine, config).await?;
+        }
+        if let Start::Join(JoinCluster { remotes }) = &start {
+            self.tasks.spawn(lead.run());
+            return engine.join(remotes, &config.advertise_addr).await;
+        }
+        if !is_found && !engine.is_alone() {
+            self.tasks.spawn(lead.run());
+            let (asking, addr) = (engine.clone(), config.advertise_addr.clone());
+            self.tasks
+                .spawn(asking.ask_what_was(addr, self.stopped.clone()));
+            return Ok(());
+        }
+        engine.catch_up().await?;
+        engine.monitor.go_live();
+        if let Start::Found(new) = start {
+            let NewCluster { cluster, node } = *new;
+            let bootstrap = Bootstrap {
+                cluster: Some(cluster),
+                node: Some(node),
+            };
+            self.core
+                .propose_as("bootstrap", Op::Bootstrap(bootstrap))
+                .await
+                .map_err(StartError::Bootstrap)?;
+        }
+        let mut trouble = lead.trouble.subscribe();
+        let mut leader = engine.leader();
+        self.tasks.spawn(lead.run());
+        // The stage is set before anybody is told of the start.
+        while self.stage.leading().is_none() {
+            if let Some(error) = trouble.borrow_and_update().clone() {
+                return Err(StartError::Issuer(error));
+            }
+            tokio::select! {
+                _ = trouble.changed() => {}
+                _ = leader.changed() => {}
+                () = tokio::time::sleep(STAGE_LOOK) => {}
+            }
+        }
+        Ok(())
     }
 
     /// The address it listens on; `None` once it stops.
@@ -329,11 +354,10 @@ impl Manager {
         selector: LogSelector,
         options: LogSubscriptionOptions,
     ) -> Result<LogLines, LogsError> {
-        let group = &self.core.group;
-        if group.leads() {
-            return Ok(self.subscriptions.subscribe(selector, options)?);
+        if let Some(leading) = self.stage.leading() {
+            return Ok(leading.subscriptions.subscribe(selector, options)?);
         }
-        group.logs(selector, options, &self.tasks).await
+        self.core.group.logs(selector, options, &self.tasks).await
     }
 
     /// Seals everything from now on under `new`, which the key file must hold
@@ -365,7 +389,7 @@ impl Manager {
         self.engine.members()
     }
 
-    /// Entries of its log that its state does not have yet.
+    /// Entries of the log that are not applied yet.
     pub fn lag(&self) -> u64 {
         self.engine.lag()
     }
@@ -377,6 +401,23 @@ impl Manager {
     /// [`MembershipError`]; this manager leads as before, or none does for a moment.
     pub async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), MembershipError> {
         self.engine.transfer_leadership(to).await
+    }
+
+    /// Takes a member out of the Raft group; the leader only others.
+    ///
+    /// # Errors
+    /// [`MembershipError`].
+    pub async fn remove_member(&self, raft_id: u64) -> Result<(), MembershipError> {
+        self.engine.remove_member(raft_id).await
+    }
+
+    /// Looks for another manager at an address that the membership does not know: after
+    /// all have moved, one address given to each is enough.
+    ///
+    /// # Errors
+    /// [`MembershipError`]: nobody is there, or no member.
+    pub async fn add_peer(&self, addr: &str) -> Result<(), MembershipError> {
+        self.engine.add_peer(addr, &self.core.advertise_addr).await
     }
 
     /// Where others reach it, `host:port`.
@@ -409,6 +450,13 @@ impl Manager {
     /// it is written to after that. A second call has nothing to do.
     pub async fn shutdown(&self, deadline: Duration) {
         let until = Instant::now() + deadline;
+        // 0. Another leads, if there is one: nobody waits for an election then.
+        if matches!(&*self.engine.leader.borrow(), Leader::Me { .. }) && !self.engine.is_alone() {
+            match timeout_at(until, self.engine.transfer_leadership(None)).await {
+                Ok(Ok(())) => {}
+                other => tracing::debug!(?other, "no other manager took over"),
+            }
+        }
         // 1. What would not end by itself: sessions, readers of logs, held calls.
         self.stopped.cancel();
         // 2. Calls under way.
@@ -432,6 +480,7 @@ impl Manager {
 async fn open_engine(
     disk: Arc<dyn Disk>,
     config: &ManagerConfig,
+    forced: bool,
 ) -> Result<(Engine, Arc<RwLock<State>>), StartError> {
     let vault: Arc<dyn Vault> = Arc::new(PageVault::new()?);
     let options = StoreOptions {
@@ -457,8 +506,12 @@ async fn open_engine(
         .map_err(|_| StoreError::Stopped)??;
     let state = machine.state();
     let log = opened.log.clone();
+    if forced {
+        return Err(refused("a cluster cannot be forced in this version"));
+    }
     match Engine::start(
         &config.owner,
+        Peers::new(Arc::clone(&config.tls)),
         opened.log,
         opened.snapshots,
         machine,
@@ -485,49 +538,69 @@ async fn found(engine: &Engine, config: &ManagerConfig) -> Result<(), StartError
     engine.raft.initialize(members).await.map_err(refused)
 }
 
+/// Starts what runs on every manager.
+fn keep(config: &ManagerConfig, lead: &Lead, tasks: &TaskTracker, ended: &CancellationToken) {
+    let Lead {
+        core,
+        engine,
+        connections,
+        changes,
+        stopped,
+        ..
+    } = lead;
+    let guard = Guard {
+        core: Arc::clone(core),
+        engine: engine.clone(),
+        connections: connections.clone(),
+        stopped: stopped.clone(),
+    };
+    guard.learn();
+    tasks.spawn(guard.follow(changes.subscribe()));
+    let (core, changes) = (Arc::clone(core), changes.clone());
+    tasks.spawn(guard::announce(
+        core,
+        engine.clone(),
+        changes,
+        stopped.clone(),
+    ));
+    tasks.spawn(engine.clone().keep_snapshots(stopped.clone()));
+    // A leader stays one until calls under way have ended.
+    tasks.spawn(engine.clone().keep_leadership(ended.clone()));
+    tasks.spawn(engine.clone().keep_beating(ended.clone()));
+    tasks.spawn(engine.clone().keep_electing(stopped.clone()));
+    let addr = config.advertise_addr.clone();
+    tasks.spawn(engine.clone().keep_address(addr, stopped.clone()));
+}
+
 fn open_door(
     config: &ManagerConfig,
-    loops: &Arc<Loops>,
-    engine: &Engine,
+    lead: &Lead,
     way: watch::Receiver<Course>,
     tasks: &TaskTracker,
     listener: TcpListener,
 ) -> Result<Listening, StartError> {
-    let Loops {
+    let Lead {
         core,
-        sessions,
-        subscriptions,
-        ca,
+        engine,
         connections,
-        stopped,
+        stage,
         ..
-    } = &**loops;
-    let dispatcher = Dispatcher::new(Arc::clone(core), Arc::clone(sessions), tasks.clone());
-    let log_broker = LogBroker::new(Arc::clone(core), Arc::clone(subscriptions), stopped.clone());
-    let ca_service = CaServer::new(CaService(Arc::clone(core)))
+    } = lead;
+    let raft = RaftService::new(Arc::clone(core), engine.clone(), tasks.clone());
+    let ca = CaServer::new(CaService(Arc::clone(core)))
         .max_decoding_message_size(limits::JOIN_MESSAGE_LIMIT);
-    let routes = Routes::new(ca_service)
+    let hello = HelloServer::new(HelloService(Arc::clone(core)))
+        .max_decoding_message_size(limits::JOIN_MESSAGE_LIMIT);
+    let routes = Routes::new(ca)
+        .add_service(hello)
         .add_service(
-            NodeCaServer::new(NodeCaService(Arc::clone(ca)))
-                .max_decoding_message_size(limits::JOIN_MESSAGE_LIMIT),
-        )
-        .add_service(
-            DispatcherServer::new(dispatcher)
-                .max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT)
-                .max_encoding_message_size(limits::CLIENT_MESSAGE_LIMIT),
-        )
-        .add_service(
-            LogBrokerServer::new(log_broker)
+            ControlServer::new(control_service(core, stage, engine))
                 .max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT),
         )
-        .add_service(
-            HelloServer::new(HelloService(Arc::clone(core)))
-                .max_decoding_message_size(limits::JOIN_MESSAGE_LIMIT),
-        )
-        .add_service(
-            ControlServer::new(control_service(core, subscriptions, engine))
-                .max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT),
-        );
+        .add_service(RaftServer::new(raft).max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT))
+        .add_service(OnStage::<NodeCaServer<NodeCaService>>::new(stage))
+        .add_service(OnStage::<DispatcherServer<Dispatcher>>::new(stage))
+        .add_service(OnStage::<LogBrokerServer<LogBroker>>::new(stage));
     let options = TlsOptions {
         allow_tls12: config.allow_tls12,
         client_certificates: ClientCertificates::Optional,
@@ -557,15 +630,11 @@ fn open_door(
         })
 }
 
-fn control_service(
-    core: &Arc<Core>,
-    subscriptions: &Arc<Subscriptions>,
-    engine: &Engine,
-) -> ControlService {
-    let (group, subscriptions) = (Arc::clone(&core.group), Arc::clone(subscriptions));
+fn control_service(core: &Arc<Core>, stage: &Stage, engine: &Engine) -> ControlService {
+    let stage = stage.clone();
     let logs: Box<Logs> = Box::new(move |selector, options| {
-        let leads = group.leads();
-        leads.then(|| subscriptions.subscribe(selector, options))
+        let leading = stage.leading()?;
+        Some(leading.subscriptions.subscribe(selector, options))
     });
     ControlService {
         core: Arc::clone(core),

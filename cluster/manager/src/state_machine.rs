@@ -13,8 +13,8 @@ use openraft::{
 use prost::encoding::WireType;
 use tokio::sync::broadcast;
 use waxseal_cluster::{
-    Applied, ChangeRecord, FrozenState, Refusal, Restorer, State, Vault, date_time, decode_batch,
-    objects::Command,
+    Applied, Change, ChangeRecord, FrozenState, Refusal, Restorer, State, Vault, date_time,
+    decode_batch, objects::Command,
 };
 use waxseal_raft_store::{Member, SnapshotData, SnapshotStore, StoreError, StoredSnapshot};
 use zeroize::Zeroizing;
@@ -322,8 +322,20 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let signature = Some(installed.meta().signature());
             StorageIOError::read_snapshot(signature, anyerror_of(&error))
         })?;
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        let (old, new) = {
+            let mut current = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            let old = current.cluster().cloned();
+            *current = state;
+            (old, current.cluster().cloned())
+        };
         self.position = position;
+        if self.monitor.is_live() {
+            // Of all that changed, what managers themselves go by.
+            let _ = self.changes.send(ChangeRecord {
+                time: time::OffsetDateTime::UNIX_EPOCH,
+                changes: vec![Change::Cluster { old, new }],
+            });
+        }
         Ok(())
     }
 

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod calls;
+mod group;
 mod life;
+mod members;
 mod roles;
 mod support;

@@ -79,28 +79,37 @@ impl World {
     }
 
     pub(crate) async fn start(&self, start: Start) -> Result<Manager, StartError> {
-        let credentials = self.credentials("manager", Role::Manager);
-        let config = ManagerConfig {
+        let config = self.config("manager", 7, 0);
+        Manager::start_on(self.disk.clone(), config, start).await
+    }
+
+    /// What a manager of this cluster is started with, on a port of this host.
+    pub(crate) fn config(&self, node_id: &str, raft_id: u64, port: u16) -> ManagerConfig {
+        let credentials = self.credentials(node_id, Role::Manager);
+        let advertise_addr = match port {
+            0 => "192.0.2.1:2377".to_owned(),
+            port => format!("127.0.0.1:{port}"),
+        };
+        ManagerConfig {
             owner: Owner {
                 cluster_id: CLUSTER.into(),
-                node_id: "manager".into(),
-                raft_id: 7,
+                node_id: node_id.into(),
+                raft_id,
             },
             deks: self.deks.clone(),
             dir: PathBuf::from("/sim"),
-            listen: (Ipv4Addr::LOCALHOST, 0).into(),
-            advertise_addr: "192.0.2.1:2377".into(),
+            listen: (Ipv4Addr::LOCALHOST, port).into(),
+            advertise_addr,
             tls: self.live(self.root.trust(), credentials),
             clock: self.clock.clone(),
             changes: broadcast::channel(64).0,
             allow_tls12: false,
             danger_certificate_expiry: None,
             danger_feature_level: self.level,
-        };
-        Manager::start_on(self.disk.clone(), config, start).await
+        }
     }
 
-    fn cluster(&self) -> waxseal_cluster::objects::Cluster {
+    pub(crate) fn cluster(&self) -> waxseal_cluster::objects::Cluster {
         let text = |role| self.tokens.token(role).expose_text().to_owned();
         new_cluster(NewClusterObject {
             id: CLUSTER.into(),
@@ -196,7 +205,11 @@ pub(crate) fn node(id: &str, role: NodeRole) -> Node {
 }
 
 pub(crate) async fn add_worker(manager: &Manager, id: &str) {
-    let node = Some(node(id, NodeRole::Worker));
+    add_node(manager, id, NodeRole::Worker).await;
+}
+
+pub(crate) async fn add_node(manager: &Manager, id: &str, role: NodeRole) {
+    let node = Some(node(id, role));
     let created = manager.propose(component("test"), Op::CreateNode(CreateNode { node }));
     created.await.unwrap();
 }

@@ -1,24 +1,21 @@
-//! The consensus engine's types, bound to our log, our commands and our state.
+//! The consensus engine's types, bound to our log, our commands and our state; how
+//! managers carry its messages.
+
+pub(crate) mod codec;
+pub(crate) mod network;
+pub(crate) mod service;
 
 use std::{
     fmt,
-    future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
-use openraft::{
-    Snapshot, Vote,
-    error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable},
-    network::{RPCOption, RaftNetwork, RaftNetworkFactory},
-    raft::{
-        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
-    },
-};
 use waxseal_cluster::{Applied, Refusal, Wiped};
 use waxseal_raft_store::{Member, PayloadError, SnapshotData};
+use waxseal_wire::waxseal::RaftHeader;
 
 /// The random id of a manager's membership.
 pub(crate) type RaftId = u64;
@@ -94,58 +91,43 @@ impl waxseal_raft_store::Payload for Payload {
     }
 }
 
-/// Connections to other managers. A cluster has one manager for now: a member
-/// that is not this one is out of reach.
-pub(crate) struct NoPeers;
+/// Who this manager is to the others, as each call says it.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) cluster_id: String,
+    pub(crate) node_id: String,
+    pub(crate) raft_id: RaftId,
+    /// 0 until the state is there.
+    incarnation: AtomicU64,
+}
 
-impl RaftNetworkFactory<TypeConfig> for NoPeers {
-    type Network = NoPeer;
-
-    async fn new_client(&mut self, _target: RaftId, node: &Member) -> NoPeer {
-        NoPeer {
-            addr: node.addr.clone(),
+impl Identity {
+    pub(crate) fn new(cluster_id: &str, node_id: &str, raft_id: RaftId) -> Identity {
+        Identity {
+            cluster_id: cluster_id.to_owned(),
+            node_id: node_id.to_owned(),
+            raft_id,
+            incarnation: AtomicU64::new(0),
         }
     }
-}
 
-/// A manager that is not reached.
-pub(crate) struct NoPeer {
-    addr: String,
-}
-
-impl NoPeer {
-    fn unreachable(&self) -> Unreachable {
-        Unreachable::new(&std::io::Error::new(
-            std::io::ErrorKind::NotConnected,
-            format!("no connection to the manager at {}", self.addr),
-        ))
-    }
-}
-
-impl RaftNetwork<TypeConfig> for NoPeer {
-    async fn append_entries(
-        &mut self,
-        _rpc: AppendEntriesRequest<TypeConfig>,
-        _option: RPCOption,
-    ) -> Result<AppendEntriesResponse<RaftId>, RPCError<RaftId, Member, RaftError<RaftId>>> {
-        Err(RPCError::Unreachable(self.unreachable()))
+    /// Of the cluster, as far as it is known.
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::Relaxed)
     }
 
-    async fn vote(
-        &mut self,
-        _rpc: VoteRequest<RaftId>,
-        _option: RPCOption,
-    ) -> Result<VoteResponse<RaftId>, RPCError<RaftId, Member, RaftError<RaftId>>> {
-        Err(RPCError::Unreachable(self.unreachable()))
+    /// Takes note of an incarnation; it only rises.
+    pub(crate) fn learn_incarnation(&self, incarnation: u64) {
+        self.incarnation.fetch_max(incarnation, Ordering::Relaxed);
     }
 
-    async fn full_snapshot(
-        &mut self,
-        _vote: Vote<RaftId>,
-        _snapshot: Snapshot<TypeConfig>,
-        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
-        _option: RPCOption,
-    ) -> Result<SnapshotResponse<RaftId>, StreamingError<TypeConfig, Fatal<RaftId>>> {
-        Err(StreamingError::Unreachable(self.unreachable()))
+    /// The header of a call to a member.
+    pub(crate) fn header(&self, to: RaftId) -> RaftHeader {
+        RaftHeader {
+            cluster_id: self.cluster_id.clone(),
+            incarnation: self.incarnation(),
+            from: self.raft_id,
+            to,
+        }
     }
 }

@@ -1,0 +1,220 @@
+//! How a manager becomes a member, and how it tells that it moved.
+
+use std::time::{Duration, Instant};
+
+use openraft::ServerState;
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+use waxseal_wire::{
+    ManagerChannel,
+    waxseal::{JoinRequest, Joined, MoveRequest, ProbeRequest, join_response::Answer},
+};
+
+use crate::{
+    FEATURE_LEVEL,
+    engine::Engine,
+    error::{MembershipError, StartError},
+    leadership::Leader,
+    peers::chain_text,
+};
+
+/// Time to find a leader that answers; it may just be elected.
+const FIND: Duration = Duration::from_secs(20);
+/// Time for the leader to bring this manager up to date and make it a voter.
+const TAKEN_IN: Duration = Duration::from_secs(300);
+/// Time to have applied, once a member, what was acknowledged.
+const CATCH_UP: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(5);
+/// How often a manager that moved tells.
+const TELL: Duration = Duration::from_secs(1);
+
+impl Engine {
+    /// Becomes a member of the cluster of `remotes`; returns once it is a voter and has
+    /// applied what was acknowledged before.
+    ///
+    /// # Errors
+    /// [`StartError::Join`] with the words of the manager that refused.
+    pub(crate) async fn join(&self, remotes: &[String], addr: &str) -> Result<(), StartError> {
+        let joined = self.ask_to_join(remotes, addr).await?;
+        self.me.learn_incarnation(joined.incarnation);
+        time::timeout(CATCH_UP, self.await_membership())
+            .await
+            .map_err(|_| StartError::NotCaughtUp { within: CATCH_UP })
+    }
+
+    async fn ask_to_join(&self, remotes: &[String], addr: &str) -> Result<Joined, StartError> {
+        let begun = Instant::now();
+        let mut trouble = "no manager to ask".to_owned();
+        let mut queue: Vec<String> = Vec::new();
+        let mut rest = remotes.iter().cycle();
+        while begun.elapsed() < FIND {
+            let remote = match queue.pop() {
+                Some(leader) => leader,
+                None => match rest.next() {
+                    Some(remote) => remote.clone(),
+                    None => break,
+                },
+            };
+            let channel = match self.peers.dial(&remote).await {
+                Ok(channel) => channel,
+                Err(error) => {
+                    trouble = format!("{remote}: {}", chain_text(&error));
+                    time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            match self.ask_one_to_join(&channel, addr).await {
+                Ok(Answer::Joined(joined)) => return Ok(joined),
+                Ok(Answer::Ask(leader)) => queue.push(leader.addr),
+                Err(status) if is_final(&status) => {
+                    return Err(StartError::Join {
+                        reason: status.message().to_owned(),
+                    });
+                }
+                Err(status) => trouble = format!("{remote}: {}", status.message()),
+            }
+            time::sleep(PAUSE).await;
+        }
+        Err(StartError::Join { reason: trouble })
+    }
+
+    async fn ask_one_to_join(
+        &self,
+        channel: &ManagerChannel,
+        addr: &str,
+    ) -> Result<Answer, Status> {
+        let request = JoinRequest {
+            header: Some(self.me.header(0)),
+            addr: addr.to_owned(),
+            feature_level: FEATURE_LEVEL,
+        };
+        let mut client = channel.raft();
+        let answer = time::timeout(TAKEN_IN, client.join(request)).await;
+        let answer = answer.map_err(|_| Status::deadline_exceeded("it did not answer"))??;
+        answer
+            .into_inner()
+            .answer
+            .ok_or_else(|| Status::internal("an answer without content"))
+    }
+
+    async fn await_membership(&self) {
+        loop {
+            let is_voter = {
+                let view = self.raft.server_metrics();
+                let view = view.borrow();
+                matches!(view.state, ServerState::Follower | ServerState::Leader)
+            };
+            if is_voter && self.has_caught_up() {
+                return;
+            }
+            time::sleep(LOOK).await;
+        }
+    }
+
+    /// Whether it has applied what a leader said to be committed, since it began.
+    pub(crate) fn has_caught_up(&self) -> bool {
+        let applied = self.raft.data_metrics().borrow().last_applied;
+        let committed = self.pulse.committed();
+        committed.is_some() && applied >= committed
+    }
+
+    /// Tells the leader where this manager is reached, if the membership says otherwise,
+    /// until it is on record or `stopped`.
+    pub(crate) async fn keep_address(self, addr: String, stopped: CancellationToken) {
+        let telling = async {
+            loop {
+                let own = self
+                    .members()
+                    .into_iter()
+                    .find(|m| m.raft_id == self.me.raft_id);
+                if own.is_some_and(|own| own.addr != addr) {
+                    if let Err(error) = self.tell_address(&addr).await {
+                        tracing::debug!(%error, "the new address of this manager is not known yet");
+                    }
+                    time::sleep(TELL).await;
+                } else {
+                    time::sleep(TELL * 10).await;
+                }
+            }
+        };
+        stopped.run_until_cancelled(telling).await;
+    }
+
+    async fn tell_address(&self, addr: &str) -> Result<(), String> {
+        let leader = self.leader.borrow().clone();
+        match leader {
+            Leader::Me { .. } => {
+                let member = waxseal_raft_store::Member {
+                    node_id: self.me.node_id.clone(),
+                    addr: addr.to_owned(),
+                };
+                let set = self.set_address(self.me.raft_id, member).await;
+                set.map_err(|error| error.to_string())
+            }
+            Leader::Other { raft_id, .. } => {
+                let channel = self.peers.channel(raft_id, crate::peers::Lane::Pulse).await;
+                let channel = channel.map_err(|error| error.to_string())?;
+                let request = MoveRequest {
+                    header: Some(self.me.header(raft_id)),
+                    addr: addr.to_owned(),
+                };
+                let moved = channel.raft().r#move(request).await;
+                moved
+                    .map(drop)
+                    .map_err(|status| status.message().to_owned())
+            }
+            Leader::None => {
+                // Whoever is still where it was learns where this one is, so that they
+                // can elect one.
+                for member in self.members() {
+                    if member.raft_id != self.me.raft_id {
+                        let _ = self.probe(member.raft_id, addr).await;
+                    }
+                }
+                Err("there is no leader".to_owned())
+            }
+        }
+    }
+
+    /// Finds a member at an address that the membership does not know, as an operator
+    /// names one after all have moved.
+    ///
+    /// # Errors
+    /// [`MembershipError`]: nobody there, or no member.
+    pub(crate) async fn add_peer(&self, addr: &str, own: &str) -> Result<(), MembershipError> {
+        let unreachable = |reason: String| MembershipError::Unreachable {
+            addr: addr.to_owned(),
+            from: own.to_owned(),
+            reason,
+        };
+        let channel = self.peers.dial(addr).await;
+        let channel = channel.map_err(|error| unreachable(chain_text(&error)))?;
+        let node_id = channel.server().map(|server| server.node_id.clone());
+        let member = self.members().into_iter().find(|member| {
+            Some(&member.node_id) == node_id.as_ref() && member.raft_id != self.me.raft_id
+        });
+        let Some(member) = member else {
+            return Err(MembershipError::Refused {
+                reason: format!("the node at {addr} is no other manager of this swarm"),
+            });
+        };
+        let request = ProbeRequest {
+            header: Some(self.me.header(member.raft_id)),
+            addr: own.to_owned(),
+        };
+        let answer = channel.raft().probe(request).await;
+        answer.map_err(|status| unreachable(status.message().to_owned()))?;
+        self.peers.moved(member.raft_id, addr);
+        Ok(())
+    }
+}
+
+/// Asking again does not help.
+fn is_final(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::FailedPrecondition | Code::PermissionDenied | Code::InvalidArgument
+    ) && !status.message().contains("try again")
+}
