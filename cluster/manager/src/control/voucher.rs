@@ -57,7 +57,7 @@ mod tests {
         CertificateExpiry, Csr, NodeCredentials, NodeKey, NodeProfile, Role, RootAuthority,
         serial::Serial, test_util::ManualClock,
     };
-    use waxseal_cluster::objects::{NodeRole, RemoveNode, UpdateNode, command::Op};
+    use waxseal_cluster::objects::{NodeRole, NodeSpec, RemoveNode, UpdateNode, command::Op};
 
     use super::*;
     use crate::testing::{CLUSTER, NOW, World};
@@ -152,6 +152,7 @@ mod tests {
         };
         let mut update = UpdateNode {
             node_id: "m2".into(),
+            spec: Some(NodeSpec::default()),
             ..UpdateNode::default()
         };
         update.set_role(NodeRole::Worker);

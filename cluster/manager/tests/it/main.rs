@@ -6,5 +6,6 @@ mod calls;
 mod group;
 mod life;
 mod members;
+mod relay;
 mod roles;
 mod support;

@@ -153,7 +153,11 @@ impl World {
         NodeCredentials::new(issued.pem.as_bytes(), key, self.root.trust(), now).unwrap()
     }
 
-    fn live(&self, trust: &TrustBundle, credentials: Arc<NodeCredentials>) -> Arc<LiveTls> {
+    pub(crate) fn live(
+        &self,
+        trust: &TrustBundle,
+        credentials: Arc<NodeCredentials>,
+    ) -> Arc<LiveTls> {
         LiveTls::new(
             Arc::new(trust.clone()),
             Some(credentials),
