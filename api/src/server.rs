@@ -18,7 +18,7 @@ use axum::{
 use futures::future::{Either, ready};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header, uri::PathAndQuery};
 use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch},
@@ -46,6 +46,9 @@ use crate::{
 const MAX_CONNECTIONS: usize = 2048;
 /// Request head, and what the transport reads ahead.
 const MAX_HEAD_BYTES: usize = 64 << 10;
+/// Time for a request's head on a connection that has no other under way, as a Docker
+/// Engine allows: silent ones must not hold all places.
+const HEAD_DEADLINE: Duration = Duration::from_secs(5 * 60);
 /// Bodies up to this size need no room of the budget.
 const SMALL_BODY_BYTES: usize = 64 << 10;
 /// Room for larger bodies of all requests together, in KiB.
@@ -214,6 +217,8 @@ impl<C: Cluster> Server<C> {
         async move {
             let _slot = slot;
             let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_DEADLINE)
                 .max_buf_size(MAX_HEAD_BYTES)
                 .serve_connection(
                     TokioIo::new(Wiping(stream)),

@@ -160,6 +160,36 @@ async fn a_body_that_does_not_come_is_given_up() {
     server.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_head_that_does_not_come_is_given_up() {
+    let cluster = FakeCluster::manager().await;
+    let server = Running::start("silent", &cluster);
+    let mut silent = server.connect().await;
+    let mut begun = server.connect().await;
+    begun
+        .write_all(b"GET /_ping HTTP/1.1\r\nHos")
+        .await
+        .unwrap();
+    let mut idle = server.connect().await;
+    exchange(&mut idle, "GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    // A stream that is answered for long is none of them.
+    let mut events = server.connect().await;
+    exchange(&mut events, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let an_hour = Duration::from_secs(60 * 60);
+    for stream in [&mut silent, &mut begun, &mut idle] {
+        let mut rest = Vec::new();
+        let closed = tokio::time::timeout(an_hour, stream.read_to_end(&mut rest));
+        closed.await.expect("closed by the server").unwrap();
+    }
+    let mut next = [0; 16];
+    let open = tokio::time::timeout(an_hour, events.read(&mut next));
+    assert!(
+        open.await.is_err(),
+        "events come for as long as they are read"
+    );
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn what_is_not_http_is_refused() {
     let cluster = FakeCluster::manager().await;
