@@ -120,6 +120,10 @@ fn next(status: &Status) -> Vec<String> {
     if !status.next.is_empty() {
         return status.next.clone();
     }
+    let is_cut_off = |warning: &String| warning.contains("no session with a manager");
+    if status.warnings.iter().any(is_cut_off) {
+        return vec!["see to the warning above; managers tell with waxseal node ls whether they know this node".to_owned()];
+    }
     let usual: &[&str] = match status.role.as_deref() {
         Some("manager") => &[
             "waxseal swarm join-token worker, to add a node",
@@ -128,4 +132,23 @@ fn next(status: &Status) -> Vec<String> {
         _ => &["nothing; the cluster is changed on its managers"],
     };
     usual.iter().map(|&step| step.to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_cut_off_is_not_told_that_all_is_well() {
+        let mut status = Status {
+            role: Some("worker".to_owned()),
+            ..Status::default()
+        };
+        assert!(next(&status)[0].starts_with("nothing"));
+        let warning = "no session with a manager: the managers refuse this node";
+        status.warnings = vec![warning.to_owned()];
+        assert!(next(&status)[0].contains("warning above"));
+        status.next = vec!["waxseal unlock".to_owned()];
+        assert_eq!(next(&status), ["waxseal unlock"]);
+    }
 }
