@@ -424,12 +424,7 @@ async fn follow_assignments(
     let request = AssignmentsRequest {
         session_id: session_id.to_owned(),
     };
-    let answer = channel
-        .dispatcher()
-        .assignments(request)
-        .await
-        .map_err(failed)?;
-    let mut messages = answer.into_inner();
+    let mut messages = channel.assignments(request).await.map_err(failed)?;
     let mut stream = AssignmentStream::default();
     while let Some(message) = messages.message().await.map_err(failed)? {
         let set = stream.apply(message)?.clone();

@@ -30,11 +30,8 @@ use tonic::{
 use waxseal_ca::CertificateExpiry;
 use waxseal_cluster::ChangeRecord;
 use waxseal_wire::{
-    Connections, limits,
-    swarmkit::{
-        dispatcher_server::DispatcherServer, log_broker_server::LogBrokerServer,
-        node_ca_server::NodeCaServer,
-    },
+    Connections, DispatcherService, limits,
+    swarmkit::{log_broker_server::LogBrokerServer, node_ca_server::NodeCaServer},
 };
 
 use crate::{
@@ -208,13 +205,10 @@ fn routes(loops: &Loops, tasks: &TaskTracker) -> Routes {
     let log_broker = LogBroker::new(Arc::clone(core), Arc::clone(subscriptions), stopped.clone());
     let node_ca = NodeCaServer::new(NodeCaService(Arc::clone(ca)))
         .max_decoding_message_size(limits::JOIN_MESSAGE_LIMIT);
-    let dispatcher = DispatcherServer::new(dispatcher)
-        .max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT)
-        .max_encoding_message_size(limits::CLIENT_MESSAGE_LIMIT);
     let log_broker =
         LogBrokerServer::new(log_broker).max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT);
     Routes::new(node_ca)
-        .add_service(dispatcher)
+        .add_service(DispatcherService::new(dispatcher))
         .add_service(log_broker)
         .prepare()
 }

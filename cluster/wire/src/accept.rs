@@ -50,7 +50,11 @@ pub use self::{
     registry::{Admit, Connections},
     relay::{Course, Relay, RelayClaim, ToLeader, Vouch},
 };
-use crate::{limits, peer::Peer};
+use crate::{
+    bypass::{Bypassed, Lines, Side},
+    limits,
+    peer::Peer,
+};
 
 /// Pause after `accept` failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -306,11 +310,16 @@ impl Server {
         let address = peer.address;
         let caller = Caller::of(&peer, &standing);
         let resets = Resets::new();
+        // Others are sent no secrets.
+        let is_member = matches!(standing, Standing::Member(_));
+        let lines: Option<Arc<Lines>> = is_member.then(Arc::default);
+        let stream = Bypassed::new(stream, Side::Server, lines.as_ref());
         let service = ConnectionService {
             door: Arc::clone(&self.door),
             peer,
             resets: Arc::clone(&resets),
             standing,
+            lines,
         };
         let service = hyper::service::service_fn(move |request| service.clone().answer(request));
         // Streams run in tasks of their own; they end with the connection.
@@ -357,7 +366,7 @@ where
     connection.graceful_shutdown();
 }
 
-type Io = TokioIo<Prefaced<TlsStream<TcpStream>>>;
+type Io = TokioIo<Bypassed<Prefaced<TlsStream<TcpStream>>>>;
 
 /// What a connection is good for, as far as HTTP/2 is to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

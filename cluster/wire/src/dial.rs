@@ -23,15 +23,16 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{net::TcpStream, time};
 use tokio_rustls::TlsConnector;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use tonic::body::Body;
+use tonic::{Status, body::Body};
 use waxseal_ca::{Clock, LiveTls, NodeIdentity, TlsOptions, TrustBundle};
 
 pub use self::error::{DialError, Unreachable, tls_cause};
 use self::first_byte::FirstByte;
 use crate::{
+    bypass::{Assignments, Bypassed, Lines, Scrubbed, Side},
     limits,
     swarmkit::{
-        ca_client::CaClient, dispatcher_client::DispatcherClient,
+        AssignmentsRequest, ca_client::CaClient, dispatcher_client::DispatcherClient,
         log_broker_client::LogBrokerClient, node_ca_client::NodeCaClient,
     },
     waxseal::{control_client::ControlClient, hello_client::HelloClient, raft_client::RaftClient},
@@ -59,6 +60,7 @@ pub struct ManagerChannel {
     authority: Authority,
     server: Option<Arc<NodeIdentity>>,
     closed: CancellationToken,
+    lines: Arc<Lines>,
     _driver: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -123,6 +125,15 @@ impl ManagerChannel {
         DispatcherClient::new(self.clone()).max_decoding_message_size(limits::CLIENT_MESSAGE_LIMIT)
     }
 
+    /// swarmkit's `Dispatcher.Assignments`, as [`ManagerChannel::dispatcher`] has it too,
+    /// without remains of the content in the connection's buffers.
+    ///
+    /// # Errors
+    /// The manager's refusal, or what happened to the connection.
+    pub async fn assignments(&self, request: AssignmentsRequest) -> Result<Assignments, Status> {
+        Assignments::call(self.clone(), &self.lines, request).await
+    }
+
     /// swarmkit's `LogBroker`.
     pub fn log_broker(&self) -> LogBrokerClient<ManagerChannel> {
         LogBrokerClient::new(self.clone()).max_decoding_message_size(limits::CLIENT_MESSAGE_LIMIT)
@@ -170,7 +181,7 @@ async fn connect(
         }
     };
     let tls = TlsConnector::from(config)
-        .connect(name, tcp)
+        .connect(name, Scrubbed(tcp))
         .await
         .map_err(|error| failed(Unreachable::tls(error)))?;
     let server = match tls.get_ref().1.peer_certificates() {
@@ -178,6 +189,8 @@ async fn connect(
         _ => None,
     };
     let (stream, first_byte) = FirstByte::watch(tls);
+    let lines = Arc::default();
+    let stream = Bypassed::new(stream, Side::Client, Some(&lines));
     let (requests, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_header_list_size(limits::HEADER_LIST_LIMIT)
@@ -212,6 +225,7 @@ async fn connect(
         authority,
         server,
         closed,
+        lines,
         _driver: driver,
     })
 }

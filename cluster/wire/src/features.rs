@@ -7,7 +7,7 @@ use crate::text::peer_text;
 pub use waxseal_cluster::FEATURE_LEVEL;
 
 /// What this binary can do that a stock engine cannot, by name.
-pub const FEATURES: &[&str] = &["native-tasks"];
+pub const FEATURES: &[&str] = &["native-tasks", FEATURE_MANAGER];
 
 /// The feature of a binary that can be one of several managers.
 pub const FEATURE_MANAGER: &str = "manager";

@@ -26,6 +26,7 @@ mod docker {
 }
 
 mod accept;
+mod bypass;
 mod dial;
 mod envelope;
 mod features;
@@ -38,6 +39,7 @@ mod text;
 pub use accept::{
     Acceptor, Admit, Connections, Course, Listening, Relay, RelayClaim, ToLeader, Vouch,
 };
+pub use bypass::{Assignments, DispatcherService};
 pub use dial::{Credentials, DialError, ManagerChannel, Unreachable, tls_cause};
 pub use features::{
     FEATURE_LEVEL, FEATURE_MANAGER, FEATURES, announce_features, announced_features,

@@ -28,6 +28,7 @@ use super::{
     relay::{self, Course, RELAY_PREFIX, Relay, Relayed, Until},
 };
 use crate::{
+    bypass::Lines,
     envelope,
     limits::{MANAGER_STREAM_MESSAGE_LIMIT, RESET_WINDOW, RESETS_PER_WINDOW, STREAM_MESSAGE_LIMIT},
     peer::Peer,
@@ -74,6 +75,8 @@ pub(super) struct ConnectionService {
     pub(super) peer: Peer,
     pub(super) resets: Arc<Resets>,
     pub(super) standing: Standing,
+    /// Past HTTP/2, for who is sent secrets.
+    pub(super) lines: Option<Arc<Lines>>,
 }
 
 /// What the calls of a connection are counted against.
@@ -166,6 +169,9 @@ impl ConnectionService {
             }
         }
         request.extensions_mut().insert(self.peer);
+        if let Some(lines) = self.lines {
+            request.extensions_mut().insert(lines);
+        }
         let request = request.map(axum::body::Body::new);
         match self.door.router.clone().oneshot(request).await {
             Ok(response) => response,
