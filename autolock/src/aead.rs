@@ -3,6 +3,8 @@
 use aes_gcm::aead::AeadInOut;
 use aes_gcm::{Aes256Gcm, KeyInit};
 
+use crate::scrub_stack;
+
 /// Bytes of an authentication tag.
 pub const TAG_LEN: usize = 16;
 
@@ -26,10 +28,13 @@ impl Sealer {
 
     /// Encrypts `buffer` in place. A nonce serves once for a key.
     pub(crate) fn seal(&self, nonce: [u8; NONCE_LEN], aad: &[u8], buffer: &mut [u8]) -> Tag {
-        self.0
+        let tag = self
+            .0
             .encrypt_inout_detached(&nonce.into(), aad, buffer.into())
             .expect("buffers are bounded far below the 64 GiB that one nonce may seal")
-            .into()
+            .into();
+        scrub_stack();
+        tag
     }
 
     /// Decrypts `buffer` in place; it is unchanged or garbage after a failure.
@@ -40,9 +45,12 @@ impl Sealer {
         buffer: &mut [u8],
         tag: &Tag,
     ) -> Result<(), Unauthentic> {
-        self.0
+        let opened = self
+            .0
             .decrypt_inout_detached(&nonce.into(), aad, buffer.into(), tag.into())
-            .map_err(|_| Unauthentic)
+            .map_err(|_| Unauthentic);
+        scrub_stack();
+        opened
     }
 }
 

@@ -31,7 +31,7 @@ pub use key_file::{
 pub use keys::{Dek, DekId, DekRing, Kek, KeyCheck, SALT_LEN};
 pub use lock_state::{ImpossibleEvent, LockEvent, LockState};
 pub use owner::Owner;
-pub use registers::scrub_registers;
+pub use registers::{scrub_registers, scrub_stack};
 pub use segment::{
     ChainLink, RECORD_ALIGN, RECORD_HEADER_LEN, RecordHeader, RecordKind, SEGMENT_FORMAT,
     SEGMENT_HEADER_LEN, SegmentCipher, SegmentHeader, SegmentId, record_disk_len,

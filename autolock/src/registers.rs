@@ -1,4 +1,4 @@
-//! What a copy leaves in the processor.
+//! What a copy or a cipher leaves in the processor and on the stack.
 
 use std::hint::black_box;
 
@@ -19,4 +19,18 @@ pub fn scrub_registers() {
         copy[..length].copy_from_slice(black_box(&zeros[..length]));
         black_box(&mut copy);
     }
+}
+
+/// More than a cipher uses of the stack, in builds without optimisation too.
+const FRAMES: usize = 16 * 1024;
+
+/// Zeroes the stack below the caller, where what it called has left its locals.
+///
+/// A cipher works on copies of the blocks in its own frames; there the last of them
+/// stay until something else calls as deep. Called by whoever sealed or opened
+/// plaintext, right after, as then the frames lie where they were.
+#[inline(never)]
+pub fn scrub_stack() {
+    let mut frames = [0u8; FRAMES];
+    black_box(&mut frames);
 }

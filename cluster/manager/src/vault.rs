@@ -8,6 +8,7 @@ use aes_gcm::{
 };
 use memfd_secret::MemfdSecret;
 use rustix::mm::{Advice, MapFlags, MlockFlags, ProtFlags};
+use waxseal_autolock::scrub_stack;
 use waxseal_cluster::Vault;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -94,6 +95,7 @@ impl Vault for PageVault {
             .cipher()
             .encrypt(&nonce, plain)
             .expect("a payload is far below the cipher's limit of 64 GiB");
+        scrub_stack();
         let mut out = Vec::with_capacity(NONCE_BYTES + sealed.len());
         out.extend_from_slice(nonce.as_slice());
         out.extend_from_slice(&sealed);
@@ -109,6 +111,7 @@ impl Vault for PageVault {
             .cipher()
             .decrypt(&nonce, body)
             .expect("the state holds only what this vault sealed");
+        scrub_stack();
         Zeroizing::new(plain)
     }
 }
