@@ -338,8 +338,8 @@ async fn read_body(mut body: Body, length: Option<usize>) -> Result<Bytes, ApiEr
     Ok(gathered.unwrap_or_default().freeze())
 }
 
-/// Wipes a buffer if nobody else holds it. The transport's own read buffer is
-/// wiped before each read, and freed memory by the process's allocator.
+/// Wipes a buffer if nobody else holds it. The transport's own read buffer never
+/// had it, and freed memory is wiped by the process's allocator.
 fn wipe(bytes: Bytes) {
     if let Ok(mut bytes) = bytes.try_into_mut() {
         bytes.zeroize();

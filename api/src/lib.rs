@@ -12,6 +12,7 @@
 //! `Caller`, `ApiVersion`, `Json<T>` for a body) and answer
 //! `Result<Response, ApiError>` by `respond`.
 
+mod bypass;
 mod cluster;
 mod configs;
 mod distribution;
@@ -38,7 +39,6 @@ mod tasks;
 #[cfg(test)]
 mod testing;
 mod version;
-mod wiping;
 
 pub use cluster::*;
 pub use server::{EngineService, Server, serve};

@@ -17,7 +17,7 @@ use axum::{
 };
 use futures::future::{Either, ready};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header, uri::PathAndQuery};
-use hyper::{server::conn::http1, service::service_fn};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -32,14 +32,15 @@ use waxseal_cluster::{
 };
 
 use crate::{
+    bypass::{Bypassed, Restored},
     cluster::{Cluster, ClusterError},
     configs, distribution, elsewhere,
     error::{ApiError, Code, PageNotFound},
     events,
     extract::{MAX_BODY_BYTES, RequestInfo},
-    logs, managers, networks, nodes, renew, respond, secrets, services, status, swarm, system, tasks,
+    logs, managers, networks, nodes, renew, respond, secrets, services, status, swarm, system,
+    tasks,
     version::{ApiVersion, Prefix, prefix},
-    wiping::Wiping,
 };
 
 /// Connections served at once; more wait in the socket's backlog.
@@ -214,6 +215,7 @@ impl<C: Cluster> Server<C> {
         let uid = stream.peer_cred().ok().map(|peer| peer.uid());
         let service = self.service(uid);
         let stopped = self.api.stopped();
+        let (stream, contents) = Bypassed::new(stream);
         async move {
             let _slot = slot;
             let connection = http1::Builder::new()
@@ -221,8 +223,10 @@ impl<C: Cluster> Server<C> {
                 .header_read_timeout(HEAD_DEADLINE)
                 .max_buf_size(MAX_HEAD_BYTES)
                 .serve_connection(
-                    TokioIo::new(Wiping(stream)),
-                    service_fn(move |request| {
+                    TokioIo::new(stream),
+                    service_fn(move |request: Request<Incoming>| {
+                        let content = contents.next();
+                        let request = request.map(|body| Restored::new(body, content));
                         let answer = service.answer(request);
                         async move { Ok::<_, Infallible>(answer.await) }
                     }),
