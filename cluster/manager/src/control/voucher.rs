@@ -57,7 +57,10 @@ mod tests {
         CertificateExpiry, Csr, NodeCredentials, NodeKey, NodeProfile, Role, RootAuthority,
         serial::Serial, test_util::ManualClock,
     };
-    use waxseal_cluster::objects::{NodeRole, NodeSpec, RemoveNode, UpdateNode, command::Op};
+    use waxseal_cluster::objects::{
+        ManagerStatus, NodeObservation, NodeRole, NodeSpec, ObserveNodes, RemoveNode, UpdateNode,
+        command::Op,
+    };
 
     use super::*;
     use crate::testing::{CLUSTER, NOW, World};
@@ -150,6 +153,14 @@ mod tests {
                 .apply(waxseal_cluster::objects::Command::new(test, now, op))
                 .unwrap();
         };
+        // One that stays, so that the other may go.
+        run(Op::ObserveNodes(ObserveNodes {
+            nodes: vec![NodeObservation {
+                node_id: "m1".into(),
+                manager_status: Some(ManagerStatus::default()),
+                ..NodeObservation::default()
+            }],
+        }));
         let mut update = UpdateNode {
             node_id: "m2".into(),
             spec: Some(NodeSpec::default()),
