@@ -61,7 +61,11 @@ pub(crate) async fn info<C: Cluster>(State(api): State<Shared<C>>) -> Result<Res
     let daemon = api.cluster.daemon();
     let mut local = api.cluster.local();
     let mut view = None;
-    if api.cluster.managers().is_some_and(|group| group.leader.is_none()) {
+    if api
+        .cluster
+        .managers()
+        .is_some_and(|group| group.leader.is_none())
+    {
         // Reading the state would wait for a leader.
         local.error = ApiError::from(ClusterError::NoLeader).message;
     } else if local.control_available {

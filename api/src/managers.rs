@@ -154,6 +154,9 @@ async fn peer<C: Cluster>(
     Json(body): Json<PeerBody>,
 ) -> Result<Response, Problem> {
     let addr = remote(&body.addr)?;
-    api.cluster.contact_manager(addr).await.map_err(ApiError::from)?;
+    api.cluster
+        .contact_manager(addr)
+        .await
+        .map_err(ApiError::from)?;
     Ok(respond::empty(StatusCode::ACCEPTED))
 }

@@ -50,6 +50,12 @@ impl Cluster for DaemonCluster {
         self.0.manager_group()
     }
 
+    async fn contact_manager(&self, addr: String) -> Result<(), ClusterError> {
+        let manager = self.0.manager()?;
+        let found = manager.add_peer(&addr).await;
+        found.map_err(|error| ClusterError::Unavailable(chain_text(&error)))
+    }
+
     async fn init(&self, request: InitRequest) -> Result<String, ClusterError> {
         // A caller that goes away does not leave half a cluster.
         detached(&self.0, async move |daemon| daemon.create(request).await).await

@@ -2,10 +2,12 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use tonic::Code;
 use waxseal_autolock::{Dek, RaftKeys, UnlockKey};
 use waxseal_ca::{Clock, LiveTls, NodeCredentials, TrustBundle};
 use waxseal_wire::{
-    Credentials, DialError, ManagerChannel, engine_text, waxseal::UnlockKeyRequest,
+    Credentials, DialError, ManagerChannel, engine_text,
+    waxseal::{MembersRequest, ReadIndexRequest, UnlockKeyRequest},
 };
 use zeroize::Zeroizing;
 
@@ -121,6 +123,59 @@ fn parse(
         key,
         epoch: record.epoch,
     })
+}
+
+/// How the managers that have a leader see one that has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Nobody could tell.
+    Unknown,
+    /// As one of them.
+    Member,
+    /// As a manager that they took out of the Raft group and that is to come back.
+    Removed,
+    /// As one of the cluster before it was made anew from another manager's data.
+    LeftBehind,
+}
+
+/// Asks the other managers for this one's standing. Only a leader answers.
+pub(crate) async fn standing(
+    others: &[String],
+    tls: &Arc<LiveTls>,
+    raft_id: u64,
+    incarnation: u64,
+) -> Standing {
+    for manager in others {
+        let asking = ask_standing(manager, tls, raft_id, incarnation);
+        match tokio::time::timeout(CALL_DEADLINE, asking).await {
+            Ok(Ok(standing)) => return standing,
+            Ok(Err(error)) => tracing::debug!(%manager, %error, "no word on this manager"),
+            Err(_) => tracing::debug!(%manager, "no word on this manager in time"),
+        }
+    }
+    Standing::Unknown
+}
+
+async fn ask_standing(
+    manager: &str,
+    tls: &Arc<LiveTls>,
+    raft_id: u64,
+    incarnation: u64,
+) -> Result<Standing, String> {
+    let channel = ManagerChannel::dial(manager, Credentials::Member(tls))
+        .await
+        .map_err(|error: DialError| error.to_string())?;
+    let mut control = channel.control();
+    let members = control.members(MembersRequest {}).await;
+    let members = members.map_err(|status| engine_text(&status))?.into_inner();
+    if members.members.iter().any(|member| member.raft_id == raft_id) {
+        return Ok(Standing::Member);
+    }
+    match control.read_index(ReadIndexRequest { incarnation }).await {
+        Ok(_) => Ok(Standing::Removed),
+        Err(status) if status.code() == Code::FailedPrecondition => Ok(Standing::LeftBehind),
+        Err(status) => Err(engine_text(&status)),
+    }
 }
 
 /// New keys for a log: a Raft id serves one membership only.

@@ -10,7 +10,7 @@ use std::{
 
 use time::OffsetDateTime;
 use waxseal_autolock::{
-    ClusterKey, Dek, HeldKey, KeyChange, KeyConflict, KeyFile, OpenError, RaftKeys,
+    ClusterKey, Dek, DekId, HeldKey, KeyChange, KeyConflict, KeyFile, OpenError, RaftKeys,
     TooManyRetiredDeks, UnlockKey, plan_key_change,
 };
 use waxseal_ca::{CredentialsError, NodeCredentials, NodeKey, TrustBundle};
@@ -236,6 +236,12 @@ impl Keys {
         self.rename_next()
     }
 
+    /// Takes new keys of a log in place of those of a membership that is over.
+    pub(crate) fn renew_raft_keys(&mut self, raft: RaftKeys) -> Result<(), KeysError> {
+        let former = self.file.raft.replace(raft);
+        self.write().inspect_err(|_| self.file.raft = former)
+    }
+
     fn replace_chain(
         &mut self,
         raft: Option<RaftKeys>,
@@ -330,9 +336,12 @@ impl Keys {
         (!raft.retired.is_empty()).then(|| raft.current.duplicate())
     }
 
-    /// Forgets DEKs that no file needs any more.
-    pub(crate) fn forget_retired_deks(&mut self) -> Result<(), KeysError> {
+    /// Forgets the DEKs before `sealing`, under which alone all files are sealed now. Nothing
+    /// if it has been replaced meanwhile: the log is still under it then, and the rotation that
+    /// replaced it forgets them all.
+    pub(crate) fn forget_retired_deks(&mut self, sealing: DekId) -> Result<(), KeysError> {
         if let Some(raft) = &mut self.file.raft
+            && raft.current.id() == sealing
             && !raft.retired.is_empty()
         {
             let retired = std::mem::take(&mut raft.retired);

@@ -341,12 +341,35 @@ fn a_finished_rotation_is_forgotten_or_finished_again() {
             keys.follow(Some(unlock_key(2)), 2).unwrap();
             keys
         },
-        Keys::forget_retired_deks,
+        |keys| {
+            let sealing = keys.unfinished_rotation().unwrap().id();
+            keys.forget_retired_deks(sealing)
+        },
         |swarm, done| {
             let (_, keys) = world.found(swarm, Some(unlock_key(2))).unwrap();
             assert!(!done || keys.unfinished_rotation().is_none());
         },
     );
+}
+
+/// A rotation that ends after the next one began must not take the key that the log is still
+/// sealed under.
+#[test]
+fn a_rotation_overtaken_by_the_next_forgets_nothing() {
+    let world = World::new();
+    let dir = tempfile::tempdir().unwrap();
+    let mut keys = world.files(dir.path(), Role::Manager, Some(unlock_key(1)), 1);
+    keys.follow(Some(unlock_key(2)), 2).unwrap();
+    let first = keys.unfinished_rotation().unwrap().id();
+    keys.follow(Some(unlock_key(3)), 3).unwrap();
+    keys.forget_retired_deks(first).unwrap();
+    let (_, mut keys) = world.found(dir.path(), Some(unlock_key(3))).unwrap();
+    let retired = &keys.file().raft.as_ref().unwrap().retired;
+    assert!(retired.iter().any(|dek| dek.id() == first));
+    let second = keys.unfinished_rotation().unwrap().id();
+    assert_ne!(first, second);
+    keys.forget_retired_deks(second).unwrap();
+    assert!(keys.unfinished_rotation().is_none());
 }
 
 /// A manager that was away while autolock went off and on again: its data key is

@@ -2,23 +2,14 @@
 
 use std::sync::Arc;
 
-use waxseal_agent::{AgentStatus, SessionStatus};
 use waxseal_api::{LocalNode, LocalState, ManagerGroup};
 use waxseal_autolock::LockState;
-use waxseal_cluster::objects::Node;
-use waxseal_manager::{Leader, Manager};
+use waxseal_manager::Leader;
 
-use crate::daemon::Daemon;
+use crate::{daemon::Daemon, seat::Seat};
 
 /// What a manager is told whose cluster goes on without it.
 const LEFT_BEHIND: &str = "the swarm goes on without this manager, as after `docker swarm init --force-new-cluster`: run `docker swarm leave --force` here, then join it again";
-
-/// Whether the managers hold a session with this node and do not count it among them.
-fn is_left_behind(agent: &AgentStatus) -> bool {
-    let is_counted = |node: &Arc<Node>| node.manager_status.is_some();
-    matches!(agent.session, SessionStatus::Registered { .. })
-        && agent.node.as_ref().is_some_and(|node| !is_counted(node))
-}
 
 impl Daemon {
     /// The Raft group as this node's manager knows it.
@@ -63,8 +54,8 @@ impl Daemon {
         if let Some(trouble) = view.seat.as_ref().and_then(|seat| seat.trouble()) {
             warnings.push(format!("this node's manager does not run: {trouble}"));
         }
-        let leaderless = |manager: &Arc<Manager>| *manager.leader().borrow() == Leader::None;
-        if manager.as_ref().is_some_and(leaderless) && agent.as_ref().is_some_and(is_left_behind) {
+        let is_left_behind = |seat: &Arc<Seat>| manager.is_some() && seat.is_left_behind();
+        if view.seat.as_ref().is_some_and(is_left_behind) {
             warnings.push(LEFT_BEHIND.to_owned());
         }
         if let Some(agent) = &agent {

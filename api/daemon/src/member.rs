@@ -7,7 +7,7 @@ use tokio::sync::{Mutex, broadcast, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use waxseal_agent::{Agent, AgentConfig, AgentStatus, IdentityStore, ManagerAddress, Renewals};
 use waxseal_api::{ClusterError, InitRequest};
-use waxseal_autolock::{Dek, UnlockKey};
+use waxseal_autolock::{Dek, DekId, UnlockKey};
 use waxseal_ca::{LiveTls, NodeCredentials, Role, TrustBundle};
 use waxseal_cluster::{ChangeRecord, State};
 use waxseal_manager::{JoinCluster, Manager, Start};
@@ -171,7 +171,6 @@ impl Member {
         let mut file = shared.node_file().map_err(|error| internal(&error))?;
         take_addresses(shared, &mut file, request)?;
         file.phase = Phase::Member.into();
-        file.managers.clear();
         let prepare = || Ok(shared.write_node_file(&file)?);
         self.seat
             .retake(&self.keys, Start::ForceNew, prepare)
@@ -180,8 +179,13 @@ impl Member {
         if let Some(manager) = self.seat.manager() {
             let incarnation = manager.read(|state| state.cluster().map(|c| c.incarnation));
             if let Some(incarnation) = incarnation {
+                // The others are of another cluster from now on.
+                let alone = |file: &mut NodeFile| {
+                    file.incarnation = incarnation;
+                    file.managers.clear();
+                };
                 shared
-                    .change_node_file(|file| file.incarnation = incarnation)
+                    .change_node_file(alone)
                     .map_err(|error| internal(&error))?;
             }
             let own = own_address(&manager);
@@ -303,14 +307,50 @@ impl KeyKeeper {
     }
 
     /// How this node's manager is started: on its log, or asking to be taken in.
-    pub(crate) fn start_of_manager(&self) -> Result<Start, MemberError> {
+    pub(crate) async fn start_of_manager(&self) -> Result<Start, MemberError> {
         let file = self.shared.node_file()?;
+        if file.log_void {
+            // Keys first: under the former ones nothing may be written any more.
+            let raft = new_raft_keys()?;
+            self.keys.lock().await.renew_raft_keys(raft)?;
+            self.shared.clear_raft_dir()?;
+            self.shared.change_node_file(|file| file.log_void = false)?;
+        }
         Ok(match file.phase() {
             Phase::Entering => Start::Join(JoinCluster {
                 remotes: file.managers.iter().map(|m| m.addr.clone()).collect(),
             }),
             Phase::Joining | Phase::Member => Start::Resume,
         })
+    }
+
+    /// The Raft group has this manager's membership no more, and it is to come back: as
+    /// a new member, with nothing of the former one.
+    pub(crate) async fn void_membership(&self) -> Result<(), MemberError> {
+        self.seat.vacate().await;
+        self.shared.change_node_file(|file| {
+            file.phase = Phase::Entering.into();
+            file.log_void = true;
+        })?;
+        Ok(())
+    }
+
+    /// Raft id and incarnation of this manager, and where the others are.
+    pub(crate) async fn identity_among(
+        &self,
+        manager: &Manager,
+    ) -> Result<Option<(u64, u64, Vec<String>)>, MemberError> {
+        let file = self.shared.node_file()?;
+        let others = file.managers.into_iter();
+        let others = others.filter(|other| other.node_id != file.node_id);
+        let incarnation = manager.read(|state| state.cluster().map(|c| c.incarnation));
+        let raft_id = self.with(|keys| keys.file().raft.as_ref().map(|raft| raft.raft_id));
+        Ok(raft_id
+            .await
+            .zip(incarnation)
+            .map(|(raft_id, incarnation)| {
+                (raft_id, incarnation, others.map(|other| other.addr).collect())
+            }))
     }
 
     /// The manager has been taken into the Raft group.
@@ -420,8 +460,8 @@ impl KeyKeeper {
         self.keys.lock().await.unfinished_rotation()
     }
 
-    async fn forget_retired_deks(&self) -> Result<(), KeysError> {
-        self.keys.lock().await.forget_retired_deks()
+    async fn forget_retired_deks(&self, sealing: DekId) -> Result<(), KeysError> {
+        self.keys.lock().await.forget_retired_deks(sealing)
     }
 }
 
@@ -515,8 +555,9 @@ impl KeyFollower {
             self.renewals.request();
         }
         if let Some(dek) = self.keys.unfinished_rotation().await {
+            let sealing = dek.id();
             manager.rotate_dek(dek).await?;
-            self.keys.forget_retired_deks().await?;
+            self.keys.forget_retired_deks(sealing).await?;
         }
         Ok(())
     }

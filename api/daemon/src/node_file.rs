@@ -53,6 +53,9 @@ pub(crate) struct NodeFile {
     /// Where to be reached, likewise; empty also if nothing was said.
     #[prost(string, tag = "12")]
     pub(crate) advertise_asked: String,
+    /// The log is that of a membership that is over, and goes before a manager starts.
+    #[prost(bool, tag = "13")]
+    pub(crate) log_void: bool,
     /// CRC-32 of the encoding without this field. The file decides whether the
     /// rest of the directory is kept.
     #[prost(fixed32, tag = "15")]
@@ -269,6 +272,7 @@ mod tests {
             renewal_due: false,
             listen_asked: "lo:1".into(),
             advertise_asked: String::new(),
+            log_void: false,
             checksum: 0,
         }
     }

@@ -1,7 +1,10 @@
 //! The manager's seat on this node: vacant on a worker, taken at a promotion, left at a demotion.
 
 use std::{
-    sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex as StdMutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -10,10 +13,11 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 use waxseal_autolock::{Dek, DekRing, Owner};
 use waxseal_ca::{LiveTls, Role};
-use waxseal_manager::{Manager, ManagerConfig, Start};
+use waxseal_manager::{Leader, Manager, ManagerConfig, Start};
 
 use crate::{
     daemon::Shared,
+    enter::{Standing, standing},
     keys::Keys,
     member::{KeyKeeper, MemberError},
     node_file::NodeFile,
@@ -23,6 +27,10 @@ use crate::{
 /// Pause before a manager that did not start is tried again; doubles with each failure.
 const RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// How often it is looked whether the manager has a leader; after [`PATIENCE`] looks
+/// without one the others are asked what they think of it.
+const LOOK: Duration = Duration::from_secs(1);
+const PATIENCE: u32 = 3;
 
 /// Where this node's manager runs, while it has one.
 pub(crate) struct Seat {
@@ -36,6 +44,8 @@ pub(crate) struct Seat {
     turn: Mutex<()>,
     /// Why the last start failed.
     trouble: StdMutex<Option<String>>,
+    /// The cluster goes on without this manager and does not wait for it.
+    left_behind: AtomicBool,
     /// Set once, when a manager ended by itself: the node cannot go on.
     failed: watch::Sender<Option<String>>,
     /// Ends what waits for a manager's failure.
@@ -56,6 +66,7 @@ impl Seat {
             taken: Notify::new(),
             turn: Mutex::default(),
             trouble: StdMutex::default(),
+            left_behind: AtomicBool::new(false),
             failed: watch::Sender::new(None),
             stopped,
         }
@@ -75,6 +86,11 @@ impl Seat {
     /// Why no manager runs although one should.
     pub(crate) fn trouble(&self) -> Option<String> {
         self.lock_trouble().clone()
+    }
+
+    /// Whether the cluster was made anew without this manager.
+    pub(crate) fn is_left_behind(&self) -> bool {
+        self.left_behind.load(Ordering::Relaxed)
     }
 
     fn lock_trouble(&self) -> MutexGuard<'_, Option<String>> {
@@ -178,9 +194,10 @@ pub(crate) struct RoleFollower {
 impl RoleFollower {
     pub(crate) async fn run(mut self) {
         let mut pause = RETRY;
+        let mut leaderless = 0;
         loop {
             self.renewed.mark_unchanged();
-            let failed = match self.step().await {
+            let failed = match self.step(&mut leaderless).await {
                 Ok(()) => false,
                 Err(error) => {
                     let error = chain_text(&error);
@@ -191,7 +208,7 @@ impl RoleFollower {
             let retry = async move {
                 match failed {
                     true => tokio::time::sleep(pause).await,
-                    false => std::future::pending().await,
+                    false => tokio::time::sleep(LOOK).await,
                 }
             };
             tokio::select! {
@@ -201,22 +218,66 @@ impl RoleFollower {
                     }
                     pause = RETRY;
                 }
-                () = retry => pause = (pause * 2).min(LONGEST_RETRY),
+                () = retry => pause = match failed {
+                    true => (pause * 2).min(LONGEST_RETRY),
+                    false => RETRY,
+                },
                 () = self.stopped.cancelled() => return,
             }
         }
     }
 
-    async fn step(&self) -> Result<(), MemberError> {
+    async fn step(&self, leaderless: &mut u32) -> Result<(), MemberError> {
         match (self.seat.is_managers(), self.seat.manager()) {
             (true, None) => {
-                let start = self.keys.start_of_manager()?;
+                let start = self.keys.start_of_manager().await?;
                 self.seat.take(&self.keys, start).await?;
                 self.keys.entered()?;
             }
             // The certificate was replaced by a worker's with the manager stopped first.
             (false, Some(_)) => self.seat.vacate().await,
-            (true, Some(_)) | (false, None) => {}
+            (true, Some(manager)) => {
+                if *manager.leader().borrow() == Leader::None {
+                    *leaderless = leaderless.saturating_add(1);
+                } else {
+                    *leaderless = 0;
+                    self.seat.left_behind.store(false, Ordering::Relaxed);
+                }
+                if *leaderless >= PATIENCE {
+                    *leaderless = 0;
+                    self.ask_the_others(&manager).await?;
+                }
+            }
+            (false, None) => {}
+        }
+        Ok(())
+    }
+
+    /// A manager without a leader may be one that the others took out of the group, as
+    /// when it was demoted and promoted again before it took note.
+    async fn ask_the_others(&self, manager: &Manager) -> Result<(), MemberError> {
+        let own = self.keys.identity_among(manager).await?;
+        let Some((raft_id, incarnation, others)) = own else {
+            return Ok(());
+        };
+        let standing = standing(&others, &self.seat.tls, raft_id, incarnation).await;
+        let left_behind = &self.seat.left_behind;
+        match standing {
+            Standing::Unknown => {}
+            Standing::Member => left_behind.store(false, Ordering::Relaxed),
+            Standing::LeftBehind => {
+                if !left_behind.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        "the swarm was made anew without this manager; run `docker swarm leave \
+                         --force` on it and join it again"
+                    );
+                }
+            }
+            Standing::Removed => {
+                tracing::info!("this manager was taken out of the group and becomes a new member");
+                self.keys.void_membership().await?;
+                return Box::pin(self.step(&mut 0)).await;
+            }
         }
         Ok(())
     }

@@ -156,7 +156,10 @@ mod tests {
         ];
         assert_eq!(names(&facts)[..4], stock);
         let level = format!("Waxseal/{}", feature_level_plugin(FEATURE_LEVEL));
-        assert_eq!(names(&facts)[4..], ["Waxseal/host", &level, "Waxseal/limits"]);
+        assert_eq!(
+            names(&facts)[4..],
+            ["Waxseal/host", &level, "Waxseal/limits"]
+        );
         facts.limits = false;
         assert_eq!(names(&facts)[4..], ["Waxseal/host", &level]);
     }

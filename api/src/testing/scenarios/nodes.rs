@@ -221,7 +221,10 @@ async fn the_raft_group_is_shown_with_and_without_a_leader() {
     assert_eq!(shown["managers"].as_array().unwrap().len(), 4);
     let info = client.get("/info").await.json();
     let error = info["Swarm"]["Error"].as_str().unwrap();
-    assert!(error.contains("The swarm does not have a leader."), "{error}");
+    assert!(
+        error.contains("The swarm does not have a leader."),
+        "{error}"
+    );
     assert_eq!(info["Swarm"]["ControlAvailable"], json!(true));
     let status = client.get("/waxseal/v1/status").await.json();
     assert_eq!(status["group"]["quorum"]["needed"], json!(2));
@@ -236,11 +239,18 @@ async fn a_peer_is_an_address_and_given_to_managers_only() {
     let route = "/waxseal/v1/managers/peer";
     let refused = client.post(route, &json!({"addr": "10.0.0.9"})).await;
     assert_eq!(refused.status.as_u16(), 503);
-    assert_eq!(client.get("/waxseal/v1/managers").await.status.as_u16(), 503);
+    assert_eq!(
+        client.get("/waxseal/v1/managers").await.status.as_u16(),
+        503
+    );
 
     let cluster = FakeCluster::manager().await;
     let client = Client::of(&cluster);
-    for bad in [json!({}), json!({"addr": ""}), json!({"address": "10.0.0.9"})] {
+    for bad in [
+        json!({}),
+        json!({"addr": ""}),
+        json!({"address": "10.0.0.9"}),
+    ] {
         assert_eq!(client.post(route, &bad).await.status.as_u16(), 400, "{bad}");
     }
     let taken = client.post(route, &json!({"addr": "10.0.0.9"})).await;
