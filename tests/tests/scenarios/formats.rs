@@ -21,7 +21,9 @@ use waxseal_cluster::{
         SecretSpec, StateSnapshot, actor::Who, command::Op,
     },
 };
-use waxseal_tests::{DaemonOptions, Scene, Waxseal, golden, golden_with_version, run, scenario};
+use waxseal_tests::{
+    DaemonOptions, NetworkNamespace, Scene, Waxseal, golden, golden_with_version, run, scenario,
+};
 
 use super::texts;
 
@@ -246,6 +248,18 @@ fn make_state(scene: &Scene) -> Result<(Vec<u8>, String)> {
     Ok((tar.stdout, key))
 }
 
+/// A daemon with the golden state, not started. The address is the same each time, so it has a
+/// network of its own.
+fn unpacked(scene: &Scene, network: &NetworkNamespace, bytes: &[u8]) -> Result<Waxseal> {
+    let options = DaemonOptions {
+        wrapper: network.enter(),
+        ..DaemonOptions::default()
+    };
+    let node = Waxseal::prepare(scene, "node", &options)?;
+    unpack(bytes, node.data_root())?;
+    Ok(node)
+}
+
 fn unpack(bytes: &[u8], into: &Path) -> Result<()> {
     std::fs::create_dir_all(into)?;
     let mut tar = Process::new("tar");
@@ -266,8 +280,8 @@ fn a_state_directory_of_version_1_is_opened() -> Result<()> {
         })?;
         let key = golden(GOLDEN_KEY, || made.unwrap_or_default().into_bytes())?;
         let key = String::from_utf8(key)?;
-        let mut node = Waxseal::prepare(scene, "node", &DaemonOptions::default())?;
-        unpack(&bytes, node.data_root())?;
+        let network = NetworkNamespace::new(scene)?;
+        let mut node = unpacked(scene, &network, &bytes)?;
         node.up()?;
         node.reaches("locked")?;
         node.docker.refused(&["secret", "ls"], texts::LOCKED)?;
@@ -292,12 +306,15 @@ fn a_state_directory_of_version_1_is_opened() -> Result<()> {
     })
 }
 
+/// A version that no format of these will soon have.
+const MUCH_NEWER: u8 = 99;
+
 /// Raises the version in the preamble of a sealed thing: magic (8), version (2), zero (2),
 /// CRC-32 of these.
 fn raise(preamble: &mut [u8]) -> Result<()> {
     let version = preamble.get_mut(9).context("no preamble")?;
     ensure!(*version == 1, "version {version}");
-    *version = 2;
+    *version = MUCH_NEWER;
     let sum = crc32fast::hash(&preamble[..12]).to_be_bytes();
     preamble[12..16].copy_from_slice(&sum);
     Ok(())
@@ -324,7 +341,10 @@ fn newer_file(name: &str, bytes: &[u8]) -> Result<Vec<u8>> {
     let mut newer = bytes.to_vec();
     match name {
         // Field 1, a varint.
-        "node.pb" => newer = golden_with_version(bytes, 1, 1)?,
+        "node.pb" => {
+            golden_with_version(bytes, 1, 1)?;
+            newer[1] = MUCH_NEWER;
+        }
         "certificates/swarm-node.key" => newer = raise_pem(bytes)?,
         "raft/vote" => {
             raise(&mut newer)?;
@@ -340,8 +360,8 @@ fn a_state_directory_of_a_newer_version_is_refused_and_kept() -> Result<()> {
     scenario("newer", |scene| {
         let bytes = golden("state-v1.tar.gz", Vec::new)?;
         let key = String::from_utf8(golden(GOLDEN_KEY, Vec::new)?)?;
-        let mut node = Waxseal::prepare(scene, "node", &DaemonOptions::default())?;
-        unpack(&bytes, node.data_root())?;
+        let network = NetworkNamespace::new(scene)?;
+        let mut node = unpacked(scene, &network, &bytes)?;
         for (name, is_seen_at_start) in [
             ("node.pb", true),
             ("certificates/swarm-node.key", true),
@@ -362,7 +382,7 @@ fn a_state_directory_of_a_newer_version_is_refused_and_kept() -> Result<()> {
                 let answer = node.engine.call("POST", "/swarm/unlock", Some(&body))?;
                 answer.expect(500)?.message()?
             };
-            for part in [name, "format 2", "start the newer"] {
+            for part in [name, "format 99", "start the newer"] {
                 ensure!(said.contains(part), "no {part:?} in {said}");
             }
             node.stop()?;
