@@ -4,15 +4,13 @@ use std::{io, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use tokio::time;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use waxseal_ca::{
     ChainError, NodeCredentials, Purpose, TrustBundle, TrustError, chain_from_pem, renewal_backoff,
     renewal_time, verify_chain,
 };
 use waxseal_cluster::objects::{Availability, IssuanceState, Node};
-use waxseal_wire::{
-    Credentials, DialError, ManagerChannel, peer_text, swarmkit::GetRootCaCertificateRequest,
-};
+use waxseal_wire::{DialError, ManagerChannel, peer_text, swarmkit::GetRootCaCertificateRequest};
 
 use crate::{
     certificate::{CertificateError, IssuedChain, PreparedRequest, bounded},
@@ -109,11 +107,9 @@ async fn renew_in_time(shared: &Shared) -> Result<(), RenewError> {
 async fn renew(shared: &Shared) -> Result<(), RenewError> {
     // 1. A new key, certified under the old identity. What asked for one until now gets it.
     shared.renewal_requests.meet();
-    let manager = shared.choose_manager(None).ok_or(RenewError::NoManager)?;
-    let channel = ManagerChannel::dial(&manager.address, Credentials::Member(&shared.tls)).await?;
     let prepared = PreparedRequest::new()?;
     shared.note_csr(prepared.csr_pem());
-    let chain = prepared.issue(&channel, "", Availability::Active).await?;
+    let (channel, chain) = issue_by_any(shared, &prepared).await?;
     // 2. It has to be for this node and to be trusted; roots may have changed meanwhile.
     let (credentials, trust) = check(shared, &channel, chain, prepared).await?;
     let (new, old) = (credentials.identity(), shared.tls.identity());
@@ -134,6 +130,34 @@ async fn renew(shared: &Shared) -> Result<(), RenewError> {
     shared.tls.swap_identity(credentials);
     shared.renewals.send_modify(|count| *count += 1);
     Ok(())
+}
+
+/// Asks the managers in turn, each once, until one has the certificate issued. It is the
+/// same request to each, so that a lost answer costs nothing.
+async fn issue_by_any(
+    shared: &Shared,
+    prepared: &PreparedRequest,
+) -> Result<(ManagerChannel, IssuedChain), RenewError> {
+    let mut tried = Vec::new();
+    loop {
+        let (manager, is_another) = shared.choose_manager(&tried).ok_or(RenewError::NoManager)?;
+        tried.push(manager.address.clone());
+        let error = match shared.dial(&manager, is_another).await {
+            Ok(channel) => match prepared.issue(&channel, "", Availability::Active).await {
+                Ok(chain) => return Ok((channel, chain)),
+                Err(error) if !error.is_passing() => return Err(error.into()),
+                Err(error) => {
+                    shared.observed().failed(&manager.address);
+                    RenewError::from(error)
+                }
+            },
+            Err(error) => error.into(),
+        };
+        if !is_another {
+            return Err(error);
+        }
+        debug!(%error, manager = %manager.address, "renewing by another manager");
+    }
 }
 
 /// Checks a chain against the present trust, and if it does not lead there against the

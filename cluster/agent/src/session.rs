@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use waxseal_ca::{Role, TrustBundle};
 use waxseal_cluster::objects::{Node, NodeDescription, NodeRole, NodeSpec};
 use waxseal_wire::{
-    Credentials, DialError, ManagerChannel, Unreachable, engine_text,
+    DialError, ManagerChannel, Unreachable, engine_text,
     swarmkit::{AssignmentsRequest, HeartbeatRequest, SessionMessage, SessionRequest},
     waxseal::HelloRequest,
 };
@@ -117,7 +117,7 @@ pub(crate) async fn hold_sessions(
         session_id: String::new(),
         backoff: SessionBackoff::default(),
         failures: 0,
-        last: None,
+        tried: Vec::new(),
     };
     loop {
         let end = match holder.session().await {
@@ -126,7 +126,7 @@ pub(crate) async fn hold_sessions(
         };
         holder.note_end(&end);
         if !matches!(end, SessionEnd::Renewed(_)) {
-            time::sleep(holder.backoff.next(spread())).await;
+            time::sleep(holder.pause()).await;
         }
     }
 }
@@ -138,8 +138,8 @@ struct Holder {
     session_id: String,
     backoff: SessionBackoff,
     failures: u32,
-    /// The manager of the last failed session: another one is tried next.
-    last: Option<String>,
+    /// The managers that had no session for this node since the last pause.
+    tried: Vec<String>,
 }
 
 impl Holder {
@@ -148,19 +148,22 @@ impl Holder {
         let shared = Arc::clone(&self.shared);
         let mut renewals = shared.renewals.subscribe();
         renewals.mark_unchanged();
-        let manager = shared
-            .choose_manager(self.last.as_deref())
+        let (manager, is_another) = shared
+            .choose_manager(&self.tried)
             .ok_or(SessionEnd::NoManager)?;
-        self.last = Some(manager.address.clone());
-        let credentials = Credentials::Member(&shared.tls);
-        let channel = ManagerChannel::dial(&manager.address, credentials).await?;
+        self.tried.push(manager.address.clone());
+        let channel = shared.dial(&manager, is_another).await?;
         let description = shared.facts.describe(&shared.tls);
-        let (messages, first) = self.register(&channel, description.clone()).await?;
+        let registering = self.register(&channel, description.clone());
+        let (messages, first) = registering
+            .await
+            .inspect_err(|_| shared.observed().failed(&manager.address))?;
         info!(manager = %manager.address, session = %first.session_id, "session registered");
         self.session_id.clone_from(&first.session_id);
         self.backoff.reset();
         self.failures = 0;
-        self.last = None;
+        self.tried.clear();
+        shared.observed().served(&manager.address);
         let since = shared.now();
         let registered = SessionStatus::Registered {
             manager: manager.address,
@@ -189,6 +192,20 @@ impl Holder {
             }
             () = channel.closed() => Err(SessionEnd::Ended("the connection")),
         }
+    }
+
+    /// The wait before the next try: short as long as there are managers that were not
+    /// tried, then longer with each round.
+    fn pause(&mut self) -> Duration {
+        let managers = self.shared.status.borrow().managers.len();
+        if !self.tried.is_empty() && self.tried.len() < managers {
+            return SessionBackoff::default().next(spread());
+        }
+        // Whoever was last is tried last.
+        let last = self.tried.pop();
+        self.tried.clear();
+        self.tried.extend(last.filter(|_| managers > 1));
+        self.backoff.next(spread())
     }
 
     async fn register(
@@ -299,6 +316,7 @@ async fn follow_message(
     let managers = managers_of(&message.managers);
     // An empty list would leave this node without a way back.
     if !managers.is_empty() && shared.status.borrow().managers != managers {
+        shared.observed().retain(&managers);
         // Not kept on disk is no reason not to use it now.
         if let Err(error) = shared.store.save_managers(&managers).await {
             warn!(%error, "cannot keep the list of managers");

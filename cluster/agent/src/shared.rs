@@ -1,25 +1,35 @@
 //! What the agent's loops have in common.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use prost_types::Timestamp;
 use time::OffsetDateTime;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time as timer,
+};
 use waxseal_ca::{Clock, LiveTls};
+use waxseal_wire::{Credentials, DialError, ManagerChannel, Unreachable};
 
 use crate::{
     describe::HostFacts,
     executor::Executor,
     logs::LogBudget,
-    managers::{ManagerAddress, choose},
+    managers::{ManagerAddress, Observed},
     random::spread,
     reports::Reports,
     status::AgentStatus,
     store::IdentityStore,
 };
+
+/// Time for a manager to be connected to while there are others.
+const IMPATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
@@ -40,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) renewals: watch::Sender<u64>,
     /// The newest certificate request, to know answers to it from others.
     newest_csr: Mutex<Option<String>>,
+    /// How the managers answered of late.
+    observed: Mutex<Observed>,
 }
 
 impl Shared {
@@ -65,6 +77,7 @@ impl Shared {
             log_budget: LogBudget::new(),
             renewals: watch::Sender::new(0),
             newest_csr: Mutex::default(),
+            observed: Mutex::default(),
         }
     }
 
@@ -72,9 +85,48 @@ impl Shared {
         self.clock.now()
     }
 
-    /// A manager to call; another than `avoid` if there is one.
-    pub(crate) fn choose_manager(&self, avoid: Option<&str>) -> Option<ManagerAddress> {
-        choose(&self.status.borrow().managers, avoid, spread()).cloned()
+    /// A manager to call, one that was not tried if there is one, and whether there is
+    /// yet another.
+    pub(crate) fn choose_manager(&self, tried: &[String]) -> Option<(ManagerAddress, bool)> {
+        let status = self.status.borrow();
+        let managers = &status.managers;
+        let chosen = self.observed().choose(managers, tried, spread())?;
+        let is_other = |manager: &ManagerAddress| {
+            manager.address != chosen.address && !tried.contains(&manager.address)
+        };
+        Some((chosen.clone(), managers.iter().any(is_other)))
+    }
+
+    /// What is known of the managers by their answers.
+    pub(crate) fn observed(&self) -> MutexGuard<'_, Observed> {
+        self.observed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connects to a manager; not for long where another one may be reached.
+    ///
+    /// # Errors
+    /// [`DialError`], which is noted.
+    pub(crate) async fn dial(
+        &self,
+        manager: &ManagerAddress,
+        is_another: bool,
+    ) -> Result<ManagerChannel, DialError> {
+        let address = &manager.address;
+        let dialling = ManagerChannel::dial(address, Credentials::Member(&self.tls));
+        let dialled = match is_another {
+            false => dialling.await,
+            true => match timer::timeout(IMPATIENCE, dialling).await {
+                Ok(dialled) => dialled,
+                Err(_) => Err(DialError {
+                    address: address.clone(),
+                    cause: Unreachable::Timeout,
+                }),
+            },
+        };
+        if dialled.is_err() {
+            self.observed().failed(address);
+        }
+        dialled
     }
 
     pub(crate) fn newest_csr(&self) -> Option<String> {

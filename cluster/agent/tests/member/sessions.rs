@@ -1,6 +1,6 @@
 //! Sessions: what managers say of themselves, the root and this node.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tonic::Status;
 use waxseal_agent::SessionStatus;
@@ -275,4 +275,43 @@ async fn five_mebibytes_of_secrets_come_in_one_message() {
     assert_eq!(launched, ("t".to_owned(), vec![data]));
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(manager.with(|behaviour| behaviour.sessions.len()), 1);
+}
+
+#[tokio::test]
+async fn another_manager_is_found_when_one_goes_away() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    let agent = host.agent(&manager);
+    manager
+        .wait_for(|behaviour| (behaviour.beats > 0).then_some(()))
+        .await;
+    // Two more, of which one is no more there and one never answers a handshake.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let others = [
+        "127.0.0.1:1".to_owned(),
+        silent.local_addr().unwrap().to_string(),
+    ];
+    manager
+        .say(|message| {
+            for addr in others.clone() {
+                message.managers.push(WeightedPeer {
+                    peer: Some(Peer {
+                        node_id: addr.clone(),
+                        addr,
+                    }),
+                    weight: 256,
+                });
+            }
+        })
+        .await;
+    wait_for_status(&agent, |status| status.managers.len() == 3).await;
+    let sessions = manager.with(|behaviour| behaviour.sessions.len());
+    let begun = Instant::now();
+    manager.connections.close_node("node");
+    manager
+        .wait_for(|behaviour| (behaviour.sessions.len() > sessions).then_some(()))
+        .await;
+    // However seldom it is chosen by weight: each is tried once in a round, and the
+    // silent one for 2 s.
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(3_500), "{took:?}");
 }
