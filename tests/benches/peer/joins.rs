@@ -1,25 +1,27 @@
 //! Nodes that join: each dials, asks for a certificate with a token, waits for it.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    cell::Cell,
+    rc::Rc,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use waxseal_ca::{Clock, JoinToken, NodeKey, SystemClock, TrustBundle};
+use tokio::task::LocalSet;
+use waxseal_ca::{Clock, JoinToken, NodeCredentials, NodeKey, Role, SystemClock, TrustBundle};
 use waxseal_cluster::objects::{Availability, IssuanceState, NodeRole};
 use waxseal_tests::Scene;
 use waxseal_wire::{
     Credentials, ManagerChannel,
     swarmkit::{
-        GetRootCaCertificateRequest, IssueNodeCertificateRequest, NodeCertificateStatusRequest,
+        GetRootCaCertificateRequest, IssueNodeCertificateRequest, IssueNodeCertificateResponse,
+        NodeCertificateStatusRequest, NodeCertificateStatusResponse,
     },
 };
 
 use crate::{
+    joiner::Dialler,
     measure::measure,
     report::{self, Pairs},
     server::{Server, Side, order},
@@ -28,28 +30,43 @@ use crate::{
 /// Joiners at once, joiners per run, and the ratio to reach.
 const JOINS: [(usize, usize, Option<f64>); 3] =
     [(1, 300, None), (16, 1_000, None), (64, 2_000, Some(4.0))];
-/// Until one joiner has its certificate.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Until all joiners of one run have their certificates.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+const ISSUE: &str = "/docker.swarmkit.v1.NodeCA/IssueNodeCertificate";
+const STATUS: &str = "/docker.swarmkit.v1.NodeCA/NodeCertificateStatus";
 
 /// What all joiners of a cluster know.
 struct Cluster {
-    remote: String,
+    dialler: Dialler,
     token: String,
     trust: Arc<TrustBundle>,
-    clock: Arc<dyn Clock>,
+}
+
+/// What a joiner brings, made before the clock starts.
+struct Joiner {
+    key: NodeKey,
+    csr: String,
+}
+
+/// What a joiner got.
+struct Joined {
+    /// Which of the joiners.
+    number: usize,
+    node_id: String,
+    certificate: Vec<u8>,
 }
 
 /// Joins at growing numbers at once.
 pub(crate) fn certify(scene: &Scene, rounds: usize) -> Result<()> {
     let ours = Server::start(scene, Side::Ours, "join", false)?;
     let stock = Server::start(scene, Side::Stock, "join", false)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let cluster = |server: &Server| {
         let fetching = Cluster::fetch(server.remote(), server.worker_token()?);
-        anyhow::Ok(Arc::new(runtime.block_on(fetching)?))
+        anyhow::Ok(Rc::new(runtime.block_on(fetching)?))
     };
     let (our_cluster, stock_cluster) = (cluster(&ours)?, cluster(&stock)?);
     let mut joined = 0;
@@ -61,10 +78,16 @@ pub(crate) fn certify(scene: &Scene, rounds: usize) -> Result<()> {
                     Side::Ours => (&ours, &our_cluster, &mut pairs.ours),
                     Side::Stock => (&stock, &stock_cluster, &mut pairs.stock),
                 };
-                let requests = requests(count)?;
+                let joiners: Rc<[Joiner]> =
+                    (0..count).map(|_| Joiner::new()).collect::<Result<_>>()?;
+                let mut all = Vec::new();
                 runs.push(measure(server, || {
-                    runtime.block_on(join_all(cluster, at_once, requests))
+                    let joining = join_all(cluster, at_once, &joiners);
+                    let (joined, latencies) = LocalSet::new().block_on(&runtime, joining)?;
+                    all = joined;
+                    Ok(latencies)
                 })?);
+                cluster.check(&joiners, &all)?;
             }
             joined += count;
         }
@@ -79,36 +102,32 @@ pub(crate) fn certify(scene: &Scene, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// Requests for certificates, each with a key of its own.
-fn requests(count: usize) -> Result<Vec<String>> {
-    let request = |_| Ok(NodeKey::generate()?.csr_pem()?);
-    (0..count).map(request).collect()
+impl Joiner {
+    fn new() -> Result<Joiner> {
+        let key = NodeKey::generate()?;
+        let csr = key.csr_pem()?;
+        Ok(Joiner { key, csr })
+    }
 }
 
 impl Cluster {
     async fn fetch(remote: String, token: String) -> Result<Cluster> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let channel = ManagerChannel::dial(&remote, Credentials::FetchRoot).await?;
         let request = GetRootCaCertificateRequest {};
         let answer = channel.ca().get_root_ca_certificate(request).await?;
         let pem = answer.into_inner().certificate;
         JoinToken::parse(&token)?.check_bundle(&pem)?;
-        let trust = Arc::new(TrustBundle::from_pem(&pem, clock.now())?);
+        let trust = Arc::new(TrustBundle::from_pem(&pem, SystemClock.now())?);
         Ok(Cluster {
-            remote,
+            dialler: Dialler::new(remote, Arc::clone(&trust))?,
             token,
             trust,
-            clock,
         })
     }
 
-    async fn join(&self, csr: &str) -> Result<()> {
+    async fn join(&self, number: usize, csr: &str) -> Result<Joined> {
         // 1. A connection without a certificate.
-        let credentials = Credentials::Join {
-            trust: &self.trust,
-            clock: &self.clock,
-        };
-        let channel = ManagerChannel::dial(&self.remote, credentials).await?;
+        let mut connection = self.dialler.dial().await?;
         // 2. The request, with the token.
         let request = IssueNodeCertificateRequest {
             role: NodeRole::Worker.into(),
@@ -116,56 +135,81 @@ impl Cluster {
             token: self.token.as_bytes().to_vec(),
             availability: Availability::Active.into(),
         };
-        let mut node_ca = channel.node_ca();
-        let node_id = node_ca
-            .issue_node_certificate(request)
-            .await?
-            .into_inner()
-            .node_id;
+        let answer: IssueNodeCertificateResponse = connection.call(ISSUE, &request).await?;
+        let node_id = answer.node_id;
         // 3. The certificate, which the manager holds the call for.
-        let request = NodeCertificateStatusRequest { node_id };
-        let answer = node_ca.node_certificate_status(request).await?.into_inner();
+        let request = NodeCertificateStatusRequest {
+            node_id: node_id.clone(),
+        };
+        let answer: NodeCertificateStatusResponse = connection.call(STATUS, &request).await?;
         let state = answer.status.unwrap_or_default().state();
         if state != IssuanceState::Issued {
             bail!("the certificate's state is {state:?}");
         }
-        let certificate = answer.certificate.unwrap_or_default().certificate;
-        ensure!(!certificate.is_empty(), "there is no certificate");
+        connection.close().await?;
+        Ok(Joined {
+            number,
+            node_id,
+            certificate: answer.certificate.unwrap_or_default().certificate,
+        })
+    }
+
+    /// Each has a certificate of this cluster for its own key.
+    fn check(&self, joiners: &[Joiner], joined: &[Joined]) -> Result<()> {
+        ensure!(joined.len() == joiners.len(), "some did not join");
+        for Joined {
+            number,
+            node_id,
+            certificate,
+        } in joined
+        {
+            let joiner = joiners.get(*number).context("one too many")?;
+            let key = NodeKey::from_pkcs8_pem(joiner.key.pkcs8_pem().as_bytes())?;
+            let now = SystemClock.now();
+            let credentials = NodeCredentials::new(certificate, key, &self.trust, now)?;
+            let identity = credentials.identity();
+            ensure!(
+                identity.role == Role::Worker && identity.node_id == *node_id,
+                "a certificate is for {identity:?}"
+            );
+        }
         Ok(())
     }
 }
 
-/// All joins, so many at once; how long each took.
+/// All joins, so many at once; what each got and how long each took.
 async fn join_all(
-    cluster: &Arc<Cluster>,
+    cluster: &Rc<Cluster>,
     at_once: usize,
-    requests: Vec<String>,
-) -> Result<Vec<Duration>> {
-    let requests = Arc::new(requests);
-    let next = Arc::new(AtomicUsize::new(0));
-    let joiners: Vec<_> = (0..at_once)
+    joiners: &Rc<[Joiner]>,
+) -> Result<(Vec<Joined>, Vec<Duration>)> {
+    let next = Rc::new(Cell::new(0));
+    let clients: Vec<_> = (0..at_once)
         .map(|_| {
-            let (cluster, requests, next) = (
-                Arc::clone(cluster),
-                Arc::clone(&requests),
-                Arc::clone(&next),
-            );
-            tokio::spawn(async move {
-                let mut latencies = Vec::new();
-                while let Some(csr) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let (cluster, joiners, next) =
+                (Rc::clone(cluster), Rc::clone(joiners), Rc::clone(&next));
+            tokio::task::spawn_local(async move {
+                let (mut joined, mut latencies) = (Vec::new(), Vec::new());
+                while let Some(joiner) = joiners.get(next.get()) {
+                    let number = next.replace(next.get() + 1);
                     let begin = Instant::now();
-                    tokio::time::timeout(PATIENCE, cluster.join(csr))
-                        .await
-                        .context("no certificate in time")??;
+                    joined.push(cluster.join(number, &joiner.csr).await?);
                     latencies.push(begin.elapsed());
                 }
-                anyhow::Ok(latencies)
+                anyhow::Ok((joined, latencies))
             })
         })
         .collect();
-    let mut latencies = Vec::with_capacity(requests.len());
-    for joiner in joiners {
-        latencies.extend(joiner.await??);
-    }
-    Ok(latencies)
+    let all = async {
+        let (mut joined, mut latencies) = (Vec::new(), Vec::new());
+        for client in clients {
+            let (some, times) = client.await??;
+            joined.extend(some);
+            latencies.extend(times);
+        }
+        Ok((joined, latencies))
+    };
+    tokio::time::timeout(PATIENCE, all)
+        .await
+        .context("no certificates in time")?
 }

@@ -1,11 +1,17 @@
 //! Measures us against a stock Docker Engine: the same client against both in turn, pair by pair.
 //!
+//! Clients share the processors with the server, so they are one thread of as little work as will
+//! do: constant requests, answers looked at as far as needed. A joiner dials, shakes hands in
+//! TLS 1.3 and makes both gRPC calls; keys and requests are made before the clock starts, every
+//! certificate is checked after it stopped, the manager's own at the first connection.
+//!
 //! `cargo bench -p waxseal-tests --bench peer`, as root, with Debian's `docker.io`; it builds the
 //! release binary first. Data lies below `TMPDIR`, so that another disk (or a tmpfs, to see the
 //! processors alone) can be measured. `-- --rounds N` and `-- --only WORD` (`secrets`, `lists`,
 //! `joins`, `unlock`) are understood.
 
 mod http;
+mod joiner;
 mod joins;
 mod machine;
 mod measure;
