@@ -140,6 +140,27 @@ impl DangerSimDisk {
         self.lock().capacity = bytes;
     }
 
+    /// Another disk with the same files, as a backup of it.
+    pub fn copy(&self) -> Self {
+        let copy = Self::new(1);
+        {
+            let (from, mut to) = (self.lock(), copy.lock());
+            for (name, inode) in &from.names {
+                let content = from.inodes[*inode].content.clone();
+                let number = to.inodes.len();
+                to.inodes.push(Inode {
+                    durable: content.clone(),
+                    content,
+                    unsynced: Vec::new(),
+                });
+                to.names.insert(name.clone(), number);
+                to.durable_names.insert(name.clone(), number);
+            }
+            to.dirs = from.dirs.clone();
+        }
+        copy
+    }
+
     /// The bytes that all files together have.
     pub fn used(&self) -> u64 {
         self.lock().used()

@@ -2,13 +2,21 @@
 //!
 //! Who leads is `leadership.rs`, elections are `elections.rs`, members `membership.rs`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use openraft::{LogId, StorageHelper, Vote, error::RaftError, storage::RaftLogStorage};
+use openraft::{
+    CommittedLeaderId, EntryPayload, LogId, Membership, StorageHelper, Vote,
+    error::RaftError,
+    storage::{RaftLogStorage, RaftStateMachine},
+};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use waxseal_autolock::{Dek, Owner};
-use waxseal_raft_store::{LogLimits, LogStore, SnapshotPolicy, SnapshotStore, StoreError};
+use waxseal_raft_store::{LogLimits, LogStore, Member, SnapshotPolicy, SnapshotStore, StoreError};
 
 use crate::{
     error::{RotateError, StartError},
@@ -57,8 +65,10 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// Starts the engine; what the log says is committed is applied when it returns.
+    /// With `alone` it is the only member from now on, whoever was one before.
     pub(crate) async fn start(
         owner: &Owner,
+        alone: Option<Member>,
         peers: Peers,
         mut log: LogStore<TypeConfig>,
         snapshots: SnapshotStore,
@@ -84,6 +94,11 @@ impl Engine {
             owner.raft_id,
         ));
         let pulse = Pulse::new();
+        if let Some(member) = alone {
+            force_alone(&me, member, &mut log, &mut machine)
+                .await
+                .map_err(|error| monitor.start_error(error))?;
+        }
         let others = resume_as_follower(&me, &mut log, &mut machine)
             .await
             .map_err(|error| monitor.start_error(error))?;
@@ -98,6 +113,9 @@ impl Engine {
         let raft = Raft::new(owner.raft_id, config, network, log.clone(), machine)
             .await
             .map_err(|fatal| monitor.start_error(fatal))?;
+        // It answers once its metrics say what the log does.
+        let initialized = raft.is_initialized().await;
+        initialized.map_err(|fatal| monitor.start_error(fatal))?;
         Ok(Engine {
             raft,
             log,
@@ -305,6 +323,46 @@ async fn resume_as_follower(
         log.save_vote(&vote).await?;
     }
     Ok(others)
+}
+
+/// Makes this manager the only member by an entry behind all that its log has, as the
+/// leader of a term of its own. Every entry is kept, and committed with it. Broken off
+/// between vote and entry, nothing has changed but the term.
+async fn force_alone(
+    me: &Identity,
+    member: Member,
+    log: &mut LogStore<TypeConfig>,
+    machine: &mut StateMachine,
+) -> Result<(), openraft::StorageError<RaftId>> {
+    let vote = log.read_vote().await?.unwrap_or_default();
+    let (applied, _) = machine.applied_state().await?;
+    let mut last = log.get_log_state().await?.last_log_id;
+    if last < applied {
+        // A snapshot came and the log behind it did not go yet.
+        if let Some(applied) = applied {
+            log.purge(applied).await?;
+        }
+        last = applied;
+    }
+    let term = vote
+        .leader_id
+        .term
+        .max(last.map_or(0, |id| id.leader_id.term))
+        + 1;
+    log.save_vote(&Vote::new_committed(term, me.raft_id))
+        .await?;
+    let membership = Membership::new(
+        vec![BTreeSet::from([me.raft_id])],
+        BTreeMap::from([(me.raft_id, member)]),
+    );
+    let entry = openraft::Entry {
+        log_id: LogId::new(
+            CommittedLeaderId::new(term, me.raft_id),
+            last.map_or(0, |id| id.index + 1),
+        ),
+        payload: EntryPayload::Membership(membership),
+    };
+    log.append_synced(entry).await
 }
 
 pub(crate) fn refused(error: impl std::fmt::Display) -> StartError {

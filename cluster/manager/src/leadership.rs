@@ -17,7 +17,7 @@ use crate::{
     engine::{Engine, HEARTBEAT},
     error::MembershipError,
     peers::Lane,
-    pulse::NoVote,
+    pulse::{NoVote, PROMISE},
     raft::{RaftId, codec},
 };
 
@@ -36,10 +36,15 @@ const LOST_BEATS: u32 = 2;
 /// its clock more often. A leader with such an engine gives no sign of life.
 const HANGS: Duration = Duration::from_secs(4);
 /// Time for another manager to take over.
-const HAND_OVER: Duration = Duration::from_secs(4);
+const HAND_OVER: Duration = Duration::from_secs(6);
 /// Time for a candidate to be elected before it is asked again.
-const ELECTED: Duration = Duration::from_millis(400);
+const ELECTED: Duration = Duration::from_millis(150);
 const ASK_PAUSE: Duration = Duration::from_millis(5);
+/// A leader whose disk takes longer for the median write hands over.
+const SLOW: Duration = Duration::from_millis(500);
+const PACE_LOOK: Duration = Duration::from_secs(1);
+/// After that it may lead for so long, if nobody else does better.
+const PACE_REST: Duration = Duration::from_secs(60);
 
 /// Who leads, as a manager knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -181,6 +186,37 @@ impl Engine {
     /// heard of a quorum. Cheap.
     pub(crate) fn has_lease(&self) -> bool {
         self.with_quorum(|quorum| self.pulse.has_lease(quorum, Instant::now()))
+    }
+
+    /// [`Self::has_lease`], for who has no engine.
+    pub(crate) fn lease(&self) -> Box<dyn Fn() -> bool + Send + Sync> {
+        let engine = self.clone();
+        Box::new(move || engine.has_lease())
+    }
+
+    /// Hands over while this manager leads on a disk that is too slow, until `stopped`
+    /// (requirements.md, Elections).
+    pub(crate) async fn keep_pace(self, stopped: CancellationToken) {
+        let keeping = async {
+            loop {
+                time::sleep(PACE_LOOK).await;
+                let leads = matches!(&*self.leader.borrow(), Leader::Me { .. });
+                let pace = self.log.sync_pace().filter(|pace| *pace > SLOW);
+                let Some(pace) = pace.filter(|_| leads && !self.is_alone()) else {
+                    continue;
+                };
+                tracing::warn!(
+                    median_ms = pace.as_millis(),
+                    "the disk of the log is slow; another manager is to lead"
+                );
+                if let Err(error) = self.transfer_leadership(None).await {
+                    tracing::warn!(%error, "no other manager took over");
+                }
+                // Others may be as slow.
+                time::sleep(PACE_REST).await;
+            }
+        };
+        stopped.run_until_cancelled(keeping).await;
     }
 
     /// The members that the newest membership names.
@@ -379,7 +415,10 @@ impl Engine {
                 while self.matched(heir) < self.last_log() {
                     time::sleep(ASK_PAUSE).await;
                 }
-                // 2. It stands for election.
+                // 2. This manager's engine votes for it: not in the time of its own lease,
+                //    which it counts from its election.
+                time::sleep(PROMISE.saturating_sub(self.pulse.leads_for())).await;
+                // 3. It stands for election.
                 if let Ok(channel) = self.peers.channel(heir, Lane::Pulse).await {
                     let request = CampaignRequest {
                         header: Some(self.me.header(heir)),
@@ -390,7 +429,7 @@ impl Engine {
                     }
                 }
             }
-            // 3. It, or whoever won, leads.
+            // 4. It, or whoever won, leads.
             let asked = Instant::now();
             while asked.elapsed() < ELECTED {
                 if self

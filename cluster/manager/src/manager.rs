@@ -23,7 +23,7 @@ use waxseal_ca::{
 };
 use waxseal_cluster::{
     Applied, ChangeRecord, State, Vault,
-    objects::{Actor, Bootstrap, Cluster, Node, actor, command::Op},
+    objects::{Actor, Bootstrap, Cluster, Node, UpdateCluster, actor, command::Op},
     plan::MemberView,
 };
 use waxseal_raft_store::{Disk, Member, OsDisk, StoreError, StoreOptions};
@@ -204,6 +204,7 @@ impl Manager {
             engine.leader(),
             way.clone(),
             engine.raft.metrics(),
+            engine.lease(),
         );
         let core = Arc::new(Core {
             node_id: config.owner.node_id.clone(),
@@ -263,6 +264,7 @@ impl Manager {
     ) -> Result<(), StartError> {
         let engine = &self.engine;
         let is_found = matches!(start, Start::Found(_));
+        let is_forced = matches!(start, Start::ForceNew);
         if is_found {
             found(engine, config).await?;
         }
@@ -290,6 +292,9 @@ impl Manager {
                 .await
                 .map_err(StartError::Bootstrap)?;
         }
+        if is_forced {
+            self.raise_incarnation().await?;
+        }
         let mut trouble = lead.trouble.subscribe();
         let mut leader = engine.leader();
         self.tasks.spawn(lead.run());
@@ -304,6 +309,29 @@ impl Manager {
                 () = tokio::time::sleep(STAGE_LOOK) => {}
             }
         }
+        Ok(())
+    }
+
+    /// Parts this cluster from the one that its other managers may go on with.
+    async fn raise_incarnation(&self) -> Result<(), StartError> {
+        let cluster = self.core.read(|state| state.cluster().cloned());
+        let Some(cluster) = cluster else {
+            return Err(refused("there is no cluster in the log of this manager"));
+        };
+        let incarnation = cluster.incarnation + 1;
+        let update = UpdateCluster {
+            cluster: Some(Cluster {
+                incarnation,
+                ..(*cluster).clone()
+            }),
+            expected_version: 0,
+        };
+        self.core
+            .propose_as("force-new-cluster", Op::UpdateCluster(update))
+            .await
+            .map_err(StartError::Bootstrap)?;
+        self.engine.me.learn_incarnation(incarnation);
+        tracing::warn!(incarnation, "this manager is the only one of its swarm now");
         Ok(())
     }
 
@@ -506,11 +534,13 @@ async fn open_engine(
         .map_err(|_| StoreError::Stopped)??;
     let state = machine.state();
     let log = opened.log.clone();
-    if forced {
-        return Err(refused("a cluster cannot be forced in this version"));
-    }
+    let alone = forced.then(|| Member {
+        node_id: config.owner.node_id.clone(),
+        addr: config.advertise_addr.clone(),
+    });
     match Engine::start(
         &config.owner,
+        alone,
         Peers::new(Arc::clone(&config.tls)),
         opened.log,
         opened.snapshots,
@@ -568,6 +598,7 @@ fn keep(config: &ManagerConfig, lead: &Lead, tasks: &TaskTracker, ended: &Cancel
     tasks.spawn(engine.clone().keep_leadership(ended.clone()));
     tasks.spawn(engine.clone().keep_beating(ended.clone()));
     tasks.spawn(engine.clone().keep_electing(stopped.clone()));
+    tasks.spawn(engine.clone().keep_pace(stopped.clone()));
     let addr = config.advertise_addr.clone();
     tasks.spawn(engine.clone().keep_address(addr, stopped.clone()));
 }

@@ -60,6 +60,7 @@ struct Heard {
 #[derive(Debug)]
 struct Leading {
     vote: Vote<RaftId>,
+    since: Instant,
     acked: BTreeMap<RaftId, Instant>,
     /// Acknowledgements sent for before do not count.
     revoked: Option<Instant>,
@@ -247,6 +248,7 @@ impl Pulse {
         }
         state.leading = vote.map(|vote| Leading {
             vote,
+            since: Instant::now(),
             acked: BTreeMap::new(),
             revoked: None,
             handing_over: false,
@@ -287,6 +289,13 @@ impl Pulse {
             leading.handing_over = begins;
             leading.revoked = Some(Instant::now());
         }
+    }
+
+    /// For how long this manager leads.
+    pub(crate) fn leads_for(&self) -> Duration {
+        let state = self.lock();
+        let leading = state.leading.as_ref();
+        leading.map_or(Duration::ZERO, |leading| leading.since.elapsed())
     }
 
     pub(crate) fn is_handing_over(&self) -> bool {

@@ -10,6 +10,7 @@ mod events;
 mod formats;
 mod join;
 mod kill;
+mod managers;
 mod markers;
 mod native_tasks;
 mod own_cli;

@@ -160,6 +160,23 @@ impl<C: StoreConfig> LogStore<C> {
         }
     }
 
+    /// Appends an entry and waits until it is durable; for a log that no engine runs on.
+    ///
+    /// # Errors
+    /// As openraft's `append`.
+    pub async fn append_synced(&self, entry: C::Entry) -> RaftResult<()> {
+        let records = [EntryRecord::<C>::new(entry)];
+        let appended = self
+            .wait(|done| self.core.append(&records, Some(done)))
+            .await;
+        appended.map_err(|err| StorageIOError::write_logs(AnyError::new(&err)).into())
+    }
+
+    /// How long the disk took for the latest writes: the median, once there were a few.
+    pub fn sync_pace(&self) -> Option<Duration> {
+        self.core.progress.pace.median()
+    }
+
     fn reader(&self) -> LogReader<C> {
         LogReader {
             core: self.core.clone(),

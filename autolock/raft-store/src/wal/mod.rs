@@ -11,6 +11,7 @@ mod core;
 mod index;
 mod log_store;
 mod open;
+mod pace;
 mod recovery;
 mod segment_file;
 mod spare;

@@ -10,10 +10,12 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
+use std::time::Instant;
 
 use waxseal_autolock::{ChainLink, RECORD_HEADER_LEN, RecordHeader, SEGMENT_HEADER_LEN};
 
 use super::index::Point;
+use super::pace::Pace;
 use super::segment_file::Segment;
 use super::spare::Spare;
 use super::vote_file::VoteFile;
@@ -69,6 +71,7 @@ pub(crate) struct Progress {
     pub(crate) failure: OnceLock<Arc<StoreError>>,
     /// Told of the failure.
     pub(crate) failed: tokio::sync::Notify,
+    pub(crate) pace: Pace,
 }
 
 impl Progress {
@@ -205,9 +208,12 @@ impl Writer {
             }
         };
         let file = segment.file().ok_or(StoreError::Stopped)?;
-        file.write_all_at(bytes, offset.into())
-            .and_then(|()| file.sync_data())
-            .map_err(|err| StoreError::io(&segment.path, "write", err))?;
+        let begun = Instant::now();
+        let written = file
+            .write_all_at(bytes, offset.into())
+            .and_then(|()| file.sync_data());
+        self.progress.pace.note(begun.elapsed());
+        written.map_err(|err| StoreError::io(&segment.path, "write", err))?;
         if let Some(last) = batch.last() {
             self.state.head = Some(head(segment.sequence, &last.end));
         }

@@ -61,7 +61,11 @@ pub(crate) struct Group {
     metrics: Option<watch::Receiver<Metrics>>,
     rounds: Rounds,
     on_the_way: Semaphore,
+    lease: Box<Lease>,
 }
+
+/// Whether no other manager can have been elected yet, while this one leads.
+pub(crate) type Lease = dyn Fn() -> bool + Send + Sync;
 
 /// One try at having a command carried out.
 enum Attempt {
@@ -78,6 +82,7 @@ impl Group {
         leader: watch::Receiver<Leader>,
         course: watch::Receiver<Course>,
         metrics: watch::Receiver<Metrics>,
+        lease: Box<Lease>,
     ) -> Group {
         Group {
             proposer,
@@ -87,6 +92,7 @@ impl Group {
             metrics: Some(metrics),
             rounds: Rounds::default(),
             on_the_way: Semaphore::new(BYTES_ON_THE_WAY),
+            lease,
         }
     }
 
@@ -101,12 +107,19 @@ impl Group {
             metrics: None,
             rounds: Rounds::default(),
             on_the_way: Semaphore::new(BYTES_ON_THE_WAY),
+            lease: Box::new(|| true),
         }
     }
 
     /// Whether this manager leads, with everything acknowledged applied.
     pub(crate) fn leads(&self) -> bool {
         matches!(*self.leader.borrow(), Leader::Me { .. })
+    }
+
+    /// Whether this manager leads and its state has everything that was acknowledged
+    /// before now: no other can have acknowledged anything.
+    pub(crate) fn holds_lease(&self) -> bool {
+        self.leads() && (self.lease)()
     }
 
     /// The managers, by node id, with their addresses, as the newest membership has them.
@@ -272,8 +285,7 @@ impl Group {
     /// # Errors
     /// [`ReadError`].
     pub(crate) async fn linearize(&self) -> Result<(), ReadError> {
-        // The leader holds a lease: no other can have acknowledged anything.
-        if self.leads() {
+        if self.holds_lease() {
             return Ok(());
         }
         Box::pin(self.catch_up()).await
@@ -294,7 +306,7 @@ impl Group {
                         };
                     }
                 }
-                _ if self.leads() => return Ok(()),
+                _ if self.holds_lease() => return Ok(()),
                 _ => {}
             }
             time::sleep(PAUSE).await;

@@ -79,7 +79,7 @@ impl control_server::Control for ControlService {
     ) -> Result<Response<ReadIndexResponse>, Status> {
         self.check(&request, request.get_ref().incarnation)?;
         // The lease first: what it covers is applied by now.
-        if !self.core.group.leads() {
+        if !self.core.group.holds_lease() {
             return Err(not_leading());
         }
         let version = self.core.read(|state| state.version());

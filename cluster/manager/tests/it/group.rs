@@ -78,6 +78,10 @@ impl Group {
 
     pub(crate) async fn start(&mut self, site: usize, start: Start) -> Result<(), StartError> {
         let disk = self.sites[site].disk.clone();
+        // The port of the one that was killed is free in a moment.
+        while TcpListener::bind(self.config(site).listen).is_err() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         let manager = Manager::start_on(disk, self.config(site), start).await?;
         self.sites[site].manager = Some(manager);
         Ok(())
@@ -123,6 +127,7 @@ impl Group {
 
     /// Ends a manager without notice: its connections break, its disk stays as it is.
     pub(crate) fn kill(&mut self, site: usize) {
+        self.sites[site].disk.kill();
         drop(self.sites[site].manager.take().unwrap());
     }
 

@@ -1,0 +1,244 @@
+//! Managers join, die and come back.
+
+use std::{thread::sleep, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use waxseal_tests::{
+    Managers, Workload, eventually, long_run, manager_token, next_write, node_id, scenario,
+};
+
+use super::{FAILOVER, SOON};
+
+/// Deaths of a manager under load.
+const KILLS: usize = 4;
+const LONG_KILLS: usize = 60;
+/// Clients at each manager.
+const CLIENTS: usize = 2;
+/// Load before a manager dies, and until it is started again.
+const LOAD: Duration = Duration::from_millis(700);
+
+#[test]
+fn three_managers_as_the_stock_cli_shows_them() -> Result<()> {
+    scenario("group", |scene| {
+        let group = Managers::start(scene, 3, &[])?;
+        for node in &group.nodes {
+            // 1. The table, and one node.
+            let rows =
+                node.docker
+                    .ok(&["node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}"])?;
+            let mut rows: Vec<&str> = rows.lines().collect();
+            rows.sort_unstable();
+            ensure!(
+                rows == ["Ready Leader", "Ready Reachable", "Ready Reachable"],
+                "{rows:?}"
+            );
+            let own = node
+                .engine
+                .get(&format!("/nodes/{}", node_id(&node.engine)?))?;
+            let status = &own["ManagerStatus"];
+            ensure!(
+                status["Addr"] == node.remote() && status["Reachability"] == "reachable",
+                "{status}"
+            );
+            ensure!(
+                !matches!(status.get("Leader"), Some(Value::Bool(false))),
+                "Leader is there only when it is true: {status}"
+            );
+            ensure!(own["Spec"]["Role"] == "manager", "{own}");
+            // 2. What the daemon says of itself.
+            eventually("info names all managers", SOON, || {
+                let info = node.docker.ok(&["info"])?;
+                for line in ["Is Manager: true", "Managers: 3", "Nodes: 3"] {
+                    ensure!(
+                        info.lines().any(|found| found.trim() == line),
+                        "no {line:?}: {info}"
+                    );
+                }
+                for other in &group.nodes {
+                    ensure!(
+                        info.contains(&other.remote()),
+                        "no {}: {info}",
+                        other.remote()
+                    );
+                }
+                Ok(())
+            })?;
+            let other = node.docker.ok(&["node", "inspect", "self", "--pretty"])?;
+            ensure!(other.contains("Raft Status:\t\tReachable"), "{other}");
+        }
+        // 3. All answer all: what one acknowledged, each of the others has at once.
+        for (index, node) in group.nodes.iter().enumerate() {
+            let name = format!("made-{index}");
+            node.docker
+                .ok_with_input(&["secret", "create", &name, "-"], b"x")?;
+            for other in &group.nodes {
+                other.docker.ok(&["secret", "inspect", &name])?;
+            }
+        }
+        for words in [
+            &["swarm", "join-token", "-q", "manager"][..],
+            &["swarm", "join-token", "-q", "worker"],
+            &["swarm", "ca"],
+        ] {
+            let said = group.nodes[0].docker.ok(words)?;
+            for node in &group.nodes[1..] {
+                ensure!(node.docker.ok(words)? == said, "{words:?} differ");
+            }
+        }
+        // 4. A worker joins through a follower.
+        let follower = group.followers()?[0];
+        let worker = scene.waxseal("worker")?;
+        worker.join(
+            &group.nodes[0].worker_token()?,
+            &group.nodes[follower].remote(),
+        )?;
+        let rows = group.nodes[0].docker.ok(&["node", "ls", "-q"])?;
+        ensure!(rows.lines().count() == 4, "{rows}");
+        worker.docker.ok(&["swarm", "leave"])?;
+        Ok(())
+    })
+}
+
+#[test]
+fn an_address_that_nobody_reaches_is_refused_before_it_counts() -> Result<()> {
+    scenario("unreachable", |scene| {
+        let first = scene.waxseal("first")?;
+        first.init(&[])?;
+        let node = scene.waxseal("node")?;
+        let token = manager_token(&first)?;
+        // Nobody listens there.
+        let nowhere = format!("{}:1", node.address);
+        let said = node.docker.fails(&[
+            "swarm",
+            "join",
+            "--listen-addr",
+            &node.remote(),
+            "--advertise-addr",
+            &nowhere,
+            "--token",
+            &token,
+            &first.remote(),
+        ])?;
+        ensure!(
+            said.contains(&nowhere) && said.contains("--advertise-addr"),
+            "{said}"
+        );
+        node.reaches("inactive")?;
+        next_write(&first.engine, "after", FAILOVER)?;
+        let managers = first
+            .docker
+            .ok(&["info", "--format", "{{.Swarm.Managers}}"])?;
+        ensure!(managers == "1", "{managers}");
+        // The same node, reached.
+        node.join(&token, &first.remote())?;
+        let group = Managers {
+            nodes: vec![first, node],
+        };
+        group.settled()?;
+        let info = group.nodes[0].docker.run(&["info"])?;
+        ensure!(
+            info.err().contains("two-manager configuration"),
+            "{}",
+            info.err()
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_minority_dies_under_load_and_comes_back() -> Result<()> {
+    scenario("kills", |scene| {
+        let mut group = Managers::start(scene, 3, &[])?;
+        let all = group.engines(0..3);
+        let load = Workload::start(&all, CLIENTS, &[])?;
+        let kills = if long_run() { LONG_KILLS } else { KILLS };
+        let mut times = Vec::new();
+        for round in 0..kills {
+            sleep(LOAD);
+            // The leader and a follower in turn.
+            let leader = group.leader(round % 3)?;
+            let dies = match round % 2 {
+                0 => leader,
+                _ => (leader + 1) % 3,
+            };
+            group.nodes[dies].kill()?;
+            let asked = (dies + 1) % 3;
+            let time = next_write(&group.nodes[asked].engine, &format!("k{round}"), FAILOVER)?;
+            times.push((dies == leader, time));
+            sleep(LOAD);
+            group.nodes[dies].up()?;
+            group
+                .settled()
+                .with_context(|| format!("after kill {round}"))?;
+        }
+        let count = load.finish(&all, scene.dir())?;
+        println!("{count} acknowledged; next write after a kill (of the leader?): {times:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn all_die_at_once_and_come_back() -> Result<()> {
+    scenario("all-die", |scene| {
+        let mut group = Managers::start(scene, 3, &[])?;
+        let all = group.engines(0..3);
+        let load = Workload::start(&all, CLIENTS, &[])?;
+        sleep(LOAD);
+        for node in &mut group.nodes {
+            node.kill()?;
+        }
+        for node in &mut group.nodes {
+            node.up()?;
+        }
+        group.settled()?;
+        sleep(LOAD);
+        load.finish(&all, scene.dir())?;
+        Ok(())
+    })
+}
+
+#[test]
+fn without_a_quorum_nothing_is_answered_as_if_there_were() -> Result<()> {
+    scenario("no-quorum", |scene| {
+        let mut group = Managers::start(scene, 3, &[])?;
+        let leader = group.leader(0)?;
+        for index in (0..3).filter(|index| *index != leader) {
+            group.nodes[index].kill()?;
+        }
+        let left = &group.nodes[leader];
+        let no_leader = "The swarm does not have a leader. It's possible that too few managers are \
+                         online. Make sure more than half of the managers are online.";
+        for words in [
+            &["node", "ls"][..],
+            &["secret", "ls"],
+            &["service", "ls"],
+            &["swarm", "join-token", "worker"],
+        ] {
+            eventually(format!("{words:?} is refused"), SOON, || {
+                let said = left.docker.fails(words)?;
+                ensure!(said.contains(no_leader), "{said}");
+                Ok(())
+            })?;
+        }
+        let info = left.engine.get("/info")?;
+        ensure!(
+            info["Swarm"]["LocalNodeState"] == "active",
+            "{}",
+            info["Swarm"]
+        );
+        ensure!(
+            info["Swarm"]["Error"]
+                .as_str()
+                .unwrap_or_default()
+                .contains(no_leader),
+            "{}",
+            info["Swarm"]["Error"]
+        );
+        // One of the two is enough.
+        let back = (leader + 1) % 3;
+        group.nodes[back].up()?;
+        next_write(&group.nodes[leader].engine, "again", SOON)?;
+        Ok(())
+    })
+}
