@@ -3,7 +3,8 @@
 
 use std::{
     fs,
-    os::unix::{fs::MetadataExt, process::ExitStatusExt},
+    io::{Read, Write},
+    os::unix::{fs::MetadataExt, net::UnixStream, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::Command,
     thread::sleep,
@@ -14,12 +15,17 @@ use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustix::process::Signal;
 use serde_json::json;
-use waxseal_tests::{DaemonOptions, Markers, Scene, Waxseal, eventually, require, run, scenario};
+use waxseal_tests::{
+    Cli, DaemonOptions, Dockerd, Markers, NetworkNamespace, Scene, Waxseal, eventually, require,
+    run, scenario,
+};
 
 const SECRETS: u64 = 1000;
 /// From the last call to the look at the memory.
 const REST: Duration = Duration::from_secs(2);
 const LIMIT: Duration = Duration::from_secs(120);
+/// Between the parts of a request, so that each is read by itself.
+const PAUSE: Duration = Duration::from_millis(30);
 const SOON: Duration = Duration::from_secs(30);
 /// `nobody` on Debian.
 const NOBODY: u32 = 65534;
@@ -69,21 +75,258 @@ fn search(scene: &Scene, init: &[&str]) -> Result<()> {
     disk(&node, &markers)
 }
 
-/// While a session is open, the buffers of its connection may hold what was sent
-/// over it last (README, threat model); with the session they are gone.
 #[test]
-fn nothing_stays_in_memory_after_the_session_of_a_task() -> Result<()> {
+fn nothing_stays_in_memory_after_a_task() -> Result<()> {
     scenario("marker-used", |scene| {
+        let markers = Markers::new()?;
+        let manager = scene.waxseal("node")?;
+        manager.init(&[])?;
+        let worker = scene.waxseal("worker")?;
+        worker.join(&manager.worker_token()?, &manager.remote())?;
+        create(&manager, &markers)?;
+        large(&manager, &markers)?;
+        for round in 1..=2 {
+            run_with(
+                &manager.docker,
+                &["m0", "m1", "large"],
+                &["--mode", "global"],
+                2,
+            )?;
+            manager.docker.ok(&["service", "rm", "user"])?;
+            gone(&manager)?;
+            gone(&worker)?;
+            // Both sessions are open, and do no more than beat.
+            let when = format!("after task {round}");
+            memory(scene, &manager, &markers, &when)?;
+            memory(scene, &worker, &markers, &format!("of the worker {when}"))?;
+        }
+        worker.docker.ok(&["swarm", "leave"])?;
+        manager.docker.ok(&["swarm", "leave", "--force"])?;
+        Ok(())
+    })
+}
+
+#[test]
+fn nothing_stays_in_memory_after_a_task_of_an_engine() -> Result<()> {
+    scenario("marker-engine", |scene| {
+        let markers = Markers::new()?;
+        let manager = scene.waxseal("manager")?;
+        manager.init(&["--availability", "drain"])?;
+        let engine = scene.dockerd("engine")?;
+        engine.join(&manager.worker_token()?, &manager.remote())?;
+        manager
+            .docker
+            .ok_with_input(&["secret", "create", "m0", "-"], &markers.secret(0))?;
+        large(&manager, &markers)?;
+        let image = ["--no-resolve-image", "--stop-grace-period", "1s"];
+        run_image(&manager.docker, &["m0", "large"], &image, "bb:1", 1)?;
+        manager.docker.ok(&["service", "rm", "user"])?;
+        eventually("no container is left", SOON, || {
+            let left = engine.docker.ok(&["ps", "-aq"])?;
+            ensure!(left.is_empty(), "{left}");
+            Ok(())
+        })?;
+        memory(scene, &manager, &markers, "after a task of an engine")
+    })
+}
+
+#[test]
+fn nothing_stays_in_memory_of_an_engines_worker() -> Result<()> {
+    scenario("marker-stock", |scene| {
+        let markers = Markers::new()?;
+        // A stock manager makes bridges and tunnels: it gets a network of its own.
+        let namespace = NetworkNamespace::new(scene)?;
+        let manager = Dockerd::start(scene, "manager", Some(&namespace))?;
+        let options = DaemonOptions {
+            wrapper: namespace.enter(),
+            ..DaemonOptions::default()
+        };
+        let worker = Waxseal::start(scene, "worker", &options)?;
+        let remote = format!("{}:2377", manager.address);
+        let words = ["--listen-addr", &remote, "--advertise-addr", &remote];
+        let init = ["swarm", "init", "--availability", "drain"];
+        manager.docker.ok(&[&init[..], &words].concat())?;
+        let token = manager
+            .docker
+            .ok(&["swarm", "join-token", "-q", "worker"])?;
+        worker.join(&token, &remote)?;
+        for (name, data) in [("m0", markers.secret(0)), ("large", repeated(&markers))] {
+            manager
+                .docker
+                .ok_with_input(&["secret", "create", name, "-"], &data)?;
+        }
+        run_with(
+            &manager.docker,
+            &["m0", "large"],
+            &["--no-resolve-image"],
+            1,
+        )?;
+        manager.docker.ok(&["service", "rm", "user"])?;
+        gone(&worker)?;
+        memory(scene, &worker, &markers, "of an engine's worker")?;
+        worker.docker.ok(&["swarm", "leave"])?;
+        Ok(())
+    })
+}
+
+/// Clients that sent secrets and stay connected.
+#[test]
+fn nothing_stays_in_memory_behind_idle_clients() -> Result<()> {
+    scenario("marker-idle", |scene| {
         let markers = Markers::new()?;
         let node = scene.waxseal("node")?;
         node.init(&[])?;
-        create(&node, &markers)?;
-        use_some(&node)?;
-        node.docker.ok(&["service", "rm", "user"])?;
-        gone(&node)?;
+        let mut idle = Vec::new();
+        for (what, answers, parts) in conversations(&markers) {
+            let client = converse(&node, &parts, answers).with_context(|| what.to_owned())?;
+            idle.push(client);
+        }
+        memory(scene, &node, &markers, "with idle clients")?;
+        drop(idle);
         node.docker.ok(&["swarm", "leave", "--force"])?;
-        memory(scene, &node, &markers, "after the session of a task")
+        Ok(())
     })
+}
+
+/// What a client sends, in parts that the daemon reads one by one, and how many answers
+/// it waits for.
+fn conversations(markers: &Markers) -> Vec<(&'static str, usize, Vec<Vec<u8>>)> {
+    let small = |name: &str| {
+        let data = STANDARD.encode(markers.secret(1));
+        json!({"Name": name, "Data": data}).to_string().into_bytes()
+    };
+    let large = |name: &str| {
+        let data = STANDARD.encode(repeated(markers));
+        json!({"Name": name, "Data": data}).to_string().into_bytes()
+    };
+    let head = |extra: &str, length: usize| {
+        let text = format!(
+            "POST /secrets/create HTTP/1.1\r\nHost: docker\r\nContent-Type: application/json\r\n\
+             {extra}Content-Length: {length}\r\n\r\n"
+        );
+        text.into_bytes()
+    };
+    let whole = |body: &[u8]| [&head("", body.len()), body].concat();
+    let ping = || b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n".to_vec();
+    let (late, cut, long) = (small("late"), small("cut"), small("long"));
+    let late_head = head("", late.len());
+    let cut_head = head("", cut.len());
+    let padding = format!("X-Padding: {}\r\n", "x".repeat(20_000));
+    let long_head = head(&padding, long.len());
+    let chunked = |name: &str, size: usize| {
+        let mut request = b"POST /secrets/create HTTP/1.1\r\nHost: docker\r\n\
+            Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            .to_vec();
+        for chunk in large(name).chunks(size) {
+            request.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+            request.extend_from_slice(chunk);
+            request.extend_from_slice(b"\r\n");
+        }
+        request.extend_from_slice(b"0\r\n\r\n");
+        request
+    };
+    let elsewhere = {
+        let body = small("elsewhere");
+        let head = format!(
+            "POST /elsewhere HTTP/1.1\r\nHost: docker\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        [head.as_bytes(), &body].concat()
+    };
+    vec![
+        ("one request", 1, vec![whole(&small("one"))]),
+        ("head and body apart", 1, vec![late_head, late]),
+        (
+            "all in pieces",
+            1,
+            vec![
+                cut_head[..9].to_vec(),
+                cut_head[9..].to_vec(),
+                cut[..50].to_vec(),
+                cut[50..].to_vec(),
+            ],
+        ),
+        (
+            "a long head in pieces",
+            1,
+            vec![
+                long_head[..9_000].to_vec(),
+                long_head[9_000..].to_vec(),
+                long,
+            ],
+        ),
+        ("a large body", 1, vec![whole(&large("large0"))]),
+        (
+            "a large body, then others",
+            5,
+            vec![
+                whole(&large("large1")),
+                ping(),
+                ping(),
+                ping(),
+                whole(&small("after")),
+            ],
+        ),
+        (
+            "a body in many pieces",
+            1,
+            whole(&large("large2"))
+                .chunks(60_000)
+                .map(<[u8]>::to_vec)
+                .collect(),
+        ),
+        ("chunks", 1, vec![chunked("chunks0", 5_000)]),
+        (
+            "chunks in pieces",
+            1,
+            chunked("chunks1", 30_000)
+                .chunks(70_000)
+                .map(<[u8]>::to_vec)
+                .collect(),
+        ),
+        (
+            "two requests at once",
+            2,
+            vec![[whole(&small("two0")), whole(&small("two1"))].concat()],
+        ),
+        (
+            "a request and a half",
+            1,
+            vec![[whole(&small("half")), ping()[..9].to_vec()].concat()],
+        ),
+        ("a body that no route takes", 1, vec![elsewhere]),
+        ("a refused name", 1, vec![whole(&small("not/allowed"))]),
+    ]
+}
+
+/// Sends parts one after the other, reads the answers, and stays connected.
+fn converse(node: &Waxseal, parts: &[Vec<u8>], answers: usize) -> Result<UnixStream> {
+    let mut client = UnixStream::connect(node.engine.socket())?;
+    client.set_read_timeout(Some(SOON))?;
+    for part in parts {
+        client.write_all(part)?;
+        sleep(PAUSE);
+    }
+    let mut said = String::new();
+    let mut room = [0; 4096];
+    while said.matches("HTTP/1.1 ").count() < answers {
+        let read = client.read(&mut room).context("no answer")?;
+        ensure!(read > 0, "the daemon hung up: {said}");
+        said.push_str(&String::from_utf8_lossy(&room[..read]));
+    }
+    Ok(client)
+}
+
+/// A secret that passes no buffer in one piece.
+fn repeated(markers: &Markers) -> Vec<u8> {
+    (0..1_500).flat_map(|n| markers.secret(n)).collect()
+}
+
+fn large(node: &Waxseal, markers: &Markers) -> Result<()> {
+    let data = repeated(markers);
+    node.docker
+        .ok_with_input(&["secret", "create", "large", "-"], &data)?;
+    Ok(())
 }
 
 fn create(node: &Waxseal, markers: &Markers) -> Result<()> {
@@ -206,7 +449,7 @@ fn memory(scene: &Scene, node: &Waxseal, markers: &Markers, when: &str) -> Resul
     let found = markers.in_file(&path)?;
     ensure!(
         found.is_empty(),
-        "the memory of the manager has markers ({when}): {found:?}"
+        "the daemon's memory has markers ({when}): {found:?}"
     );
     fs::remove_file(path)?;
     Ok(())
@@ -233,29 +476,32 @@ fn disk(node: &Waxseal, markers: &Markers) -> Result<()> {
 }
 
 fn use_some(node: &Waxseal) -> Result<()> {
-    let script = "cat /run/secrets/m0 /run/secrets/m1 >/dev/null; echo read; exec sleep 1000";
-    node.docker.ok(&[
-        "service",
-        "create",
-        "--name",
-        "user",
-        "--network",
-        "host",
-        "--secret",
-        "m0",
-        "--secret",
-        "m1",
-        "--update-monitor",
-        "1s",
-        "--stop-signal",
-        "KILL",
-        "host",
-        "sh",
-        "-c",
-        script,
-    ])?;
-    eventually("the task has read", SOON, || {
-        ensure!(node.docker.ok(&["service", "logs", "--raw", "user"])? == "read");
+    run_with(&node.docker, &["m0", "m1"], &[], 1)
+}
+
+/// Runs a service with secrets until its tasks have read them.
+fn run_with(docker: &Cli, secrets: &[&str], words: &[&str], tasks: usize) -> Result<()> {
+    let words = [words, &["--stop-signal", "KILL"]].concat();
+    run_image(docker, secrets, &words, "host", tasks)
+}
+
+fn run_image(
+    docker: &Cli,
+    secrets: &[&str],
+    words: &[&str],
+    image: &str,
+    tasks: usize,
+) -> Result<()> {
+    let mut line = vec!["service", "create", "--name", "user", "--network", "host"];
+    line.extend(secrets.iter().flat_map(|name| ["--secret", name]));
+    line.extend(["--update-monitor", "1s"]);
+    line.extend(words);
+    let script = "cat /run/secrets/* >/dev/null; echo read; exec sleep 1000";
+    line.extend([image, "sh", "-c", script]);
+    docker.ok(&line)?;
+    eventually("the tasks have read", SOON, || {
+        let said = docker.ok(&["service", "logs", "--raw", "user"])?;
+        ensure!(said.lines().eq(vec!["read"; tasks]), "{said}");
         Ok(())
     })
 }
