@@ -134,7 +134,10 @@ impl Requests {
 impl Head {
     /// Reads a header; `None` if it does not tell how long the content is and should.
     fn read(&mut self, line: &[u8]) -> Option<()> {
-        let colon = line.iter().position(|byte| *byte == b':')?;
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            // A name so long that its end was cut off is of another header.
+            return (line.len() == LINE_KEPT).then_some(());
+        };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"content-length") {
             let length = number(value, 10)?;
