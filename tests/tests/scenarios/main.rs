@@ -11,6 +11,7 @@ mod formats;
 mod join;
 mod kill;
 mod managers;
+mod managers_keys;
 mod markers;
 mod native_tasks;
 mod own_cli;

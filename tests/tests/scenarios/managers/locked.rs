@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 use anyhow::{Context, Result, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::json;
-use waxseal_tests::{Managers, Markers, Waxseal, eventually, next_write, node_id, scenario};
+use waxseal_tests::{Managers, Markers, Waxseal, eventually, next_write, scenario};
 
 use super::{FAILOVER, SOON};
 
@@ -134,19 +134,23 @@ fn autolock_goes_on_rotates_and_goes_off_on_all() -> Result<()> {
             .fails_with_input(unlock, format!("{second}\n").as_bytes())?;
         group.nodes[down].unlock(&first)?;
         group.settled()?;
-        // The new key opens it soon.
-        let behind = key_file(&group.nodes[down])?;
-        eventually("it has taken the new key over", SOON, || {
-            group.nodes[down]
-                .docker
-                .ok(&["swarm", "unlock-key", "-q"])?;
-            Ok(())
+        // It has taken the new key over soon, and the old one opens nothing any more.
+        let node = &mut group.nodes[down];
+        eventually("the new key opens it", SOON, || {
+            node.restart()?;
+            node.reaches("locked")?;
+            let opened = node.unlock(&second);
+            if opened.is_err() {
+                node.unlock(&first)?;
+                node.reaches("active")?;
+            }
+            opened
         })?;
-        let id = node_id(&group.nodes[down].engine)?;
-        ensure!(!id.is_empty() && !behind.is_empty());
-        group.nodes[down].restart()?;
-        group.nodes[down].reaches("locked")?;
-        group.nodes[down].unlock(&second)?;
+        node.restart()?;
+        node.reaches("locked")?;
+        node.docker
+            .fails_with_input(unlock, format!("{first}\n").as_bytes())?;
+        node.unlock(&second)?;
         group.settled()?;
         clean(&group, &markers, "rotated")?;
         // 3. Off: a restart needs nobody.
