@@ -1,6 +1,10 @@
 //! What a node needs before it is a manager: addresses, the unlock key, keys for a log.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use tonic::Code;
 use waxseal_autolock::{Dek, RaftKeys, UnlockKey};
@@ -221,7 +225,7 @@ fn addresses_among(
     default: Option<&str>,
     listen_asked: &str,
     advertise_asked: &str,
-    from: Option<std::net::IpAddr>,
+    from: Option<IpAddr>,
 ) -> Result<ManagerAddresses, AddressError> {
     let listen = resolve_listen(listen_asked, local)?;
     let said = !advertise_asked.is_empty() || default.is_some() || !listen.ip().is_unspecified();
@@ -232,26 +236,49 @@ fn addresses_among(
     Ok(ManagerAddresses { listen, advertise })
 }
 
+/// Whether this host has an address; one that others translate it does not.
+pub(crate) fn is_local(address: &SocketAddr) -> bool {
+    let local = local_addresses().unwrap_or_default();
+    local.iter().any(|entry| entry.address == address.ip())
+}
+
 /// The addresses of a manager that starts again: the same, unless the one it
-/// advertised is gone from this host and was not asked for by number.
+/// advertised was this host's and is so no more.
 pub(crate) fn addresses_now(shared: &Shared, file: &NodeFile) -> Option<ManagerAddresses> {
     let local = local_addresses().ok()?;
     let default = shared.config.default_advertise_addr.as_deref();
-    moved_addresses(&local, default, file)
+    let others = file.managers.iter().filter(|other| other.node_id != file.node_id);
+    let others: Vec<_> = others.map(|other| other.addr.clone()).collect();
+    let from = local_address(&others).parse().ok();
+    moved_addresses(&local, default, file, from)
 }
 
 fn moved_addresses(
     local: &[LocalAddress],
     default: Option<&str>,
     file: &NodeFile,
+    from: Option<IpAddr>,
 ) -> Option<ManagerAddresses> {
     let former: SocketAddr = file.advertise_addr.parse().ok()?;
-    let is_local = local.iter().any(|entry| entry.address == former.ip());
-    if is_local || file.listen_asked.is_empty() || is_by_number(&file.advertise_asked) {
+    let is_here = |address: IpAddr| local.iter().any(|entry| entry.address == address);
+    if is_here(former.ip()) || !file.advertise_local {
         return None;
     }
-    let listen = resolve_listen(&file.listen_asked, local).ok()?;
-    let advertise = resolve_advertise(&file.advertise_asked, default, listen, local).ok()?;
+    // What was asked for by number is gone; what it was asked to look up is looked up.
+    let asked = match is_by_number(&file.advertise_asked) {
+        true => "",
+        false => file.advertise_asked.as_str(),
+    };
+    let mut listen: SocketAddr = file.listen_addr.parse().ok()?;
+    let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), former.port());
+    let mut advertise = match from {
+        Some(from) if asked.is_empty() && default.is_none() => SocketAddr::new(from, 0),
+        _ => resolve_advertise(asked, default, any, local).ok()?,
+    };
+    advertise.set_port(former.port());
+    if !listen.ip().is_unspecified() && !is_here(listen.ip()) {
+        listen.set_ip(advertise.ip());
+    }
     (advertise != former).then_some(ManagerAddresses { listen, advertise })
 }
 
@@ -259,7 +286,7 @@ fn moved_addresses(
 fn is_by_number(asked: &str) -> bool {
     let host = asked.rsplit_once(':').map_or(asked, |(host, _)| host);
     let host = host.trim_matches(['[', ']']);
-    asked.parse::<std::net::IpAddr>().is_ok() || host.parse::<std::net::IpAddr>().is_ok()
+    asked.parse::<IpAddr>().is_ok() || host.parse::<IpAddr>().is_ok()
 }
 
 #[cfg(test)]
@@ -274,51 +301,59 @@ mod tests {
         addresses.iter().map(entry).collect()
     }
 
-    fn file(advertised: &str, listen: &str, asked: &str) -> NodeFile {
+    fn file(advertised: &str, listen: &str, asked: &str, was_local: bool) -> NodeFile {
         NodeFile {
             advertise_addr: advertised.to_owned(),
-            listen_asked: listen.to_owned(),
+            listen_addr: listen.to_owned(),
             advertise_asked: asked.to_owned(),
+            advertise_local: was_local,
             ..NodeFile::default()
         }
     }
 
     #[test]
-    fn an_address_that_is_still_here_or_was_asked_for_by_number_stays() {
+    fn an_address_that_is_still_here_or_never_was_stays() {
         let here = local(&[("lo", "127.0.0.1"), ("eth0", "10.0.0.2")]);
         let any = "0.0.0.0:2377";
         for file in [
-            file("10.0.0.2:2377", any, ""),
-            file("10.0.0.2:2377", any, "eth0"),
-            file("192.0.2.1:2377", any, "192.0.2.1"),
-            file("192.0.2.1:7000", any, "192.0.2.1:7000"),
-            file("[2001:db8::1]:7000", any, "[2001:db8::1]:7000"),
-            // A file of the format before.
-            file("192.0.2.1:2377", "", ""),
+            file("10.0.0.2:2377", any, "", true),
+            file("10.0.0.2:2377", any, "eth0", true),
+            // Translated on the way, or written by the format before.
+            file("192.0.2.1:2377", any, "192.0.2.1", false),
+            file("[2001:db8::1]:7000", any, "[2001:db8::1]:7000", false),
+            file("192.0.2.1:2377", any, "", false),
         ] {
-            assert_eq!(moved_addresses(&here, None, &file), None, "{file:?}");
+            assert_eq!(moved_addresses(&here, None, &file, None), None, "{file:?}");
         }
     }
 
     #[test]
-    fn an_interface_and_the_hosts_only_address_are_looked_up_anew() {
+    fn an_address_that_is_gone_gives_way_to_the_one_that_is_here() {
         let here = local(&[("lo", "127.0.0.1"), ("eth0", "10.0.0.9")]);
-        let expected = ManagerAddresses {
-            listen: "0.0.0.0:2377".parse().unwrap(),
-            advertise: "10.0.0.9:2377".parse().unwrap(),
+        let moved = |file: &NodeFile, default, from: Option<&str>| {
+            let from = from.map(|from| from.parse().unwrap());
+            moved_addresses(&here, default, file, from)
+                .map(|new| (new.listen.to_string(), new.advertise.to_string()))
         };
-        for asked in ["eth0", ""] {
-            let file = file("10.0.0.2:2377", "0.0.0.0:2377", asked);
-            assert_eq!(
-                moved_addresses(&here, None, &file),
-                Some(expected),
-                "{asked}"
-            );
+        let new = |listen: &str, advertise: &str| Some((listen.to_owned(), advertise.to_owned()));
+        let any = "0.0.0.0:2377";
+        for asked in ["eth0", "", "10.0.0.2", "10.0.0.2:7000"] {
+            let file = file("10.0.0.2:7000", any, asked, true);
+            assert_eq!(moved(&file, None, None), new(any, "10.0.0.9:7000"), "{asked}");
         }
-        // Which of two is not guessed.
+        let file = file("10.0.0.2:7000", "10.0.0.2:7000", "", true);
+        assert_eq!(moved(&file, None, None), new("10.0.0.9:7000", "10.0.0.9:7000"));
+        // Where the others see it, or where the daemon was told; which of two is not guessed.
+        assert_eq!(
+            moved(&file, None, Some("10.1.0.9")),
+            new("10.1.0.9:7000", "10.1.0.9:7000")
+        );
+        assert_eq!(
+            moved(&file, Some("eth0"), Some("10.1.0.9")),
+            new("10.0.0.9:7000", "10.0.0.9:7000")
+        );
         let two = local(&[("eth0", "10.0.0.9"), ("eth1", "10.1.0.9")]);
-        let file = file("10.0.0.2:2377", "0.0.0.0:2377", "");
-        assert_eq!(moved_addresses(&two, None, &file), None);
+        assert_eq!(moved_addresses(&two, None, &file, None), None);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use waxseal_manager::{NewCluster, Start};
 use crate::{
     address::{check_data_path, local_addresses, resolve_advertise, resolve_listen},
     daemon::Shared,
-    enter::new_raft_keys,
+    enter::{is_local, new_raft_keys},
     keys::Keys,
     member::{Begin, Member, MemberError},
     node_file::{NodeFile, Phase},
@@ -83,6 +83,7 @@ pub(crate) async fn found(shared: &Arc<Shared>, plan: Plan) -> Result<Member, Cl
         advertise_addr: advertise.to_string(),
         listen_asked: request.listen_addr.clone(),
         advertise_asked: request.advertise_addr.clone(),
+        advertise_local: is_local(&advertise),
         incarnation: founded.cluster.incarnation,
         ..NodeFile::joining(&founded.cluster.id, &founded.node.id)
     };

@@ -18,7 +18,7 @@ use crate::{
         AddressError, local_addresses, resolve_advertise, resolve_listen, with_default_port,
     },
     daemon::Shared,
-    enter::{ManagerAddresses, fetch_unlock_key, manager_addresses, new_raft_keys},
+    enter::{ManagerAddresses, fetch_unlock_key, is_local, manager_addresses, new_raft_keys},
     keys::Keys,
     member::{Begin, Member, MemberError},
     node_file::{NodeFile, Phase},
@@ -123,6 +123,7 @@ impl Begun {
             let addresses = addresses.as_manager?;
             node_file.listen_addr = addresses.listen.to_string();
             node_file.advertise_addr = addresses.advertise.to_string();
+            node_file.advertise_local = is_local(&addresses.advertise);
             let remotes: Vec<_> = managers.into_iter().map(|known| known.address).collect();
             let key = fetch_unlock_key(&remotes, &trust, &credentials, &shared.clock)
                 .await

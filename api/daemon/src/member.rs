@@ -15,7 +15,7 @@ use waxseal_manager::{JoinCluster, Manager, Start};
 use crate::{
     address::{AddressError, local_addresses, resolve_advertise, resolve_listen},
     daemon::Shared,
-    enter::{EnterError, fetch_unlock_key, manager_addresses, new_raft_keys},
+    enter::{EnterError, fetch_unlock_key, is_local, manager_addresses, new_raft_keys},
     keys::{Keys, KeysError},
     node_file::{NodeFile, NodeFileError, Phase},
     seat::{RoleFollower, Seat},
@@ -256,7 +256,9 @@ fn take_addresses(
         let listen = resolve_listen(&file.listen_addr, &local).map_err(invalid)?;
         let default = shared.config.default_advertise_addr.as_deref();
         let advertise = resolve_advertise(&request.advertise_addr, default, listen, &local);
-        file.advertise_addr = advertise.map_err(invalid)?.to_string();
+        let advertise = advertise.map_err(invalid)?;
+        file.advertise_addr = advertise.to_string();
+        file.advertise_local = is_local(&advertise);
         file.advertise_asked.clone_from(&request.advertise_addr);
     }
     Ok(())
@@ -394,6 +396,7 @@ impl KeyKeeper {
             file.manager = true;
             file.listen_addr = addresses.listen.to_string();
             file.advertise_addr = addresses.advertise.to_string();
+            file.advertise_local = is_local(&addresses.advertise);
             file.renewal_due = false;
         })?;
         // 4. The keys, at once.

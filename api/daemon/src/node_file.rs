@@ -56,6 +56,10 @@ pub(crate) struct NodeFile {
     /// The log is that of a membership that is over, and goes before a manager starts.
     #[prost(bool, tag = "13")]
     pub(crate) log_void: bool,
+    /// Whether the address advertised was one of this host's, so that one that is gone
+    /// gives way to another.
+    #[prost(bool, tag = "14")]
+    pub(crate) advertise_local: bool,
     /// CRC-32 of the encoding without this field. The file decides whether the
     /// rest of the directory is kept.
     #[prost(fixed32, tag = "15")]
@@ -273,6 +277,7 @@ mod tests {
             listen_asked: "lo:1".into(),
             advertise_asked: String::new(),
             log_void: false,
+            advertise_local: false,
             checksum: 0,
         }
     }

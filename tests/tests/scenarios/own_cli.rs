@@ -19,6 +19,7 @@ fn every_verb_does_what_its_help_says() -> Result<()> {
         found(&manager)?;
         join(&manager, &worker)?;
         nodes(&manager)?;
+        managers(&manager, &worker)?;
         secrets_and_configs(scene, &manager)?;
         services(&manager)?;
         keys(&mut manager)?;
@@ -175,6 +176,38 @@ fn nodes(manager: &Waxseal) -> Result<()> {
         &["node", "update", "self", "--role", "worker"],
         "last manager",
     )
+}
+
+fn managers(manager: &Waxseal, worker: &Waxseal) -> Result<()> {
+    let table = manager.cli.ok(&["manager", "ls"])?;
+    for text in ["leader", "1 of 1 managers", &manager.remote()] {
+        ensure!(table.contains(text), "no {text:?} in {table}");
+    }
+    let group = json(manager, &["manager", "ls"])?;
+    ensure!(
+        group["quorum"]["voters"] == 1 && group["managers"][0]["self"] == true,
+        "{group}"
+    );
+    let status = manager.cli.ok(&["status"])?;
+    ensure!(
+        status.contains("Leader:") && status.contains("Quorum:"),
+        "{status}"
+    );
+    refused(worker, &["manager", "ls"], "this node is a worker")?;
+    refused(
+        worker,
+        &["manager", "peer", "10.0.0.1"],
+        "this node is a worker",
+    )?;
+    refused(manager, &["node", "demote", "self"], "last manager")?;
+    let said = manager.cli.ok(&["node", "promote", "self"])?;
+    ensure!(said.contains("is a manager already"), "{said}");
+    let said = manager.cli.ok(&["node", "demote", &worker_id(manager)?])?;
+    ensure!(
+        said.contains("is a worker already") && !said.contains("rotate"),
+        "{said}"
+    );
+    Ok(())
 }
 
 fn secrets_and_configs(scene: &Scene, manager: &Waxseal) -> Result<()> {
