@@ -4,12 +4,12 @@ use std::sync::{Arc, RwLock};
 
 use waxseal_ca::Clock;
 use waxseal_cluster::{
-    Applied, State, encode_command, new_id,
+    Applied, CodecError, State, Wiped, encode_command, new_id,
     objects::{Actor, Command, actor, command::Op},
     timestamp,
 };
 
-use crate::{control::Group, error::ProposeError};
+use crate::{control::Group, error::ProposeError, proposer::Rejected};
 
 /// Shared by the manager's services and loops.
 pub(crate) struct Core {
@@ -40,13 +40,17 @@ impl Core {
         actor: Actor,
         op: Op,
     ) -> impl Future<Output = Result<Applied, ProposeError>> + Send + use<> {
-        let command = Command::new(actor, timestamp(self.clock.now()), op);
-        let encoded = encode_command(&command);
+        let encoded = self.encoded(actor, op);
         let group = Arc::clone(&self.group);
         async move { group.propose(encoded?).await }
     }
 
-    /// Proposes on behalf of one of the manager's own parts.
+    fn encoded(&self, actor: Actor, op: Op) -> Result<Wiped, CodecError> {
+        encode_command(&Command::new(actor, timestamp(self.clock.now()), op))
+    }
+
+    /// Proposes on behalf of one of the parts that lead. What they found out counts while
+    /// this manager leads, and is not carried to the next leader.
     pub(crate) fn propose_as(
         &self,
         component: &'static str,
@@ -55,7 +59,16 @@ impl Core {
         let actor = Actor {
             who: Some(actor::Who::Component(component.to_owned())),
         };
-        self.propose(actor, op)
+        let encoded = self.encoded(actor, op);
+        let group = Arc::clone(&self.group);
+        async move {
+            let proposed = group.propose_as_leader(encoded?).await;
+            proposed.map_err(|rejected| match rejected {
+                Rejected::NotProposed(_) => ProposeError::NoLeader,
+                Rejected::Unknown(_) => ProposeError::Unknown,
+                Rejected::Failed(error) => error,
+            })
+        }
     }
 }
 

@@ -288,7 +288,7 @@ impl Manager {
                 node: Some(node),
             };
             self.core
-                .propose_as("bootstrap", Op::Bootstrap(bootstrap))
+                .propose(component("bootstrap"), Op::Bootstrap(bootstrap))
                 .await
                 .map_err(StartError::Bootstrap)?;
         }
@@ -327,7 +327,7 @@ impl Manager {
             expected_version: 0,
         };
         self.core
-            .propose_as("force-new-cluster", Op::UpdateCluster(update))
+            .propose(component("force-new-cluster"), Op::UpdateCluster(update))
             .await
             .map_err(StartError::Bootstrap)?;
         self.engine.me.learn_incarnation(incarnation);
