@@ -6,9 +6,10 @@ use openraft::ServerState;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
+use waxseal_cluster::plan::MemberView;
 use waxseal_wire::{
     ManagerChannel,
-    waxseal::{JoinRequest, Joined, MoveRequest, ProbeRequest, join_response::Answer},
+    waxseal::{JoinRequest, Joined, MoveRequest, ProbeRequest, RaftMember, join_response::Answer},
 };
 
 use crate::{
@@ -168,9 +169,25 @@ impl Engine {
             Leader::None => {
                 // Whoever is still where it was learns where this one is, so that they
                 // can elect one.
-                for member in self.members() {
-                    if member.raft_id != self.me.raft_id {
-                        let _ = self.probe(member.raft_id, addr).await;
+                let members = self.members();
+                let is_on_record = |other: &RaftMember| {
+                    let same = |known: &MemberView| {
+                        known.raft_id == other.raft_id && known.addr == other.addr
+                    };
+                    members.iter().any(same)
+                };
+                for member in &members {
+                    if member.raft_id == self.me.raft_id {
+                        continue;
+                    }
+                    // It may know where others are that this one does not reach.
+                    if let Ok(answer) = self.probe(member.raft_id, addr).await {
+                        for other in answer.members {
+                            let is_other = other.raft_id != member.raft_id;
+                            if is_other && !is_on_record(&other) {
+                                self.peers.moved(other.raft_id, &other.addr);
+                            }
+                        }
                     }
                 }
                 Err("there is no leader".to_owned())

@@ -9,7 +9,8 @@ use std::{
 use openraft::{ServerState, Vote};
 use tokio::{task::JoinHandle, time};
 use tokio_util::sync::CancellationToken;
-use waxseal_cluster::plan::MemberView;
+use waxseal_ca::Clock;
+use waxseal_cluster::{date_time, plan::MemberView};
 use waxseal_raft_store::Member;
 use waxseal_wire::waxseal::{BeatRequest, CampaignRequest, RaftMatched};
 
@@ -42,7 +43,7 @@ const ELECTED: Duration = Duration::from_millis(150);
 const ASK_PAUSE: Duration = Duration::from_millis(5);
 /// A leader whose disk takes longer for the median write hands over.
 const SLOW: Duration = Duration::from_millis(500);
-const PACE_LOOK: Duration = Duration::from_secs(1);
+const PACE_LOOK: Duration = Duration::from_millis(500);
 /// After that it may lead for so long, if nobody else does better.
 const PACE_REST: Duration = Duration::from_secs(60);
 
@@ -90,7 +91,7 @@ impl Engine {
                 let is_alone = voters.all(|id| id == self.me.raft_id);
                 (leads, is_alone, view.vote.leader_id.term)
             };
-            if !leads || !self.has_lease() {
+            if !leads || !self.has_lease() || self.has_right_time() != Some(true) {
                 confirmed = None;
                 confirming = None;
             } else if confirmed != Some(term) && confirming.is_none() {
@@ -188,6 +189,11 @@ impl Engine {
         self.with_quorum(|quorum| self.pulse.has_lease(quorum, Instant::now()))
     }
 
+    /// As [`Pulse::has_right_time`](crate::pulse::Pulse::has_right_time).
+    fn has_right_time(&self) -> Option<bool> {
+        self.with_quorum(|quorum| self.pulse.has_right_time(quorum))
+    }
+
     /// [`Self::has_lease`], for who has no engine.
     pub(crate) fn lease(&self) -> Box<dyn Fn() -> bool + Send + Sync> {
         let engine = self.clone();
@@ -200,20 +206,31 @@ impl Engine {
         let keeping = async {
             loop {
                 time::sleep(PACE_LOOK).await;
-                let leads = matches!(&*self.leader.borrow(), Leader::Me { .. });
-                let pace = self.log.sync_pace().filter(|pace| *pace > SLOW);
-                let Some(pace) = pace.filter(|_| leads && !self.is_alone()) else {
+                if self.is_alone() {
                     continue;
-                };
-                tracing::warn!(
-                    median_ms = pace.as_millis(),
-                    "the disk of the log is slow; another manager is to lead"
-                );
+                }
+                let leads = matches!(&*self.leader.borrow(), Leader::Me { .. });
+                let pace = self.log.sync_pace().filter(|pace| leads && *pace > SLOW);
+                if self.has_right_time() == Some(false) {
+                    tracing::error!(
+                        "this manager's clock is over 5 min off those of the others; set it, \
+                         another manager is to lead"
+                    );
+                } else if let Some(pace) = pace {
+                    tracing::warn!(
+                        median_ms = pace.as_millis(),
+                        "the disk of the log is slow; another manager is to lead"
+                    );
+                } else {
+                    continue;
+                }
                 if let Err(error) = self.transfer_leadership(None).await {
                     tracing::warn!(%error, "no other manager took over");
                 }
-                // Others may be as slow.
-                time::sleep(PACE_REST).await;
+                // Others may be as slow; nobody's clock is better than all.
+                if pace.is_some() {
+                    time::sleep(PACE_REST).await;
+                }
             }
         };
         stopped.run_until_cancelled(keeping).await;
@@ -239,7 +256,8 @@ impl Engine {
     }
 
     /// Gives signs of life while this manager leads, until `stopped`.
-    pub(crate) async fn keep_beating(self, stopped: CancellationToken) {
+    pub(crate) async fn keep_beating(self, clock: Arc<dyn Clock>, stopped: CancellationToken) {
+        let mut server = self.raft.server_metrics();
         let mut metrics = self.raft.metrics();
         let mut worked = Instant::now();
         let beating: Arc<Mutex<BTreeSet<RaftId>>> = Arc::default();
@@ -248,6 +266,8 @@ impl Engine {
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
+                // A new leader is not waited for.
+                changed = server.changed() => if changed.is_err() { return },
                 () = stopped.cancelled() => return,
             }
             if metrics.has_changed().unwrap_or(false) {
@@ -264,10 +284,10 @@ impl Engine {
                 if under_way.insert(member) {
                     let (engine, beating) = (self.clone(), Arc::clone(&beating));
                     let request = request.clone();
-                    let stopped = stopped.clone();
+                    let (clock, stopped) = (Arc::clone(&clock), stopped.clone());
                     tokio::spawn(async move {
                         stopped
-                            .run_until_cancelled(engine.send_beat(member, request))
+                            .run_until_cancelled(engine.send_beat(member, request, &clock))
                             .await;
                         let mut under_way = beating.lock().unwrap_or_else(PoisonError::into_inner);
                         under_way.remove(&member);
@@ -305,7 +325,7 @@ impl Engine {
         Some((request, others))
     }
 
-    async fn send_beat(&self, member: RaftId, mut request: BeatRequest) {
+    async fn send_beat(&self, member: RaftId, mut request: BeatRequest, clock: &Arc<dyn Clock>) {
         let mut lost = 0;
         loop {
             let Ok(channel) = self.peers.channel(member, Lane::Pulse).await else {
@@ -331,6 +351,9 @@ impl Engine {
             else {
                 return;
             };
+            if let Some(theirs) = answer.time.as_ref().and_then(date_time) {
+                self.pulse.clock(member, theirs - clock.now());
+            }
             if answer.follows {
                 self.pulse.acked(member, &sent, at);
             } else {

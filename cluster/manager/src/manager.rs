@@ -596,7 +596,8 @@ fn keep(config: &ManagerConfig, lead: &Lead, tasks: &TaskTracker, ended: &Cancel
     tasks.spawn(engine.clone().keep_snapshots(stopped.clone()));
     // A leader stays one until calls under way have ended.
     tasks.spawn(engine.clone().keep_leadership(ended.clone()));
-    tasks.spawn(engine.clone().keep_beating(ended.clone()));
+    let clock = Arc::clone(&config.clock);
+    tasks.spawn(engine.clone().keep_beating(clock, ended.clone()));
     tasks.spawn(engine.clone().keep_electing(stopped.clone()));
     tasks.spawn(engine.clone().keep_pace(stopped.clone()));
     let addr = config.advertise_addr.clone();

@@ -121,6 +121,19 @@ impl Peers {
         }
     }
 
+    /// Where the members are reached, as far as is known here.
+    pub(crate) fn members(&self) -> Vec<(RaftId, Member)> {
+        let table = self.table();
+        let member = |(raft_id, peer): (&RaftId, &Arc<Peer>)| {
+            let member = Member {
+                node_id: peer.node_id.clone(),
+                addr: peer.addr().current().to_owned(),
+            };
+            (*raft_id, member)
+        };
+        table.iter().map(member).collect()
+    }
+
     /// Forgets all others than these.
     pub(crate) fn retain(&self, members: &[RaftId]) {
         self.table().retain(|raft_id, _| members.contains(raft_id));

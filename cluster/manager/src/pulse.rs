@@ -25,6 +25,9 @@ pub(crate) const PROMISE: Duration = Duration::from_millis(1_000);
 pub(crate) const LEASE: Duration = Duration::from_millis(850);
 /// A member that answered within this time is reachable.
 pub(crate) const REACHABLE: Duration = Duration::from_secs(3);
+/// A leader whose clock is further off its peers' median hands over and proposes
+/// nothing (issue 3, Clocks).
+pub(crate) const CLOCK_OFF: time::Duration = time::Duration::minutes(5);
 /// An election that is not decided by then is not waited for.
 pub(crate) const CAMPAIGN: Duration = Duration::from_millis(1_500);
 
@@ -62,6 +65,8 @@ struct Leading {
     vote: Vote<RaftId>,
     since: Instant,
     acked: BTreeMap<RaftId, Instant>,
+    /// By how much the clocks of others are ahead of this manager's.
+    ahead: BTreeMap<RaftId, time::Duration>,
     /// Acknowledgements sent for before do not count.
     revoked: Option<Instant>,
     handing_over: bool,
@@ -250,6 +255,7 @@ impl Pulse {
             vote,
             since: Instant::now(),
             acked: BTreeMap::new(),
+            ahead: BTreeMap::new(),
             revoked: None,
             handing_over: false,
         });
@@ -265,6 +271,32 @@ impl Pulse {
             let last = leading.acked.entry(member).or_insert(at);
             *last = (*last).max(at);
         }
+    }
+
+    /// A member's clock is so far ahead.
+    pub(crate) fn clock(&self, member: RaftId, ahead: time::Duration) {
+        if let Some(leading) = &mut self.lock().leading {
+            leading.ahead.insert(member, ahead);
+        }
+    }
+
+    /// Whether this manager's clock agrees with those of the others; `None` until a
+    /// quorum has told its time to this leader. Of two nobody knows which is wrong.
+    pub(crate) fn has_right_time(&self, quorum: &Quorum<'_>) -> Option<bool> {
+        let state = self.lock();
+        let leading = state.leading.as_ref()?;
+        let told = |raft_id: &RaftId| *raft_id == quorum.me || leading.ahead.contains_key(raft_id);
+        if !quorum.is_one(told) {
+            return None;
+        }
+        let mut ahead: Vec<_> = leading.ahead.values().copied().collect();
+        if ahead.len() < 2 {
+            return Some(true);
+        }
+        ahead.sort_unstable();
+        // Of an even number the one that is nearer.
+        let middle = [ahead[(ahead.len() - 1) / 2], ahead[ahead.len() / 2]];
+        Some(middle.iter().any(|ahead| ahead.abs() <= CLOCK_OFF))
     }
 
     /// A member answered, whatever it said.
@@ -565,6 +597,27 @@ mod tests {
         drop(considering);
         pulse.acked(2, &led(4, 1), now + LEASE / 4);
         assert!(pulse.has_lease(&quorum, now + LEASE / 2));
+    }
+
+    #[test]
+    fn a_clock_is_wrong_if_most_others_say_so() {
+        let (pulse, _) = pulse();
+        let membership = membership(&[1, 2, 3]);
+        let quorum = Quorum {
+            membership: &membership,
+            me: 1,
+        };
+        let (right, wrong) = (time::Duration::minutes(4), time::Duration::hours(-2));
+        pulse.lead(Some(led(4, 1)));
+        assert_eq!(pulse.has_right_time(&quorum), None, "nobody told");
+        pulse.clock(2, wrong);
+        assert_eq!(pulse.has_right_time(&quorum), Some(true), "of two");
+        pulse.clock(3, right);
+        assert_eq!(pulse.has_right_time(&quorum), Some(true));
+        pulse.clock(3, wrong);
+        assert_eq!(pulse.has_right_time(&quorum), Some(false));
+        pulse.lead(Some(led(5, 1)));
+        assert_eq!(pulse.has_right_time(&quorum), None, "of another term");
     }
 
     #[test]

@@ -402,6 +402,8 @@ impl raft_server::Raft for RaftService {
         let replicated = replicated.and_then(|known| *known.get(&from)?);
         let matched = engine.pulse.matched(from).max(replicated);
         let leader = engine.leading_member();
+        let members = engine.peers.members().into_iter();
+        let members = members.map(|(raft_id, member)| codec::member_out(raft_id, &member));
         Ok(Response::new(ProbeResponse {
             raft_id: engine.me.raft_id,
             node_id: engine.me.node_id.clone(),
@@ -412,6 +414,7 @@ impl raft_server::Raft for RaftService {
             leader: leader.map(|(raft_id, member)| codec::member_out(raft_id, &member)),
             feature_level: FEATURE_LEVEL,
             time: Some(timestamp(self.0.core.clock.now())),
+            members: members.collect(),
         }))
     }
 

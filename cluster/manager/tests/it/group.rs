@@ -6,11 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use waxseal_ca::{Clock, test_util::ManualClock};
 use waxseal_cluster::objects::NodeRole;
 use waxseal_manager::{JoinCluster, Leader, Manager, ManagerConfig, NewCluster, Start, StartError};
 use waxseal_raft_store::DangerSimDisk;
 
-use crate::support::{DEADLINE, World, add_node, create_secret, node};
+use crate::{
+    slow::{SlowDisk, Slowness},
+    support::{DEADLINE, World, add_node, create_secret, node},
+};
 
 /// Managers and what outlives them.
 pub(crate) struct Group {
@@ -24,6 +28,9 @@ pub(crate) struct Site {
     pub(crate) raft_id: u64,
     pub(crate) port: u16,
     pub(crate) disk: Arc<DangerSimDisk>,
+    pub(crate) slow: Slowness,
+    /// Off the others' clock by so much.
+    pub(crate) ahead: Duration,
     pub(crate) manager: Option<Manager>,
 }
 
@@ -34,6 +41,8 @@ impl Site {
             raft_id: 0xf000_0000_0000_0000 + n,
             port: free_port(),
             disk: Arc::new(DangerSimDisk::new(n)),
+            slow: Slowness::default(),
+            ahead: Duration::ZERO,
             manager: None,
         }
     }
@@ -73,11 +82,16 @@ impl Group {
 
     pub(crate) fn config(&self, site: usize) -> ManagerConfig {
         let site = &self.sites[site];
-        self.world.config(&site.node_id, site.raft_id, site.port)
+        let config = self.world.config(&site.node_id, site.raft_id, site.port);
+        let clock = Arc::new(ManualClock::at(self.world.clock.now() + site.ahead));
+        ManagerConfig { clock, ..config }
     }
 
     pub(crate) async fn start(&mut self, site: usize, start: Start) -> Result<(), StartError> {
-        let disk = self.sites[site].disk.clone();
+        let disk = Arc::new(SlowDisk {
+            disk: self.sites[site].disk.clone(),
+            slow: self.sites[site].slow.clone(),
+        });
         // The port of the one that was killed is free in a moment.
         while TcpListener::bind(self.config(site).listen).is_err() {
             tokio::time::sleep(Duration::from_millis(2)).await;

@@ -8,4 +8,5 @@ mod life;
 mod members;
 mod relay;
 mod roles;
+mod slow;
 mod support;

@@ -288,12 +288,15 @@ async fn a_disk_that_was_set_back_costs_nothing_that_was_acknowledged() {
     for id in &ids {
         group.write(id).await;
     }
-    // 3. The copy comes back beside the third: without the leader they were a quorum
-    //    that knows nothing of it.
+    // 3. The copy comes back beside the third: they are a quorum that knows nothing of
+    //    it, and elect one of them if they do not ask. The one that has it is there soon.
     group.kill(set_back);
+    group.kill(leader);
     group.sites[set_back].disk = std::sync::Arc::new(copy);
     group.start(set_back, Start::Resume).await.unwrap();
     group.start(lagging, Start::Resume).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    group.start(leader, Start::Resume).await.unwrap();
     group.all_have(&ids).await;
     group.end().await;
 }
@@ -319,5 +322,104 @@ async fn a_manager_that_missed_much_gets_a_snapshot() {
     group.start(behind, Start::Resume).await.unwrap();
     let ids: Vec<_> = (0..30).map(|n| format!("s{n}")).collect();
     group.all_have(&ids).await;
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn managers_that_move_find_each_other_again() {
+    let mut group = Group::of(3).await;
+    let leader = group.leader().await;
+    let moved = (leader + 1) % 3;
+    // One comes back elsewhere and tells.
+    group.kill(moved);
+    group.sites[moved].port = Site::new(0).port;
+    group.start(moved, Start::Resume).await.unwrap();
+    let (id, addr) = (group.sites[moved].raft_id, group.sites[moved].addr());
+    let begun = std::time::Instant::now();
+    loop {
+        let members = group.sites[leader].manager().members();
+        if members
+            .iter()
+            .any(|member| member.raft_id == id && member.addr == addr)
+        {
+            break;
+        }
+        assert!(begun.elapsed() < DEADLINE, "{members:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    group.write("one").await;
+    group.all_have(&["one".into()]).await;
+    // All do: one address is given to each.
+    for site in 0..3 {
+        group.kill(site);
+    }
+    for site in 0..3 {
+        group.sites[site].port = Site::new(0).port;
+        group.start(site, Start::Resume).await.unwrap();
+    }
+    let first = group.sites[0].addr();
+    for site in [1, 2] {
+        group.sites[site].manager().add_peer(&first).await.unwrap();
+    }
+    group.write("two").await;
+    group.all_have(&["one".into(), "two".into()]).await;
+    // Who is none of them is not taken for one.
+    let other = Group::of(1).await;
+    let stranger = other.sites[0].addr();
+    assert!(group.sites[0].manager().add_peer(&stranger).await.is_err());
+    other.end().await;
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stall_of_the_disk_costs_no_election_and_a_slow_disk_the_leadership() {
+    let mut group = Group::of(3).await;
+    let leader = group.leader().await;
+    let term = group.sites[leader].manager().leader().borrow().clone();
+    // 1. One sync takes a second and a half: the write waits, nothing else happens.
+    group.sites[leader].slow.set(Duration::from_millis(1_500));
+    let stalled = group.write("stalled").await;
+    group.sites[leader].slow.set(Duration::ZERO);
+    println!("a write over a stall took {stalled:?}");
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(*group.sites[leader].manager().leader().borrow(), term);
+    // 2. Each does.
+    group.sites[leader].slow.set(Duration::from_millis(700));
+    let begun = std::time::Instant::now();
+    let mut n = 0;
+    while group.leader().await == leader {
+        group.write(&format!("slow{n}")).await;
+        n += 1;
+        assert!(begun.elapsed() < Duration::from_secs(40), "it still leads");
+    }
+    println!("handed over after {n} writes, {:?}", begun.elapsed());
+    group.write("after").await;
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_with_a_wrong_clock_does_not_lead() {
+    let mut group = Group::of(3).await;
+    let leader = group.leader().await;
+    let wrong = (leader + 1) % 3;
+    group.kill(wrong);
+    group.sites[wrong].ahead = Duration::from_secs(2 * 60 * 60);
+    group.start(wrong, Start::Resume).await.unwrap();
+    group.write("one").await;
+    group.all_have(&["one".into()]).await;
+    let id = group.sites[wrong].raft_id;
+    let manager = group.sites[leader].manager();
+    let mut known = group.sites[wrong].manager().leader();
+    let led = tokio::spawn(async move {
+        let leads = known.wait_for(|known| matches!(known, Leader::Me { .. }));
+        tokio::time::timeout(Duration::from_secs(6), leads)
+            .await
+            .is_ok()
+    });
+    // Whether it takes over for a moment or not: it proposes nothing.
+    let _ = manager.transfer_leadership(Some(id)).await;
+    group.write("two").await;
+    assert_ne!(group.leader().await, wrong);
+    assert!(!led.await.unwrap(), "it led");
     group.end().await;
 }
