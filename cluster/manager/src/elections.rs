@@ -145,14 +145,17 @@ impl Engine {
             let others = self.candidates_peers().unwrap_or_default();
             let asked = others.iter().map(|voter| self.ask_one(*voter, &addr));
             let mut floor = Floor::default();
+            let mut had = None;
             for answer in join_all(asked).await.into_iter().flatten() {
+                had = had.max(answer.matched.map(codec::log_id_in));
                 let known = [answer.committed, answer.matched];
                 let known = known.into_iter().flatten().map(codec::log_id_in).max();
                 floor.log = floor.log.max(known);
                 let term = answer.vote.map_or(0, |vote| vote.term);
                 floor.term = floor.term.max(term);
             }
-            if floor.log > self.last_log() {
+            // What the others committed since then is no loss.
+            if had > self.last_log() {
                 tracing::warn!(
                     "others remember more of this manager's log than it has; it votes as if it \
                      had it, and catches up from the leader"

@@ -1,11 +1,19 @@
 //! Managers join, die and come back.
 
-use std::{thread::sleep, time::Duration};
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, sleep},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use waxseal_tests::{
-    Managers, Workload, eventually, long_run, manager_token, next_write, node_id, scenario,
+    Engine, Managers, Workload, eventually, long_run, manager_token, next_write, node_id, scenario,
+    standings,
 };
 
 use super::{FAILOVER, SOON};
@@ -241,4 +249,116 @@ fn without_a_quorum_nothing_is_answered_as_if_there_were() -> Result<()> {
         next_write(&group.nodes[leader].engine, "again", SOON)?;
         Ok(())
     })
+}
+
+#[test]
+fn five_managers_lose_two() -> Result<()> {
+    scenario("five", |scene| {
+        let mut group = Managers::start(scene, 5, &[])?;
+        let all = group.engines(0..5);
+        let load = Workload::start(&all, 1, &[])?;
+        sleep(LOAD);
+        let leader = group.leader(0)?;
+        let dead = [leader, (leader + 1) % 5];
+        for index in dead {
+            group.nodes[index].kill()?;
+        }
+        let asked = (leader + 2) % 5;
+        let time = next_write(&group.nodes[asked].engine, "three", FAILOVER)?;
+        println!("next write after two of five died: {time:?}");
+        // They are seen to be away; a third may not go.
+        let engine = group.nodes[asked].engine.clone();
+        eventually("two are away", SOON, || {
+            let all = standings(&engine)?;
+            let away = all.iter().filter(|one| one.reachability == "unreachable");
+            ensure!(away.count() == 2, "{all:?}");
+            Ok(())
+        })?;
+        let id = node_id(&group.nodes[(leader + 3) % 5].engine)?;
+        let said = group.nodes[asked].docker.fails(&["node", "demote", &id])?;
+        ensure!(
+            said.contains("this would result in a loss of quorum"),
+            "{said}"
+        );
+        for index in dead {
+            group.nodes[index].up()?;
+        }
+        group.settled()?;
+        load.finish(&all, scene.dir())?;
+        Ok(())
+    })
+}
+
+/// Whoever talks to a manager that stays gets its answers, if late.
+#[test]
+fn managers_are_restarted_one_by_one_and_no_call_fails() -> Result<()> {
+    scenario("rolling", |scene| {
+        let mut group = Managers::start(scene, 3, &[])?;
+        for restarted in 0..3 {
+            let others: Vec<usize> = (0..3).filter(|index| *index != restarted).collect();
+            let engines = group.engines(others);
+            let stop = AtomicBool::new(false);
+            let failures = Mutex::new(Vec::new());
+            let longest = Mutex::new(Duration::ZERO);
+            thread::scope(|scope| -> Result<()> {
+                for (client, engine) in engines.iter().enumerate() {
+                    let (stop, failures, longest) = (&stop, &failures, &longest);
+                    scope.spawn(move || {
+                        for number in 0.. {
+                            if stop.load(Ordering::Relaxed) {
+                                return;
+                            }
+                            let name = format!("r{restarted}-{client}-{number}");
+                            let begin = Instant::now();
+                            let done = one_call(engine, &name);
+                            let mut longest =
+                                longest.lock().unwrap_or_else(PoisonError::into_inner);
+                            *longest = longest.max(begin.elapsed());
+                            if let Err(error) = done {
+                                let text = format!("{name} after {:?}: {error:#}", begin.elapsed());
+                                failures
+                                    .lock()
+                                    .unwrap_or_else(PoisonError::into_inner)
+                                    .push(text);
+                            }
+                        }
+                    });
+                }
+                let restart = (|| {
+                    sleep(LOAD);
+                    group.nodes[restarted].restart()?;
+                    group.settled()?;
+                    sleep(LOAD);
+                    Ok(())
+                })();
+                stop.store(true, Ordering::Relaxed);
+                restart
+            })?;
+            let longest = longest.into_inner().unwrap_or_else(PoisonError::into_inner);
+            println!("manager {restarted} restarted; the longest call took {longest:?}");
+            let failures = failures
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner);
+            ensure!(
+                failures.is_empty(),
+                "{} calls failed: {failures:#?}",
+                failures.len()
+            );
+        }
+        Ok(())
+    })
+}
+
+/// A write and a read of it.
+fn one_call(engine: &Engine, name: &str) -> Result<()> {
+    let body = json!({"Name": name, "Data": "eA=="});
+    let made = engine
+        .call("POST", "/secrets/create", Some(&body))?
+        .expect(201)?
+        .json()?;
+    let id = made["ID"].as_str().context("no id")?;
+    engine
+        .call("GET", &format!("/secrets/{id}"), None)?
+        .expect(200)?;
+    Ok(())
 }
