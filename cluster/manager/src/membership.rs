@@ -38,7 +38,7 @@ const BACK_DIAL: Duration = Duration::from_secs(5);
 const AGREE: Duration = Duration::from_secs(10);
 /// A new member that makes no progress for so long is given up. A snapshot shows none
 /// before it is installed.
-const NO_PROGRESS: Duration = Duration::from_secs(60);
+const NO_PROGRESS: Duration = Duration::from_secs(240);
 /// Time for one try at it.
 const PROBE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
