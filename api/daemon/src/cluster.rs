@@ -53,7 +53,8 @@ impl Cluster for DaemonCluster {
     async fn contact_manager(&self, addr: String) -> Result<(), ClusterError> {
         let manager = self.0.manager()?;
         let found = manager.add_peer(&addr).await;
-        found.map_err(|error| ClusterError::Unavailable(chain_text(&error)))
+        found.map_err(|error| ClusterError::Unavailable(chain_text(&error)))?;
+        self.0.know_manager(addr).await
     }
 
     async fn init(&self, request: InitRequest) -> Result<String, ClusterError> {

@@ -13,7 +13,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
-use waxseal_agent::{Executor, Found, HostFacts};
+use waxseal_agent::{Executor, Found, HostFacts, ManagerAddress};
 use waxseal_api::{ClusterError, DaemonInfo};
 use waxseal_autolock::{LockEvent, LockState, OpenError, UnlockKey};
 use waxseal_ca::{ChainError, Clock, CredentialsError};
@@ -605,6 +605,24 @@ impl Daemon {
                 )))
             }
         }
+    }
+
+    /// Has this node's agent know one more address of a manager, also after a restart.
+    pub(crate) async fn know_manager(&self, addr: String) -> Result<(), ClusterError> {
+        let control = self.control.lock().await;
+        let Control::Member(member) = &*control else {
+            return Ok(());
+        };
+        let mut managers = member.status().borrow().managers.clone();
+        if managers.iter().all(|known| known.address != addr) {
+            managers.push(ManagerAddress::from_address(addr));
+            let kept = managers.iter().map(Into::into).collect();
+            self.shared
+                .change_node_file(|file| file.managers = kept)
+                .map_err(|error| ClusterError::Internal(chain_text(&error)))?;
+            member.agent.use_managers(managers);
+        }
+        Ok(())
     }
 
     /// Makes the key file follow the cluster object, now.
