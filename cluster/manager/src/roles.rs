@@ -76,7 +76,7 @@ impl Roles {
             let mut change = None;
             for step in plan.steps {
                 match step {
-                    RoleStep::Propose(op) => self.propose(op).await?,
+                    RoleStep::Propose(op) => self.propose(*op).await?,
                     // The last step, if there is one.
                     other => change = Some(other),
                 }

@@ -44,7 +44,7 @@ pub struct MemberView {
 #[derive(Clone, Debug, PartialEq)]
 pub enum RoleStep {
     /// Propose this. What the state refuses was planned on an older view.
-    Propose(Op),
+    Propose(Box<Op>),
     /// Take this member out of the Raft group.
     RemoveMember {
         /// Which.
@@ -132,7 +132,7 @@ fn observations(state: &State, members: &[MemberView]) -> Option<RoleStep> {
         })
         .collect();
     let observe = ObserveNodes { nodes };
-    (!observe.nodes.is_empty()).then_some(RoleStep::Propose(Op::ObserveNodes(observe)))
+    (!observe.nodes.is_empty()).then_some(RoleStep::Propose(Box::new(Op::ObserveNodes(observe))))
 }
 
 /// What is shown of a node as a manager; nothing of a node that does not count. Of two
@@ -162,11 +162,11 @@ fn record_steps(state: &State, members: &[MemberView]) -> Vec<RoleStep> {
         NodeRole::Worker => node.role() == NodeRole::Manager && !is_member(node),
     });
     let step = |node: &Node| {
-        RoleStep::Propose(Op::UpdateNode(UpdateNode {
+        RoleStep::Propose(Box::new(Op::UpdateNode(UpdateNode {
             node_id: node.id.clone(),
             role: Some(desired_role(node).into()),
             ..UpdateNode::default()
-        }))
+        })))
     };
     due.map(|node| step(node)).collect()
 }
@@ -188,10 +188,12 @@ fn raised_level(state: &State, own_level: u32) -> Option<RoleStep> {
         feature_level: common,
         ..Cluster::clone(cluster)
     };
-    Some(RoleStep::Propose(Op::UpdateCluster(UpdateCluster {
-        cluster: Some(raised),
-        expected_version: crate::version_of(cluster.meta.as_ref()),
-    })))
+    Some(RoleStep::Propose(Box::new(Op::UpdateCluster(
+        UpdateCluster {
+            cluster: Some(raised),
+            expected_version: crate::version_of(cluster.meta.as_ref()),
+        },
+    ))))
 }
 
 /// At most one member leaves at a time. Who does not count goes first, then who is not

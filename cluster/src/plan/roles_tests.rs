@@ -140,7 +140,7 @@ impl Group {
     fn run(&mut self, step: &RoleStep) {
         match step {
             RoleStep::Propose(op) => {
-                let _ = self.world.try_apply(op.clone());
+                let _ = self.world.try_apply(Op::clone(op));
             }
             RoleStep::RemoveMember { raft_id } => {
                 let as_seen = |group: &Group| {
@@ -484,9 +484,10 @@ fn the_feature_level_rises_when_all_managers_have_it() {
     let mut group = Group::with_managers(3, 3);
     let raised = |plan: &RolesPlan| {
         plan.steps.iter().find_map(|step| match step {
-            RoleStep::Propose(Op::UpdateCluster(update)) => {
-                update.cluster.as_ref().map(|cluster| cluster.feature_level)
-            }
+            RoleStep::Propose(op) => match &**op {
+                Op::UpdateCluster(update) => Some(update.cluster.as_ref()?.feature_level),
+                _ => None,
+            },
             _ => None,
         })
     };
