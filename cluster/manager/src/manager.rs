@@ -39,7 +39,7 @@ use waxseal_wire::{
 
 use crate::{
     ca::{CaService, NodeCaService},
-    control::{ControlService, Group, Link, Logs, LogsError, ReadError, Voucher},
+    control::{ControlService, Group, Link, Logs, LogsError, ReadError, Voucher, across_leaders},
     core::Core,
     dispatcher::Dispatcher,
     engine::{Engine, refused},
@@ -382,10 +382,32 @@ impl Manager {
         selector: LogSelector,
         options: LogSubscriptionOptions,
     ) -> Result<LogLines, LogsError> {
-        if let Some(leading) = self.stage.leading() {
-            return Ok(leading.subscriptions.subscribe(selector, options)?);
+        let (stage, core, tasks) = (self.stage.clone(), self.core.clone(), self.tasks.clone());
+        let subscribe = move |options: LogSubscriptionOptions| {
+            let (stage, core, tasks) = (stage.clone(), core.clone(), tasks.clone());
+            let selector = selector.clone();
+            async move {
+                match stage.leading() {
+                    Some(leading) => Ok(leading.subscriptions.subscribe(selector, options)?),
+                    None => core.group.logs(selector, options, &tasks).await,
+                }
+            }
+        };
+        let now = waxseal_cluster::timestamp(self.core.clock.now());
+        let lines = subscribe(options.clone()).await?;
+        // One manager alone has no other to go on with.
+        if !options.follow || self.core.group.managers().len() < 2 {
+            return Ok(lines);
         }
-        self.core.group.logs(selector, options, &self.tasks).await
+        let stopped = self.stopped.clone();
+        Ok(across_leaders(
+            lines,
+            options,
+            now,
+            subscribe,
+            &self.tasks,
+            stopped,
+        ))
     }
 
     /// Seals everything from now on under `new`, which the key file must hold

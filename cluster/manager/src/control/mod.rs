@@ -13,6 +13,7 @@ mod voucher;
 pub(crate) use group::Group;
 pub(crate) use link::Link;
 pub use logs::LogsError;
+pub(crate) use logs::across_leaders;
 pub use reads::ReadError;
 pub(crate) use service::{ControlService, Logs};
 pub(crate) use voucher::Voucher;
