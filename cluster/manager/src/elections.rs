@@ -7,7 +7,10 @@
 
 use std::time::{Duration, Instant};
 
-use futures::future::join_all;
+use futures::{
+    future::join_all,
+    stream::{FuturesUnordered, StreamExt},
+};
 use openraft::{LogId, ServerState, Vote};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
@@ -86,20 +89,29 @@ impl Engine {
         let own = self.raft.server_metrics().borrow().vote;
         let vote = Vote::new(own.leader_id.term + 1, self.me.raft_id);
         let last = self.last_log();
-        let polls = others
+        let mut polls: FuturesUnordered<_> = others
             .iter()
-            .map(|voter| self.poll_one(*voter, &vote, last));
-        let granted: Vec<_> = join_all(polls).await.into_iter().flatten().collect();
-        let has_quorum = self.with_quorum(|quorum| {
-            quorum.is_one(|id| *id == self.me.raft_id || granted.contains(id))
-        });
+            .map(|voter| self.poll_one(*voter, &vote, last))
+            .collect();
+        // Who does not answer is not waited for once the others are enough.
+        let mut granted = Vec::new();
+        let has_quorum = |granted: &[RaftId]| {
+            self.with_quorum(|quorum| {
+                quorum.is_one(|id| *id == self.me.raft_id || granted.contains(id))
+            })
+        };
+        while !has_quorum(&granted) {
+            match polls.next().await {
+                Some(answer) => granted.extend(answer),
+                None => return false,
+            }
+        }
         tracing::debug!(
             for_me = granted.len(),
             of = others.len(),
-            has_quorum,
-            "polled"
+            "a quorum would vote so"
         );
-        has_quorum
+        true
     }
 
     async fn poll_one(

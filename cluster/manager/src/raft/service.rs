@@ -6,8 +6,8 @@ use std::{
 };
 
 use openraft::{
-    RaftMetrics, Snapshot, Vote,
-    raft::{AppendEntriesResponse, VoteRequest},
+    EntryPayload, RaftMetrics, Snapshot, Vote,
+    raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest},
 };
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_stream::StreamExt;
@@ -26,7 +26,7 @@ use waxseal_wire::{
     },
 };
 
-use super::{RaftId, codec};
+use super::{RaftId, TypeConfig, codec};
 use crate::{FEATURE_LEVEL, core::Core, engine::Engine, pulse::NoVote};
 
 /// Appends that the engine works on at once, all senders together: the engine's own
@@ -203,6 +203,7 @@ impl RaftService {
             return Ok(codec::appended_out(AppendEntriesResponse::HigherVote(own)));
         }
         self.hear(&vote)?;
+        self.check_room(&rpc)?;
         let place = Arc::clone(&self.0.appends).acquire_owned().await;
         let place = place.map_err(|_| stopped())?;
         let raft = self.0.engine.raft.clone();
@@ -219,6 +220,23 @@ impl RaftService {
             self.0.engine.pulse.unhear(&vote);
         }
         Ok(codec::appended_out(answer))
+    }
+
+    /// Refuses entries that the disk has no room for: the engine would end of them. The
+    /// leader tries again, and each time it is looked for space.
+    fn check_room(&self, rpc: &AppendEntriesRequest<TypeConfig>) -> Result<(), Status> {
+        let bytes = rpc.entries.iter().map(|entry| match &entry.payload {
+            EntryPayload::Normal(payload) => payload.batch().len(),
+            EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+        });
+        // Raft's own small entries have a reserve.
+        match bytes.sum() {
+            0 => Ok(()),
+            bytes => self.0.engine.log.can_accept(bytes).map_err(|full| {
+                tracing::debug!(%full, "no room for entries of the leader");
+                Status::resource_exhausted(full.to_string())
+            }),
+        }
     }
 
     async fn vote(&self, request: VoteMessage) -> Result<VoteResponse, Status> {

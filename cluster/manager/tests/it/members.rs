@@ -467,3 +467,28 @@ async fn five_managers_keep_what_they_acknowledged() {
     group.all_have(&written).await;
     group.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_with_a_full_disk_waits_for_space() {
+    let group = Group::of(3).await;
+    group.write("before").await;
+    let leader = group.leader().await;
+    let full = &group.sites[(leader + 1) % 3];
+    full.disk.set_capacity(Some(full.disk.used()));
+    let mut ids = vec!["before".to_owned()];
+    // More than the segments that are allocated already.
+    for n in 0..90 {
+        let id = format!("s{n}");
+        let leader = group.sites[group.leader().await].manager();
+        create_secret(leader, &id, 400_000).await.unwrap();
+        ids.push(id);
+    }
+    assert_eq!(group.leader().await, leader);
+    let failed = tokio::time::timeout(Duration::from_millis(500), full.manager().failure());
+    assert!(failed.await.is_err(), "it ended");
+    let last = full.manager().read(|state| state.secret("s89").is_none());
+    assert!(last, "it had room");
+    full.disk.set_capacity(None);
+    group.all_have(&ids).await;
+    group.end().await;
+}
