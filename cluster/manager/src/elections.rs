@@ -43,10 +43,18 @@ impl Engine {
         let electing = async {
             let mut jitter = random(JITTER);
             let mut not_before = Instant::now();
+            let mut voted = (self.vote(), Instant::now());
             loop {
                 time::sleep(LOOK).await;
-                let due = self.pulse.heard_at() + PROMISE + jitter;
                 let now = Instant::now();
+                // A vote for another is its time to lead: who has just handed over has
+                // heard nobody for as long as it led itself.
+                let vote = self.vote();
+                if vote != voted.0 {
+                    let for_other = vote.leader_id.node_id != self.me.raft_id;
+                    voted = (vote, if for_other { now } else { voted.1 });
+                }
+                let due = self.pulse.heard_at().max(voted.1) + PROMISE + jitter;
                 let Some(others) = self.candidates_peers() else {
                     continue;
                 };
@@ -69,6 +77,10 @@ impl Engine {
             }
         };
         stopped.run_until_cancelled(electing).await;
+    }
+
+    fn vote(&self) -> Vote<RaftId> {
+        self.raft.server_metrics().borrow().vote
     }
 
     /// The other voters, if this manager is one and does not lead.
