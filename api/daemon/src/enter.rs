@@ -172,7 +172,11 @@ async fn ask_standing(
     let mut control = channel.control();
     let members = control.members(MembersRequest {}).await;
     let members = members.map_err(|status| engine_text(&status))?.into_inner();
-    if members.members.iter().any(|member| member.raft_id == raft_id) {
+    if members
+        .members
+        .iter()
+        .any(|member| member.raft_id == raft_id)
+    {
         return Ok(Standing::Member);
     }
     match control.read_index(ReadIndexRequest { incarnation }).await {
@@ -247,7 +251,10 @@ pub(crate) fn is_local(address: &SocketAddr) -> bool {
 pub(crate) fn addresses_now(shared: &Shared, file: &NodeFile) -> Option<ManagerAddresses> {
     let local = local_addresses().ok()?;
     let default = shared.config.default_advertise_addr.as_deref();
-    let others = file.managers.iter().filter(|other| other.node_id != file.node_id);
+    let others = file
+        .managers
+        .iter()
+        .filter(|other| other.node_id != file.node_id);
     let others: Vec<_> = others.map(|other| other.addr.clone()).collect();
     let from = local_address(&others).parse().ok();
     moved_addresses(&local, default, file, from)
@@ -339,10 +346,17 @@ mod tests {
         let any = "0.0.0.0:2377";
         for asked in ["eth0", "", "10.0.0.2", "10.0.0.2:7000"] {
             let file = file("10.0.0.2:7000", any, asked, true);
-            assert_eq!(moved(&file, None, None), new(any, "10.0.0.9:7000"), "{asked}");
+            assert_eq!(
+                moved(&file, None, None),
+                new(any, "10.0.0.9:7000"),
+                "{asked}"
+            );
         }
         let file = file("10.0.0.2:7000", "10.0.0.2:7000", "", true);
-        assert_eq!(moved(&file, None, None), new("10.0.0.9:7000", "10.0.0.9:7000"));
+        assert_eq!(
+            moved(&file, None, None),
+            new("10.0.0.9:7000", "10.0.0.9:7000")
+        );
         // Where the others see it, or where the daemon was told; which of two is not guessed.
         assert_eq!(
             moved(&file, None, Some("10.1.0.9")),

@@ -165,9 +165,11 @@ impl Begun {
         let start = Start::Join(JoinCluster {
             remotes: remotes.map(|manager| manager.addr.clone()).collect(),
         });
-        let mut member = self
-            .start(shared, Phase::Entering, Begin::Manager(start))
-            .await?;
+        let node_id = self.node_file.node_id.clone();
+        let entering = self.start(shared, Phase::Entering, Begin::Manager(start));
+        let mut member = entering
+            .await
+            .map_err(|error| leaves_record(error, &node_id))?;
         match member.keys.entered() {
             Ok(()) => {
                 member.node_file.phase = Phase::Member.into();
@@ -201,6 +203,14 @@ impl Begun {
         .await
         .map_err(|error| start_error(&error))
     }
+}
+
+/// Managers are not forgotten like workers that never came.
+fn leaves_record(error: ClusterError, node_id: &str) -> ClusterError {
+    ClusterError::Internal(format!(
+        "{error}; remove the record that this try left on a manager with `docker node demote \
+         {node_id}` and `docker node rm --force {node_id}`"
+    ))
 }
 
 fn internal(error: &(dyn std::error::Error + 'static)) -> ClusterError {

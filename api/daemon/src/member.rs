@@ -351,7 +351,11 @@ impl KeyKeeper {
             .await
             .zip(incarnation)
             .map(|(raft_id, incarnation)| {
-                (raft_id, incarnation, others.map(|other| other.addr).collect())
+                (
+                    raft_id,
+                    incarnation,
+                    others.map(|other| other.addr).collect(),
+                )
             }))
     }
 
