@@ -349,6 +349,26 @@ mod tests {
     }
 
     #[test]
+    fn no_message_shows_what_it_carries() {
+        let marker = b"marker-of-a-secret".to_vec();
+        let chunk = waxseal_wire::waxseal::SnapshotRequest {
+            part: Some(waxseal_wire::waxseal::snapshot_request::Part::Chunk(
+                marker.clone(),
+            )),
+        };
+        let mut append = request(None, &[id(1, 0)]);
+        append.entries[0].payload = Some(raft_entry::Payload::Batch(marker.clone()));
+        let numbers = format!("{marker:?}");
+        let numbers = numbers.trim_matches(['[', ']']);
+        for shown in [format!("{chunk:?}"), format!("{append:?}")] {
+            assert!(
+                !shown.contains("marker") && !shown.contains(numbers),
+                "{shown}"
+            );
+        }
+    }
+
+    #[test]
     fn messages_round_trip() {
         let back = append_in(request(Some(id(1, 4)), &[id(2, 5), id(2, 6)])).unwrap();
         assert_eq!(back.prev_log_id, Some(id(1, 4)));
