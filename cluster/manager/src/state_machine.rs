@@ -1,6 +1,6 @@
 //! The state as the engine's state machine, and its snapshots.
 
-#![expect(clippy::result_large_err, reason = "the error is the engine's")]
+#![allow(clippy::result_large_err, reason = "the error is the engine's")]
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
