@@ -18,9 +18,7 @@ use tokio_util::{
 };
 use tonic::service::Routes;
 use waxseal_autolock::{Dek, DekRing, Owner, scrub_registers};
-use waxseal_ca::{
-    CertificateExpiry, ClientCertificates, Clock, LiveTls, Role, TlsOptions, server_tls,
-};
+use waxseal_ca::{CertificateExpiry, ClientCertificates, Clock, LiveTls, TlsOptions, server_tls};
 use waxseal_cluster::{
     Applied, ChangeRecord, State, Vault,
     objects::{Actor, Bootstrap, Cluster, Node, UpdateCluster, actor, command::Op},
@@ -708,9 +706,10 @@ fn members_connections(core: &Arc<Core>) -> Connections {
     let asked = Arc::clone(core);
     let connections = Connections::admitting(Arc::new(move |identity| {
         let node_id = &identity.node_id;
-        // A manager may be on record with the others and not yet here.
-        let may_be_new = identity.role == Role::Manager;
-        let is_known = |state: &State| state.node(node_id).is_some() || may_be_new;
+        // One that is new may be on record with the leader and not yet here. What it asks
+        // for is decided there; a removal that comes after it closes its connections.
+        let may_be_new = !asked.group.leads();
+        let is_known = |state: &State| may_be_new || state.node(node_id).is_some();
         asked.read(|state| !state.is_banned(node_id) && is_known(state))
     }));
     for (node_id, address) in known {

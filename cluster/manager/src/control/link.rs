@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 use waxseal_ca::{LiveTls, Role};
-use waxseal_wire::{Course, Credentials, ManagerChannel, ToLeader};
+use waxseal_wire::{Course, Credentials, ManagerChannel, ToLeader, waxseal::ReadIndexRequest};
 
 use crate::{core::Core, leadership::Leader};
 
@@ -13,6 +13,13 @@ use crate::{core::Core, leadership::Leader};
 const PAUSE: Duration = Duration::from_millis(50);
 /// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Time for a dial: a lost first packet is sent again after a second, so a dial that
+/// takes longer is best begun anew.
+const DIAL: Duration = Duration::from_millis(900);
+/// How often the connection is tried out, and how long the answer may take: the network
+/// may have forgotten it without a word, and nodes wait for 5 s.
+const PROBE: Duration = Duration::from_secs(2);
 
 /// Keeps one connection to whoever leads, apart from that of the log: what nodes do not
 /// read must not hold up consensus.
@@ -61,8 +68,8 @@ impl Link {
                         true => PAUSE,
                         false => (pause * 2).min(LONGEST_PAUSE),
                     };
-                    if let Ok(Ok(())) = time::timeout(pause, self.leader.changed()).await {
-                        continue;
+                    if let Ok(Err(_)) = time::timeout(pause, self.leader.changed()).await {
+                        return std::future::pending().await;
                     }
                     continue;
                 }
@@ -79,13 +86,17 @@ impl Link {
         self.course.send_replace(Course::Nowhere);
         let dialling = ManagerChannel::dial(addr, Credentials::Member(&self.tls));
         let dialled = tokio::select! {
-            dialled = dialling => dialled,
+            dialled = time::timeout(DIAL, dialling) => dialled,
             changed = self.leader.changed() => return changed.is_ok(),
         };
         let channel = match dialled {
-            Ok(channel) => channel,
-            Err(error) => {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(error)) => {
                 tracing::debug!(%error, "the leader is not reached");
+                return false;
+            }
+            Err(_) => {
+                tracing::debug!(%addr, "the leader does not answer");
                 return false;
             }
         };
@@ -114,8 +125,25 @@ impl Link {
         let changed = tokio::select! {
             changed = self.leader.changed() => changed.is_ok(),
             () = channel.closed() => false,
+            () = silent(&channel, incarnation) => {
+                tracing::debug!(%addr, "no answer from the leader; connecting anew");
+                false
+            }
         };
         self.course.send_replace(Course::Nowhere);
         changed
+    }
+}
+
+/// Completes when the manager at the other end does not answer.
+async fn silent(channel: &ManagerChannel, incarnation: u64) {
+    loop {
+        time::sleep(PROBE).await;
+        let mut control = channel.control();
+        let probe = control.read_index(ReadIndexRequest { incarnation });
+        // Any answer is one.
+        if time::timeout(PROBE, probe).await.is_err() {
+            return;
+        }
     }
 }

@@ -147,6 +147,7 @@ async fn a_node_is_served_through_a_manager_that_follows() {
     let listening = log_broker.listen_subscriptions(ListenSubscriptionsRequest {});
     let mut subscriptions = listening.await.unwrap().into_inner();
     // The address on record is the node's, not that of the manager that relays.
+    group.at(leader).linearize().await.unwrap();
     group.at(leader).read(|state| {
         let status = state.node("w1").unwrap().status.clone().unwrap();
         assert_eq!(status.state(), NodeState::Ready);
