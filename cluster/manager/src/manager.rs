@@ -266,15 +266,18 @@ impl Manager {
         if is_found {
             found(engine, config).await?;
         }
+        // Also where a former try at joining got as far as to be counted on.
+        if !engine.pulse.has_floor() {
+            let (asking, addr) = (engine.clone(), config.advertise_addr.clone());
+            self.tasks
+                .spawn(asking.ask_what_was(addr, self.stopped.clone()));
+        }
         if let Start::Join(JoinCluster { remotes }) = &start {
             self.tasks.spawn(lead.run());
             return engine.join(remotes, &config.advertise_addr).await;
         }
         if !is_found && !engine.is_alone() {
             self.tasks.spawn(lead.run());
-            let (asking, addr) = (engine.clone(), config.advertise_addr.clone());
-            self.tasks
-                .spawn(asking.ask_what_was(addr, self.stopped.clone()));
             return Ok(());
         }
         engine.catch_up().await?;

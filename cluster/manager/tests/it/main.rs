@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod calls;
+mod elections;
 mod group;
 mod life;
 mod members;
