@@ -159,7 +159,6 @@ impl Engine {
             }
             time::sleep(LOOK / 4).await;
         }
-        self.pulse.campaign_over();
     }
 
     /// Asks the others what this manager had in its log: it votes for nobody before,

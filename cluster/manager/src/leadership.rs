@@ -91,6 +91,9 @@ impl Engine {
                 let is_alone = voters.all(|id| id == self.me.raft_id);
                 (leads, is_alone, view.vote.leader_id.term)
             };
+            // What was found out in another term says nothing of this one.
+            confirmed = confirmed.filter(|known| *known == term);
+            confirming = confirming.filter(|(known, _)| *known == term);
             if !leads || !self.has_lease() || self.has_right_time() != Some(true) {
                 confirmed = None;
                 confirming = None;
@@ -373,8 +376,18 @@ impl Engine {
         let vote = Vote::new(own.leader_id.term + 1, self.me.raft_id);
         self.pulse
             .campaign(vote, self.last_log(), handed_over, Instant::now())?;
-        // Without an engine there is no election.
-        let _ = self.raft.trigger().elect().await;
+        let engine = self.clone();
+        // Goes on if who asked for it does not wait.
+        let standing = tokio::spawn(async move {
+            // Without an engine there is no election.
+            let _ = engine.raft.trigger().elect().await;
+            // Answered once the vote is on disk: the engine does one after the other.
+            let own = engine.raft.with_raft_state(|state| *state.vote_ref());
+            if own.await.is_ok_and(|own| own < vote) {
+                engine.pulse.campaign_over(&vote);
+            }
+        });
+        let _ = standing.await;
         Ok(())
     }
 

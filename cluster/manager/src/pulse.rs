@@ -28,8 +28,6 @@ pub(crate) const REACHABLE: Duration = Duration::from_secs(3);
 /// A leader whose clock is further off its peers' median hands over and proposes
 /// nothing (issue 3, Clocks).
 pub(crate) const CLOCK_OFF: time::Duration = time::Duration::minutes(5);
-/// An election that is not decided by then is not waited for.
-pub(crate) const CAMPAIGN: Duration = Duration::from_millis(1_500);
 
 /// Shared by what talks to other managers; clones are one.
 #[derive(Clone, Debug)]
@@ -42,8 +40,10 @@ struct State {
     heard: Heard,
     /// The vote that the engine is asked for.
     considering: Option<Vote<RaftId>>,
-    /// The vote that this manager stands for, and since when.
-    campaigning: Option<(Vote<RaftId>, Instant)>,
+    /// The highest vote that was given.
+    granted: Option<Vote<RaftId>>,
+    /// The vote that this manager stands for, until its engine has it.
+    campaigning: Option<Vote<RaftId>>,
     leading: Option<Leading>,
     /// When members last answered this manager.
     answered: BTreeMap<RaftId, Instant>,
@@ -89,12 +89,25 @@ pub(crate) enum NoVote {
     Unsure,
     /// The candidate has less than this manager had, or stands in an old term.
     Behind,
+    /// It stands already; its engine does not have the vote yet.
+    Stands,
 }
 
 /// While the engine decides on a vote.
 pub(crate) struct Considering {
     pulse: Pulse,
     vote: Vote<RaftId>,
+}
+
+impl Considering {
+    /// The engine gave the vote: no former leader is followed from now on, also before
+    /// the engine's metrics say so.
+    pub(crate) fn granted(self) {
+        let mut state = self.pulse.lock();
+        if state.granted.is_none_or(|other| other < self.vote) {
+            state.granted = Some(self.vote);
+        }
+    }
 }
 
 impl Drop for Considering {
@@ -114,6 +127,7 @@ impl Pulse {
                 at: Instant::now(),
             },
             considering: None,
+            granted: None,
             campaigning: None,
             leading: None,
             answered: BTreeMap::new(),
@@ -137,8 +151,14 @@ impl Pulse {
         let mut state = self.lock();
         let is_old = vote < own
             || state.heard.vote.as_ref().is_some_and(|heard| vote < heard)
-            || state.considering.is_some_and(|other| *vote < other);
-        if is_old || !vote.committed || state.is_campaigning(vote, now) {
+            || state.considering.is_some_and(|other| *vote < other)
+            || state.granted.is_some_and(|other| *vote < other);
+        // From here on the engine's own vote refuses former leaders.
+        if state.campaigning.is_some_and(|stands| stands <= *own) {
+            state.campaigning = None;
+        }
+        let stands = state.campaigning.is_some_and(|stands| *vote < stands);
+        if is_old || !vote.committed || stands {
             return false;
         }
         state.heard = Heard {
@@ -214,8 +234,9 @@ impl Pulse {
         self.lock().floor.map_or(0, |floor| floor.term)
     }
 
-    /// Begins to stand for election: what a leader says is not heard until it is
-    /// decided. `handed_over` by the leader that was heard.
+    /// Begins to stand for election: what a leader of a former term says is not heard any
+    /// more, however long the engine's disk takes. `handed_over` by the leader that was
+    /// heard.
     ///
     /// # Errors
     /// [`NoVote`].
@@ -235,14 +256,20 @@ impl Pulse {
         if state.floor.ok_or(NoVote::Unsure)?.log > last {
             return Err(NoVote::Behind);
         }
+        if state.campaigning == Some(vote) {
+            return Err(NoVote::Stands);
+        }
         state.heard.vote = None;
-        state.campaigning = Some((vote, now));
+        state.campaigning = Some(vote);
         Ok(())
     }
 
-    /// The election is decided, or given up.
-    pub(crate) fn campaign_over(&self) {
-        self.lock().campaigning = None;
+    /// The engine did not stand for `vote` and will not.
+    pub(crate) fn campaign_over(&self, vote: &Vote<RaftId>) {
+        let mut state = self.lock();
+        if state.campaigning.as_ref() == Some(vote) {
+            state.campaigning = None;
+        }
     }
 
     /// This manager leads under `vote`, or does not.
@@ -382,13 +409,6 @@ impl Pulse {
 }
 
 impl State {
-    /// Whether it stands against the leader of `vote`.
-    fn is_campaigning(&self, vote: &Vote<RaftId>, now: Instant) -> bool {
-        self.campaigning.as_ref().is_some_and(|(own, since)| {
-            vote < own && now.saturating_duration_since(*since) < CAMPAIGN
-        })
-    }
-
     fn may_vote(
         &self,
         vote: &Vote<RaftId>,
@@ -544,6 +564,23 @@ mod tests {
     }
 
     #[test]
+    fn a_vote_that_was_given_is_not_forgotten() {
+        let (pulse, now) = pulse();
+        let membership = membership(&[1, 2, 3]);
+        let quorum = Quorum {
+            membership: &membership,
+            me: 2,
+        };
+        let considered = pulse.consider(&Vote::new(5, 3), None, &quorum, now);
+        drop(considered);
+        assert!(pulse.hear(&led(4, 1), &NONE, now), "it was not given");
+        let considered = pulse.consider(&Vote::new(5, 3), None, &quorum, now + PROMISE);
+        considered.unwrap_or_else(|why| panic!("{why:?}")).granted();
+        assert!(!pulse.hear(&led(4, 1), &NONE, now + PROMISE));
+        assert!(pulse.hear(&led(5, 3), &NONE, now + PROMISE));
+    }
+
+    #[test]
     fn a_candidate_hears_no_former_leader() {
         let (pulse, now) = pulse();
         assert!(pulse.hear(&led(4, 1), &NONE, now - PROMISE));
@@ -551,7 +588,25 @@ mod tests {
         assert!(!pulse.hear(&led(4, 1), &NONE, now));
         assert!(pulse.hear(&led(5, 3), &NONE, now));
         pulse.unhear(&led(5, 3));
-        pulse.campaign_over();
+        let again = pulse.campaign(Vote::new(5, 2), None, false, now);
+        assert_eq!(again, Err(NoVote::Stands));
+        // The engine's disk may take its time.
+        assert!(!pulse.hear(&led(4, 1), &NONE, now + PROMISE * 5));
+        pulse.campaign_over(&Vote::new(4, 2));
+        assert!(!pulse.hear(&led(4, 1), &NONE, now), "of another campaign");
+        pulse.campaign_over(&Vote::new(5, 2));
+        assert!(pulse.hear(&led(4, 1), &NONE, now));
+    }
+
+    #[test]
+    fn a_candidate_whose_vote_is_saved_follows_who_wins() {
+        let (pulse, now) = pulse();
+        let own = Vote::new(5, 2);
+        pulse.campaign(own, None, false, now).unwrap();
+        assert!(!pulse.hear(&led(4, 1), &own, now));
+        assert!(pulse.hear(&led(5, 3), &own, now));
+        // It stands for nothing any more.
+        pulse.unhear(&led(5, 3));
         assert!(pulse.hear(&led(4, 1), &NONE, now));
     }
 

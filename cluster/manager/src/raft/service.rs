@@ -253,7 +253,10 @@ impl RaftService {
         // To its end, whatever the caller does: until then no former leader is heard.
         let voting = self.0.tasks.spawn(async move {
             let answer = raft.vote(VoteRequest::new(vote, last)).await;
-            drop(considering);
+            match &answer {
+                Ok(answer) if answer.vote_granted => considering.granted(),
+                _ => drop(considering),
+            }
             answer
         });
         let answer = voting.await.map_err(|_| stopped())?;
