@@ -487,8 +487,13 @@ impl Daemon {
         };
         match (control, joined) {
             (Some(mut control), Ok(member)) => {
+                // A manager that asks on to be taken in is told of like one that is slow.
+                let goes_on = member.seat.is_managers() && member.seat.manager().is_none();
                 self.became_member(&mut control, member);
-                Ok(())
+                match goes_on {
+                    true => Err(ClusterError::JoinTimeout),
+                    false => Ok(()),
+                }
             }
             (Some(mut control), Err(error)) if asked.is_closed() => {
                 // Whoever asked was told to look at the node's status for the outcome.

@@ -159,7 +159,8 @@ impl Begun {
     }
 
     /// Asks to be taken into the Raft group. From before the question on, a crash
-    /// does not undo the join: the group may count on this node's log.
+    /// does not undo the join: the group may count on this node's log. Neither does an
+    /// answer that does not come: the member is one whose manager asks on.
     async fn into_manager(self, shared: &Arc<Shared>) -> Result<Member, ClusterError> {
         let remotes = self.node_file.managers.iter();
         let start = Start::Join(JoinCluster {
@@ -167,19 +168,9 @@ impl Begun {
         });
         let node_id = self.node_file.node_id.clone();
         let entering = self.start(shared, Phase::Entering, Begin::Manager(start));
-        let mut member = entering
+        entering
             .await
-            .map_err(|error| leaves_record(error, &node_id))?;
-        match member.keys.entered() {
-            Ok(()) => {
-                member.node_file.phase = Phase::Member.into();
-                Ok(member)
-            }
-            Err(error) => {
-                member.stop(true).await;
-                Err(internal(&error))
-            }
-        }
+            .map_err(|error| leaves_record(error, &node_id))
     }
 
     async fn start(

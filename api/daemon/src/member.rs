@@ -10,7 +10,7 @@ use waxseal_api::{ClusterError, InitRequest};
 use waxseal_autolock::{Dek, DekId, UnlockKey};
 use waxseal_ca::{LiveTls, NodeCredentials, Role, TrustBundle};
 use waxseal_cluster::{ChangeRecord, State};
-use waxseal_manager::{JoinCluster, Manager, Start};
+use waxseal_manager::{JoinCluster, Manager, Start, StartError};
 
 use crate::{
     address::{AddressError, local_addresses, resolve_advertise, resolve_listen},
@@ -81,6 +81,20 @@ pub(crate) enum MemberError {
     NoRaftKeys,
 }
 
+impl MemberError {
+    /// Whether the swarm may count on the log of a manager that asked to be taken in:
+    /// nothing of it may be removed.
+    fn may_count(&self) -> bool {
+        match self {
+            MemberError::Manager(StartError::Join { may_count, .. }) => *may_count,
+            MemberError::Manager(StartError::NotCaughtUp { .. }) => true,
+            // It was taken in, and that could not be put on record.
+            MemberError::NodeFile(_) => true,
+            _ => false,
+        }
+    }
+}
+
 /// How a member begins.
 pub(crate) enum Begin {
     /// As its files say.
@@ -113,14 +127,22 @@ impl Member {
             keys: Mutex::new(keys),
         });
         match (role, begin) {
-            (Role::Manager, Begin::Manager(start)) => seat.take(&keys, start).await?,
-            (Role::Manager, Begin::Resume) if node_file.phase() == Phase::Member => {
-                seat.take(&keys, Start::Resume).await?;
+            (Role::Manager, begin @ Begin::Manager(_)) => match seat.take(&keys, begin).await {
+                Err(error) if node_file.phase() == Phase::Entering && error.may_count() => {
+                    let error = chain_text(&error);
+                    tracing::warn!(%error, "not known to have joined yet; it is asked on");
+                }
+                taken => taken?,
+            },
+            (Role::Manager, Begin::Resume) if node_file.phase() != Phase::Entering => {
+                seat.take(&keys, Begin::Resume).await?;
             }
             // It has not been taken into the group yet: asked for behind the caller's back.
             (Role::Manager, Begin::Resume) => {}
             (Role::Worker, _) => keys.clear_former_log().await?,
         }
+        // What the manager's start wrote, if it did.
+        let node_file = shared.node_file()?;
         let agent = start_agent(shared, &node_file, &tls, &keys, seat.manager().as_deref())?;
         let tasks = TaskTracker::new();
         let follower = KeyFollower {
@@ -156,7 +178,7 @@ impl Member {
     /// Goes on as the only manager, with all that its log holds; agent and tasks stay.
     ///
     /// What is cut short leaves the log either way whole: with the members it had, or
-    /// with this one alone.
+    /// with this one alone. The next start goes on with it.
     pub(crate) async fn force_new_cluster(
         &mut self,
         shared: &Arc<Shared>,
@@ -170,24 +192,13 @@ impl Member {
         };
         let mut file = shared.node_file().map_err(|error| internal(&error))?;
         take_addresses(shared, &mut file, request)?;
-        file.phase = Phase::Member.into();
+        file.phase = Phase::Forcing.into();
         let prepare = || Ok(shared.write_node_file(&file)?);
         self.seat
             .retake(&self.keys, Start::ForceNew, prepare)
             .await
             .map_err(|error| internal(&error))?;
         if let Some(manager) = self.seat.manager() {
-            let incarnation = manager.read(|state| state.cluster().map(|c| c.incarnation));
-            if let Some(incarnation) = incarnation {
-                // The others are of another cluster from now on.
-                let alone = |file: &mut NodeFile| {
-                    file.incarnation = incarnation;
-                    file.managers.clear();
-                };
-                shared
-                    .change_node_file(alone)
-                    .map_err(|error| internal(&error))?;
-            }
             let own = own_address(&manager);
             self.agent.use_managers(own.into_iter().collect());
         }
@@ -318,12 +329,7 @@ impl KeyKeeper {
             self.shared.clear_raft_dir()?;
             self.shared.change_node_file(|file| file.log_void = false)?;
         }
-        Ok(match file.phase() {
-            Phase::Entering => Start::Join(JoinCluster {
-                remotes: file.managers.iter().map(|m| m.addr.clone()).collect(),
-            }),
-            Phase::Joining | Phase::Member => Start::Resume,
-        })
+        Ok(start_of(&file))
     }
 
     /// The Raft group has this manager's membership no more, and it is to come back: as
@@ -359,10 +365,16 @@ impl KeyKeeper {
             }))
     }
 
-    /// The manager has been taken into the Raft group.
-    pub(crate) fn entered(&self) -> Result<(), NodeFileError> {
-        self.shared
-            .change_node_file(|file| file.phase = Phase::Member.into())
+    /// The manager has its place in the Raft group: taken in, or the only one.
+    pub(crate) fn entered(&self, manager: &Manager) -> Result<(), NodeFileError> {
+        let incarnation = manager.read(|state| state.cluster().map(|c| c.incarnation));
+        match self.shared.node_file()?.phase() {
+            // Who founds is a member once its certificate is shown.
+            Phase::Joining | Phase::Member => Ok(()),
+            Phase::Entering | Phase::Forcing => self
+                .shared
+                .change_node_file(|file| file.enter(incarnation.unwrap_or_default())),
+        }
     }
 
     /// Removes the log of a membership that is over, which nothing opens any more.
@@ -469,6 +481,17 @@ impl KeyKeeper {
 
     async fn forget_retired_deks(&self, sealing: DekId) -> Result<(), KeysError> {
         self.keys.lock().await.forget_retired_deks(sealing)
+    }
+}
+
+/// How the manager of this file is started.
+fn start_of(file: &NodeFile) -> Start {
+    match file.phase() {
+        Phase::Entering => Start::Join(JoinCluster {
+            remotes: file.managers.iter().map(|m| m.addr.clone()).collect(),
+        }),
+        Phase::Forcing => Start::ForceNew,
+        Phase::Joining | Phase::Member => Start::Resume,
     }
 }
 
@@ -586,4 +609,52 @@ fn concerns_cluster(record: &ChangeRecord) -> bool {
         .changes
         .iter()
         .any(|change| matches!(change, waxseal_cluster::Change::Cluster { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn file(phase: Phase) -> NodeFile {
+        NodeFile {
+            phase: phase.into(),
+            managers: vec![crate::node_file::ManagerAddress {
+                addr: "m1:2377".into(),
+                ..Default::default()
+            }],
+            incarnation: 1,
+            ..NodeFile::joining("c", "n")
+        }
+    }
+
+    #[test]
+    fn a_forced_new_cluster_is_forced_until_it_is_on_record() {
+        let mut forcing = file(Phase::Forcing);
+        assert!(matches!(start_of(&forcing), Start::ForceNew));
+        forcing.enter(2);
+        assert!(matches!(start_of(&forcing), Start::Resume));
+        assert_eq!((forcing.incarnation, forcing.managers.len()), (2, 0));
+        // Who is taken in keeps the others.
+        let mut entering = file(Phase::Entering);
+        assert!(matches!(start_of(&entering), Start::Join(_)));
+        entering.enter(2);
+        assert!(matches!(start_of(&entering), Start::Resume));
+        assert_eq!(entering.managers.len(), 1);
+    }
+
+    #[test]
+    fn a_join_that_may_count_is_not_undone() {
+        let join = |may_count| {
+            let reason = String::new();
+            MemberError::Manager(StartError::Join { reason, may_count })
+        };
+        assert!(!join(false).may_count());
+        assert!(join(true).may_count());
+        let within = Duration::from_secs(60);
+        let voter = MemberError::Manager(StartError::NotCaughtUp { within });
+        assert!(voter.may_count());
+        assert!(!MemberError::NoRaftKeys.may_count());
+    }
 }

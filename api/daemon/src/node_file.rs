@@ -116,6 +116,9 @@ pub(crate) enum Phase {
     /// A member whose manager asks to be taken into the Raft group, and may be in it:
     /// what its log holds counts there, so it asks on and nothing is removed.
     Entering = 3,
+    /// A manager on its way to be the only one of a new cluster: it starts as such, and
+    /// as nothing else, until the others are of another incarnation.
+    Forcing = 4,
 }
 
 /// Why the file cannot be used; the node starts in state error and touches nothing.
@@ -159,6 +162,16 @@ impl NodeFile {
             node_id: node_id.to_owned(),
             ..NodeFile::default()
         }
+    }
+
+    /// Makes it the file of a member whose cluster has this incarnation.
+    pub(crate) fn enter(&mut self, incarnation: u64) {
+        if self.phase() == Phase::Forcing {
+            // The others are of another cluster from now on.
+            self.incarnation = incarnation;
+            self.managers.clear();
+        }
+        self.phase = Phase::Member.into();
     }
 
     /// Reads the file; `None` if there is none.
@@ -288,6 +301,9 @@ mod tests {
     const GOLDEN_V2: &str = "080210031a016322016e2801320b3132372e302e302e313a313a0b3132372e302e302e313a31420a\
          0a016e1203613a31180a48015a046c6f3a317dd48b5c55";
 
+    const GOLDEN_V2_FORCING: &str = "080210041a016322016e2801320b3132372e302e302e313a313a0b3132372e302e302e313a31420a\
+         0a016e1203613a31180a48015a046c6f3a317da49256bb";
+
     fn bytes(hex: &str) -> Vec<u8> {
         let digit = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
         (0..hex.len()).step_by(2).map(digit).collect()
@@ -311,6 +327,11 @@ mod tests {
         );
         new.write(&OsDisk, &path).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), bytes(GOLDEN_V2));
+        std::fs::write(&path, bytes(GOLDEN_V2_FORCING)).unwrap();
+        let forcing = NodeFile::read(&path).unwrap().unwrap();
+        assert_eq!(forcing.phase(), Phase::Forcing);
+        forcing.write(&OsDisk, &path).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), bytes(GOLDEN_V2_FORCING));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::{
     daemon::Shared,
     enter::{Standing, standing},
     keys::Keys,
-    member::{KeyKeeper, MemberError},
+    member::{Begin, KeyKeeper, MemberError},
     node_file::NodeFile,
     text::chain_text,
 };
@@ -101,12 +101,17 @@ impl Seat {
     ///
     /// # Errors
     /// [`MemberError`]; the seat stays vacant.
-    pub(crate) async fn take(&self, keys: &KeyKeeper, start: Start) -> Result<(), MemberError> {
+    pub(crate) async fn take(&self, keys: &KeyKeeper, begin: Begin) -> Result<(), MemberError> {
         let _turn = self.turn.lock().await;
-        match self.manager() {
-            Some(_) => Ok(()),
-            None => self.fill(keys, start).await,
+        if self.manager().is_some() {
+            return Ok(());
         }
+        let start = match begin {
+            Begin::Manager(start) => start,
+            // As the files say now: what they said before this turn may be over.
+            Begin::Resume => keys.start_of_manager().await?,
+        };
+        self.fill(keys, start).await
     }
 
     /// Stops the manager, lets `prepare` change what the next one finds, and starts
@@ -149,7 +154,12 @@ impl Seat {
             .with(|keys| manager_config(&self.shared, keys, &file, &self.tls))
             .await?;
         let disk = Arc::clone(&self.shared.config.disk);
-        Ok(Manager::start_on(disk, config, start).await?)
+        let manager = Manager::start_on(disk, config, start).await?;
+        if let Err(error) = keys.entered(&manager) {
+            manager.shutdown(self.shared.config.shutdown_timeout).await;
+            return Err(error.into());
+        }
+        Ok(manager)
     }
 
     /// Stops the manager, if one runs: nothing reads or writes its log after this.
@@ -230,9 +240,7 @@ impl RoleFollower {
     async fn step(&self, leaderless: &mut u32) -> Result<(), MemberError> {
         match (self.seat.is_managers(), self.seat.manager()) {
             (true, None) => {
-                let start = self.keys.start_of_manager().await?;
-                self.seat.take(&self.keys, start).await?;
-                self.keys.entered()?;
+                self.seat.take(&self.keys, Begin::Resume).await?;
             }
             // The certificate was replaced by a worker's with the manager stopped first.
             (false, Some(_)) => self.seat.vacate().await,

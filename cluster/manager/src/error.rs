@@ -84,6 +84,9 @@ pub enum StartError {
     Join {
         /// The words of the manager that refused, or why none was reached.
         reason: String,
+        /// Whether the swarm may count on its log all the same, as an answer is missing:
+        /// nothing may be removed then, and it has to ask on.
+        may_count: bool,
     },
     /// The log was not applied in time.
     #[error(

@@ -14,6 +14,7 @@ use crate::{authorize, core::Core, engine::Engine, leadership::Leader};
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Follows the changes.
+#[derive(Clone)]
 pub(crate) struct Guard {
     pub(crate) core: Arc<Core>,
     pub(crate) engine: Engine,
@@ -50,7 +51,8 @@ impl Guard {
 
     fn changed(&self, change: &Change) {
         match change {
-            Change::Cluster { .. } => self.learn(),
+            // A snapshot is told of so, too, and whom it leaves out is cut off.
+            Change::Cluster { .. } => self.look_again(),
             Change::Node {
                 old: Some(old),
                 new,
@@ -74,13 +76,15 @@ impl Guard {
 }
 
 /// Makes changes news once this manager has caught up: what its log brings before was
-/// announced by others. Only that the cluster object changed meanwhile is told.
-pub(crate) async fn announce(
-    core: Arc<Core>,
-    engine: Engine,
-    changes: broadcast::Sender<ChangeRecord>,
-    stopped: CancellationToken,
-) {
+/// announced by others. Only that the cluster object changed meanwhile is told, and whom
+/// the log removed meanwhile is cut off.
+pub(crate) async fn announce(guard: Guard, changes: broadcast::Sender<ChangeRecord>) {
+    let Guard {
+        core,
+        engine,
+        stopped,
+        ..
+    } = &guard;
     let cluster = || -> Option<Arc<Cluster>> { core.read(|state| state.cluster().cloned()) };
     let before = cluster();
     loop {
@@ -94,6 +98,7 @@ pub(crate) async fn announce(
         }
     }
     engine.monitor.go_live();
+    guard.look_again();
     let after = cluster();
     if before != after {
         // Nobody may be listening.

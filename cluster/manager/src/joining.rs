@@ -36,7 +36,8 @@ impl Engine {
     /// applied what was acknowledged before.
     ///
     /// # Errors
-    /// [`StartError::Join`] with the words of the manager that refused.
+    /// [`StartError::Join`] with the words of the manager that refused;
+    /// [`StartError::NotCaughtUp`] if it is a voter that did not hear of a leader.
     pub(crate) async fn join(&self, remotes: &[String], addr: &str) -> Result<(), StartError> {
         let joined = self.ask_to_join(remotes, addr).await?;
         self.me.learn_incarnation(joined.incarnation);
@@ -47,7 +48,7 @@ impl Engine {
 
     async fn ask_to_join(&self, remotes: &[String], addr: &str) -> Result<Joined, StartError> {
         let begun = Instant::now();
-        let mut trouble = "no manager to ask".to_owned();
+        let mut trouble = Trouble::default();
         let mut queue: Vec<String> = Vec::new();
         let mut rest = remotes.iter().cycle();
         while begun.elapsed() < FIND {
@@ -61,7 +62,7 @@ impl Engine {
             let channel = match self.peers.dial(&remote).await {
                 Ok(channel) => channel,
                 Err(error) => {
-                    trouble = format!("{remote}: {}", chain_text(&error));
+                    trouble.reason = format!("{remote}: {}", chain_text(&error));
                     time::sleep(PAUSE).await;
                     continue;
                 }
@@ -69,16 +70,12 @@ impl Engine {
             match self.ask_one_to_join(&channel, addr).await {
                 Ok(Answer::Joined(joined)) => return Ok(joined),
                 Ok(Answer::Ask(leader)) => queue.push(leader.addr),
-                Err(status) if is_final(&status) => {
-                    return Err(StartError::Join {
-                        reason: status.message().to_owned(),
-                    });
-                }
-                Err(status) => trouble = format!("{remote}: {}", status.message()),
+                Err(status) if is_final(&status) => return Err(trouble.refused(&status)),
+                Err(status) => trouble.not_answered(&remote, &status),
             }
             time::sleep(PAUSE).await;
         }
-        Err(StartError::Join { reason: trouble })
+        Err(trouble.given_up())
     }
 
     async fn ask_one_to_join(
@@ -228,10 +225,88 @@ impl Engine {
     }
 }
 
-/// Asking again does not help.
-fn is_final(status: &Status) -> bool {
+/// What stood in the way of a manager that asks to be taken in.
+struct Trouble {
+    reason: String,
+    /// A leader may have made it a voter, without the answer that says so.
+    may_count: bool,
+}
+
+impl Default for Trouble {
+    fn default() -> Trouble {
+        Trouble {
+            reason: "no manager to ask".to_owned(),
+            may_count: false,
+        }
+    }
+}
+
+impl Trouble {
+    fn not_answered(&mut self, remote: &str, status: &Status) {
+        self.reason = format!("{remote}: {}", status.message());
+        self.may_count |= !is_refusal(status);
+    }
+
+    /// What is refused now says nothing of a question before that was not answered.
+    fn refused(self, status: &Status) -> StartError {
+        StartError::Join {
+            reason: status.message().to_owned(),
+            may_count: self.may_count,
+        }
+    }
+
+    fn given_up(self) -> StartError {
+        StartError::Join {
+            reason: self.reason,
+            may_count: self.may_count,
+        }
+    }
+}
+
+/// Nothing has changed.
+fn is_refusal(status: &Status) -> bool {
     matches!(
         status.code(),
         Code::FailedPrecondition | Code::PermissionDenied | Code::InvalidArgument
-    ) && !status.message().contains("try again")
+    )
+}
+
+/// Asking again does not help.
+fn is_final(status: &Status) -> bool {
+    is_refusal(status) && !status.message().contains("try again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn may_count(error: StartError) -> bool {
+        match error {
+            StartError::Join { may_count, .. } => may_count,
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn only_a_refusal_ends_a_join_that_nobody_counts_on() {
+        let lost = Status::unavailable("the connection was lost");
+        let early = Status::failed_precondition("no manager on record yet; try again");
+        let refused = Status::failed_precondition("not reached from here");
+        // Nobody was asked, or it was said that nothing happened.
+        assert!(!may_count(Trouble::default().given_up()));
+        assert!(!may_count(Trouble::default().refused(&refused)));
+        let mut trouble = Trouble::default();
+        trouble.not_answered("m1", &early);
+        assert!(!is_final(&early) && is_final(&refused) && !is_final(&lost));
+        assert!(!may_count(trouble.refused(&refused)));
+        // An answer was lost: the leader may have gone on.
+        let lost_and = |then: fn(Trouble, &Status) -> StartError| {
+            let mut trouble = Trouble::default();
+            trouble.not_answered("m1", &lost);
+            trouble.not_answered("m1", &early);
+            may_count(then(trouble, &refused))
+        };
+        assert!(lost_and(|trouble, _| trouble.given_up()));
+        assert!(lost_and(Trouble::refused));
+    }
 }

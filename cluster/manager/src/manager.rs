@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
@@ -10,7 +11,7 @@ use std::{
 use tokio::{
     net::TcpListener,
     sync::{broadcast, watch},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -58,6 +59,9 @@ use crate::{
 /// A stop waits so long at most for calls under way and for peers to take note;
 /// who is cut off tries again, and what was proposed is on record or is not.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// The part of the time for a stop that handing over may take, as one over this.
+const HAND_OVER_SHARE: u32 = 3;
 
 /// Whether a new leader is on stage is told by no one; it is there in no time.
 const STAGE_LOOK: Duration = Duration::from_millis(1);
@@ -119,7 +123,8 @@ pub enum Start {
     /// On an empty directory, under a Raft id that was never used, as one more of a
     /// cluster. Returns once it is a voter and has caught up.
     Join(JoinCluster),
-    /// On its log, as the only member from now on; every entry of it is kept.
+    /// On its log, as the only member from now on; every entry of it is kept. Cut short,
+    /// it is to be started so again: [`Start::Resume`] would not part it from the others.
     ForceNew,
 }
 
@@ -233,7 +238,13 @@ impl Manager {
         };
         // 1. What every manager does. It follows until it is known to lead.
         keep(config, &lead, &tasks, &ended);
-        // 2. The door: others must reach a manager before it is one of them.
+        // 2. Alone, before the former others reach what they take for one of them.
+        if matches!(start, Start::ForceNew) {
+            engine.catch_up().await?;
+            engine.monitor.go_live();
+            raise_incarnation(&core, &engine).await?;
+        }
+        // 3. The door: others must reach a manager before it is one of them.
         let listening = open_door(config, &lead, way, &tasks, listener)?;
         let manager = Manager {
             stage: lead.stage.clone(),
@@ -245,7 +256,7 @@ impl Manager {
             ended,
             _stop: stop,
         };
-        // 3. Its place in the cluster, and what it does while it leads.
+        // 4. Its place in the cluster, and what it does while it leads.
         manager.begin(config, start, lead).await?;
         tracing::info!(node = %manager.core.node_id, address = %config.listen, "manager serves");
         Ok(manager)
@@ -262,7 +273,6 @@ impl Manager {
     ) -> Result<(), StartError> {
         let engine = &self.engine;
         let is_found = matches!(start, Start::Found(_));
-        let is_forced = matches!(start, Start::ForceNew);
         if is_found {
             found(engine, config).await?;
         }
@@ -280,8 +290,10 @@ impl Manager {
             self.tasks.spawn(lead.run());
             return Ok(());
         }
-        engine.catch_up().await?;
-        engine.monitor.go_live();
+        if !matches!(start, Start::ForceNew) {
+            engine.catch_up().await?;
+            engine.monitor.go_live();
+        }
         if let Start::Found(new) = start {
             let NewCluster { cluster, node } = *new;
             let bootstrap = Bootstrap {
@@ -292,9 +304,6 @@ impl Manager {
                 .propose(component("bootstrap"), Op::Bootstrap(bootstrap))
                 .await
                 .map_err(StartError::Bootstrap)?;
-        }
-        if is_forced {
-            self.raise_incarnation().await?;
         }
         let mut trouble = lead.trouble.subscribe();
         let mut leader = engine.leader();
@@ -310,29 +319,6 @@ impl Manager {
                 () = tokio::time::sleep(STAGE_LOOK) => {}
             }
         }
-        Ok(())
-    }
-
-    /// Parts this cluster from the one that its other managers may go on with.
-    async fn raise_incarnation(&self) -> Result<(), StartError> {
-        let cluster = self.core.read(|state| state.cluster().cloned());
-        let Some(cluster) = cluster else {
-            return Err(refused("there is no cluster in the log of this manager"));
-        };
-        let incarnation = cluster.incarnation + 1;
-        let update = UpdateCluster {
-            cluster: Some(Cluster {
-                incarnation,
-                ..(*cluster).clone()
-            }),
-            expected_version: 0,
-        };
-        self.core
-            .propose(component("force-new-cluster"), Op::UpdateCluster(update))
-            .await
-            .map_err(StartError::Bootstrap)?;
-        self.engine.me.learn_incarnation(incarnation);
-        tracing::warn!(incarnation, "this manager is the only one of its swarm now");
         Ok(())
     }
 
@@ -498,12 +484,14 @@ impl Manager {
     }
 
     /// Ends sessions, stops the services, lets the log reach the disk: nothing of
-    /// it is written to after that. A second call has nothing to do.
+    /// it is written to after that. Later than `deadline` only if the disk is. A second
+    /// call has nothing to do.
     pub async fn shutdown(&self, deadline: Duration) {
         let until = Instant::now() + deadline;
         // 0. Another leads, if there is one: nobody waits for an election then.
         if matches!(&*self.engine.leader.borrow(), Leader::Me { .. }) && !self.engine.is_alone() {
-            match timeout_at(until, self.engine.transfer_leadership(None)).await {
+            let transfer = self.engine.transfer_leadership(None);
+            match timeout(deadline / HAND_OVER_SHARE, transfer).await {
                 Ok(Ok(())) => {}
                 other => tracing::debug!(?other, "no other manager took over"),
             }
@@ -515,9 +503,12 @@ impl Manager {
         if let Some(listening) = listening {
             listening.shutdown(deadline.min(DRAIN)).await;
         }
-        // 3. The engine and all that is left.
-        if timeout_at(until, self.engine.stop()).await.is_err() {
-            tracing::warn!("the log was not closed in time; the next start reads its tail");
+        // 3. The engine and all that is left. What writes to the directory is waited for,
+        //    whatever the time: callers replace its keys, or remove it.
+        let mut stopping = pin!(self.engine.stop());
+        if timeout_at(until, &mut stopping).await.is_err() {
+            tracing::warn!("the log is not closed in time; it is waited for");
+            stopping.await;
         }
         self.ended.cancel();
         self.tasks.close();
@@ -591,6 +582,28 @@ async fn found(engine: &Engine, config: &ManagerConfig) -> Result<(), StartError
     engine.raft.initialize(members).await.map_err(refused)
 }
 
+/// Parts this cluster from the one that its other managers may go on with.
+async fn raise_incarnation(core: &Core, engine: &Engine) -> Result<(), StartError> {
+    let cluster = core.read(|state| state.cluster().cloned());
+    let Some(cluster) = cluster else {
+        return Err(refused("there is no cluster in the log of this manager"));
+    };
+    let incarnation = cluster.incarnation + 1;
+    let update = UpdateCluster {
+        cluster: Some(Cluster {
+            incarnation,
+            ..(*cluster).clone()
+        }),
+        expected_version: 0,
+    };
+    core.propose(component("force-new-cluster"), Op::UpdateCluster(update))
+        .await
+        .map_err(StartError::Bootstrap)?;
+    engine.me.learn_incarnation(incarnation);
+    tracing::warn!(incarnation, "this manager is the only one of its swarm now");
+    Ok(())
+}
+
 /// Starts what runs on every manager.
 fn keep(config: &ManagerConfig, lead: &Lead, tasks: &TaskTracker, ended: &CancellationToken) {
     let Lead {
@@ -608,14 +621,8 @@ fn keep(config: &ManagerConfig, lead: &Lead, tasks: &TaskTracker, ended: &Cancel
         stopped: stopped.clone(),
     };
     guard.learn();
-    tasks.spawn(guard.follow(changes.subscribe()));
-    let (core, changes) = (Arc::clone(core), changes.clone());
-    tasks.spawn(guard::announce(
-        core,
-        engine.clone(),
-        changes,
-        stopped.clone(),
-    ));
+    tasks.spawn(guard.clone().follow(changes.subscribe()));
+    tasks.spawn(guard::announce(guard, changes.clone()));
     tasks.spawn(engine.clone().keep_snapshots(stopped.clone()));
     // A leader stays one until calls under way have ended.
     tasks.spawn(engine.clone().keep_leadership(ended.clone()));

@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use tonic::Code;
 use waxseal_ca::Role;
-use waxseal_cluster::objects::NodeRole;
-use waxseal_manager::{JoinCluster, Leader, Manager, Start, StartError};
-use waxseal_wire::waxseal::{RaftHeader, RaftVote, VoteRequest};
+use waxseal_cluster::objects::{NodeRole, RemoveNode, command::Op};
+use waxseal_manager::{JoinCluster, Leader, Manager, Start, StartError, component};
+use waxseal_wire::{
+    Credentials, ManagerChannel,
+    waxseal::{HelloRequest, RaftHeader, RaftVote, VoteRequest},
+};
 
 use crate::{
     group::{Group, Site},
@@ -27,9 +31,10 @@ async fn a_manager_out_of_reach_does_not_join() {
         })
     };
     let refused = Manager::start_on(site.disk.clone(), config, join()).await;
-    let Err(StartError::Join { reason }) = refused else {
+    let Err(StartError::Join { reason, may_count }) = refused else {
         panic!("it joined");
     };
+    assert!(!may_count, "a refusal undoes it");
     assert!(
         reason.contains("127.0.0.1:1") && reason.contains("--advertise-addr"),
         "{reason}"
@@ -269,6 +274,115 @@ async fn one_goes_on_alone_when_the_others_are_lost() {
     group.join(5).await.unwrap();
     group.all_have(&["alone".into(), "after".into()]).await;
     group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_forced_hears_no_former_member_before_it_is_parted_from_them() {
+    let mut group = Group::of(2).await;
+    group.write("before").await;
+    group.all_have(&["before".into()]).await;
+    let former = group.leader().await;
+    let left = 1 - former;
+    group.kill(0);
+    group.kill(1);
+    let former = &group.sites[former];
+    let vote = VoteRequest {
+        header: Some(RaftHeader {
+            cluster_id: CLUSTER.into(),
+            incarnation: 1,
+            from: former.raft_id,
+            to: group.sites[left].raft_id,
+        }),
+        vote: Some(RaftVote {
+            term: 1_000,
+            leader: former.raft_id,
+            committed: false,
+        }),
+        last: None,
+    };
+    let credentials = group.world.credentials(&former.node_id, Role::Manager);
+    let live = group.world.live(group.world.root.trust(), credentials);
+    let addr = group.sites[left].addr();
+    // It calls all the while that the other starts, on a disk that takes its time.
+    let calling = tokio::spawn(async move {
+        loop {
+            let dialled = ManagerChannel::dial(&addr, Credentials::Member(&live)).await;
+            if let Ok(channel) = dialled {
+                match channel.raft().vote(vote.clone()).await {
+                    Err(status) if status.code() == Code::Unavailable => {}
+                    answer => return answer,
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    group.sites[left].slow.set(Duration::from_millis(300));
+    group.start(left, Start::ForceNew).await.unwrap();
+    group.sites[left].slow.set(Duration::ZERO);
+    let refused = calling.await.unwrap().unwrap_err();
+    assert!(
+        refused.message().contains("docker swarm leave --force"),
+        "{refused}"
+    );
+    // Begun anew, as after a crash before that was on record, it keeps all.
+    group.write("alone").await;
+    group.kill(left);
+    group.start(left, Start::ForceNew).await.unwrap();
+    group.all_have(&["before".into(), "alone".into()]).await;
+    assert_eq!(group.sites[left].manager().members().len(), 1);
+    group.write("again").await;
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_removed_meanwhile_is_cut_off_by_one_that_catches_up() {
+    let mut group = Group::of(3).await;
+    add_node(group.sites[0].manager(), "w1", NodeRole::Worker).await;
+    group.write("before").await;
+    group.all_have(&["before".into()]).await;
+    let behind = (group.leader().await + 1) % 3;
+    group.kill(behind);
+    let leader = group.leader().await;
+    let removal = RemoveNode {
+        node_id: "w1".into(),
+        force: true,
+        ..RemoveNode::default()
+    };
+    let manager = group.sites[leader].manager();
+    let removed = manager.propose(component("test"), Op::RemoveNode(removal));
+    removed.await.unwrap();
+    let others: Vec<_> = group.running().collect();
+    for other in &others {
+        group.kill(*other);
+    }
+    // Its log has the node, and nobody tells otherwise.
+    group.start(behind, Start::Resume).await.unwrap();
+    let worker = group
+        .world
+        .worker(group.sites[behind].manager(), "w1")
+        .await;
+    worker.hello().greet(HelloRequest::default()).await.unwrap();
+    for other in others {
+        group.start(other, Start::Resume).await.unwrap();
+    }
+    tokio::time::timeout(DEADLINE, worker.closed())
+        .await
+        .unwrap();
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_written_after_a_stop_that_had_too_little_time() {
+    let group = Group::of(1).await;
+    let site = &group.sites[0];
+    site.slow.set(Duration::from_millis(1_500));
+    let manager = site.manager();
+    let (_, ()) = tokio::join!(create_secret(manager, "late", 100), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(site.slow.is_syncing());
+        manager.shutdown(Duration::from_millis(200)).await;
+        assert!(!site.slow.is_syncing());
+    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,17 +12,29 @@ use std::{
 
 use waxseal_raft_store::{Disk, DiskFile, OpenMode};
 
-/// How long each sync takes; clones are one.
+/// How long each sync takes, and how many are under way; clones are one.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Slowness(Arc<AtomicU64>);
+pub(crate) struct Slowness {
+    millis: Arc<AtomicU64>,
+    syncing: Arc<AtomicU64>,
+}
 
 impl Slowness {
     pub(crate) fn set(&self, delay: Duration) {
-        self.0.store(delay.as_millis() as u64, Ordering::Relaxed);
+        self.millis
+            .store(delay.as_millis() as u64, Ordering::Relaxed);
     }
 
-    fn wait(&self) {
-        std::thread::sleep(Duration::from_millis(self.0.load(Ordering::Relaxed)));
+    pub(crate) fn is_syncing(&self) -> bool {
+        self.syncing.load(Ordering::SeqCst) > 0
+    }
+
+    fn sync(&self, file: &dyn DiskFile) -> io::Result<()> {
+        self.syncing.fetch_add(1, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(self.millis.load(Ordering::Relaxed)));
+        let synced = file.sync_data();
+        self.syncing.fetch_sub(1, Ordering::SeqCst);
+        synced
     }
 }
 
@@ -77,8 +89,7 @@ impl DiskFile for SlowFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.slow.wait();
-        self.file.sync_data()
+        self.slow.sync(&*self.file)
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
