@@ -122,8 +122,8 @@ impl ConnectionService {
             Ok(registration) => registration,
             Err(status) => return Ok(watch.wrap(status.into_http())),
         };
-        if self.peer.relayed_by.is_some() {
-            // Those are of many nodes, which come and go.
+        if self.peer.relayed_by.is_some() || self.manager().is_ok() {
+            // Those are of many nodes or API clients, which come and go.
             watch.resets = None;
         }
         // 2. Refused before a byte of the body is taken.

@@ -561,6 +561,19 @@ async fn too_many_resets_end_a_connection() {
 }
 
 #[tokio::test]
+async fn a_managers_resets_are_of_many() {
+    let world = World::new().await;
+    let follower = world.live("follower", Role::Manager);
+    let channel = world.dial(&follower).await.unwrap();
+    for _ in 0..=2 * limits::RESETS_PER_WINDOW {
+        // Opened and dropped, as API clients hang up.
+        let mut dispatcher = channel.dispatcher();
+        drop(dispatcher.session(SessionRequest::default()).await.unwrap());
+    }
+    heartbeat(&channel).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_handshake_that_does_not_come_is_cut() {
     let world = World::new().await;
     let mut end = [0; 16];
