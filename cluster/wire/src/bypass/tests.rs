@@ -354,7 +354,10 @@ async fn an_end_that_knows_no_lines_notices_nothing() {
         let message = timeout(SOON, stream.message()).await.unwrap().unwrap();
         assert_eq!(message.as_ref(), expected.as_ref().ok());
     }
-    assert!(wire.shows_marker(), "its own HTTP/2 has it, and the look finds it");
+    assert!(
+        wire.shows_marker(),
+        "its own HTTP/2 has it, and the look finds it"
+    );
     // A stock manager: what it sends is plain.
     let shape = Shape {
         server: false,
