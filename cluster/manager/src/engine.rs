@@ -61,6 +61,8 @@ pub(crate) struct Engine {
     pub(crate) leader: watch::Sender<Leader>,
     /// The membership changes one step at a time.
     pub(crate) changing: Arc<Mutex<()>>,
+    /// The leadership is handed over once at a time.
+    pub(crate) handing: Arc<Mutex<()>>,
 }
 
 impl Engine {
@@ -126,6 +128,7 @@ impl Engine {
             pulse,
             leader: watch::Sender::default(),
             changing: Arc::default(),
+            handing: Arc::default(),
         })
     }
 

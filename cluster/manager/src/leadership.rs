@@ -392,7 +392,7 @@ impl Engine {
     }
 
     /// Hands the leadership over (spec/dependencies.md §3, rule 5); returns once another
-    /// leads.
+    /// leads. Once begun it goes on, also if what asked for it ends with the leadership.
     ///
     /// # Errors
     /// [`MembershipError`].
@@ -400,17 +400,29 @@ impl Engine {
         &self,
         to: Option<RaftId>,
     ) -> Result<(), MembershipError> {
+        // The end of one must not give the lease back that another has given up.
+        let one = Arc::clone(&self.handing).lock_owned().await;
+        let engine = self.clone();
+        let handing = tokio::spawn(async move {
+            let stopped = engine.monitor.stopped.clone();
+            let handed = stopped.run_until_cancelled(engine.hand_over(to)).await;
+            drop(one);
+            handed.unwrap_or(Err(MembershipError::Stopped))
+        });
+        handing.await.unwrap_or(Err(MembershipError::Stopped))
+    }
+
+    async fn hand_over(&self, to: Option<RaftId>) -> Result<(), MembershipError> {
         let vote = self.raft.server_metrics().borrow().vote;
         if !self.is_mine(&vote) {
             return Err(MembershipError::NotLeader);
         }
+        // This manager's engine votes for no other in the time of its own lease, which it
+        // counts from its election. It leads until then: the heir must have heard it.
+        time::sleep(PROMISE.saturating_sub(self.pulse.leads_for())).await;
         let target = self.heir(to)?;
-        // What is committed from here on is not acknowledged by this manager's lease.
-        self.pulse.hand_over(true);
-        self.raft.runtime_config().heartbeat(false);
+        let _silent = Silent::new(self);
         let handed = time::timeout(HAND_OVER, self.hand_to(target, &vote)).await;
-        self.raft.runtime_config().heartbeat(true);
-        self.pulse.hand_over(false);
         handed.unwrap_or(Err(MembershipError::NotTaken { within: HAND_OVER }))
     }
 
@@ -451,10 +463,7 @@ impl Engine {
                 while self.matched(heir) < self.last_log() {
                     time::sleep(ASK_PAUSE).await;
                 }
-                // 2. This manager's engine votes for it: not in the time of its own lease,
-                //    which it counts from its election.
-                time::sleep(PROMISE.saturating_sub(self.pulse.leads_for())).await;
-                // 3. It stands for election.
+                // 2. It stands for election.
                 if let Ok(channel) = self.peers.channel(heir, Lane::Pulse).await {
                     let request = CampaignRequest {
                         header: Some(self.me.header(heir)),
@@ -465,7 +474,7 @@ impl Engine {
                     }
                 }
             }
-            // 4. It, or whoever won, leads.
+            // 3. It, or whoever won, leads.
             let asked = Instant::now();
             while asked.elapsed() < ELECTED {
                 if self
@@ -478,5 +487,24 @@ impl Engine {
                 time::sleep(ASK_PAUSE).await;
             }
         }
+    }
+}
+
+/// While it is there this manager gives no signs of life, and what it commits is not
+/// acknowledged by its lease. After that it leads as before, if it still does.
+struct Silent<'a>(&'a Engine);
+
+impl Silent<'_> {
+    fn new(engine: &Engine) -> Silent<'_> {
+        engine.pulse.hand_over(true);
+        engine.raft.runtime_config().heartbeat(false);
+        Silent(engine)
+    }
+}
+
+impl Drop for Silent<'_> {
+    fn drop(&mut self) {
+        self.0.raft.runtime_config().heartbeat(true);
+        self.0.pulse.hand_over(false);
     }
 }
