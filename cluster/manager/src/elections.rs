@@ -5,7 +5,10 @@
 //! would vote so. A manager that others do not hear, or that does not hear them, so
 //! never deposes a leader that works.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use futures::{
     future::join_all,
@@ -33,7 +36,7 @@ const LOST: Duration = Duration::from_millis(100);
 const POLL: Duration = Duration::from_millis(400);
 /// Time for an election.
 const ELECTION: Duration = Duration::from_millis(700);
-/// Whoever does not say by then what this manager had is not waited for.
+/// Whoever does not say by then what this manager had is not waited for, if a quorum did.
 const ASK: Duration = Duration::from_secs(3);
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -165,11 +168,27 @@ impl Engine {
     /// and then as if it had that still.
     pub(crate) async fn ask_what_was(self, addr: String, stopped: CancellationToken) {
         let asking = async {
-            let others = self.candidates_peers().unwrap_or_default();
-            let asked = others.iter().map(|voter| self.ask_one(*voter, &addr));
+            let mut answers = BTreeMap::new();
+            // Nobody is elected without a quorum either, and a disk that was set back comes
+            // up before its network as a rule.
+            while !self.with_quorum(|quorum| {
+                quorum.is_one(|id| *id == quorum.me || answers.contains_key(id))
+            }) {
+                let voters = self.with_quorum(|quorum| {
+                    let voters = quorum.membership.voter_ids();
+                    let is_due = |id: &RaftId| *id != quorum.me && !answers.contains_key(id);
+                    voters.filter(is_due).collect::<BTreeSet<_>>()
+                });
+                if voters.is_empty() {
+                    time::sleep(ASK_AGAIN).await;
+                }
+                let asked = voters.iter().map(|voter| self.ask_one(*voter, &addr));
+                let told = voters.iter().copied().zip(join_all(asked).await);
+                answers.extend(told.filter_map(|(voter, answer)| Some((voter, answer?))));
+            }
             let mut floor = Floor::default();
             let mut had = None;
-            for answer in join_all(asked).await.into_iter().flatten() {
+            for answer in answers.into_values() {
                 had = had.max(answer.matched.map(codec::log_id_in));
                 let known = [answer.committed, answer.matched];
                 let known = known.into_iter().flatten().map(codec::log_id_in).max();

@@ -21,8 +21,8 @@ use waxseal_wire::{
     waxseal::{
         AppendRequest, AppendResponse, BeatRequest, BeatResponse, CampaignRequest,
         CampaignResponse, JoinRequest, JoinResponse, MoveRequest, ProbeRequest, ProbeResponse,
-        RaftHeader, SnapshotRequest, VoteRequest as VoteMessage, VoteResponse, raft_server,
-        snapshot_request::Part,
+        RaftHeader, RaftVote, SnapshotRequest, VoteRequest as VoteMessage, VoteResponse,
+        raft_server, snapshot_request::Part,
     },
 };
 
@@ -336,25 +336,30 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<AppendRequest>,
     ) -> Result<Response<AppendResponse>, Status> {
-        self.admit(&request, request.get_ref().header.as_ref(), Call::Leader)?;
+        let call = request.get_ref();
+        self.admit(&request, call.header.as_ref(), Call::Leader)?;
+        check_speaker(call.header.as_ref(), call.vote.as_ref())?;
         self.append(request.into_inner()).await.map(Response::new)
     }
 
     async fn vote(&self, request: Request<VoteMessage>) -> Result<Response<VoteResponse>, Status> {
-        self.admit(&request, request.get_ref().header.as_ref(), Call::Candidate)?;
-        self.check_candidate(request.get_ref())?;
+        let call = request.get_ref();
+        self.admit(&request, call.header.as_ref(), Call::Candidate)?;
+        check_speaker(call.header.as_ref(), call.vote.as_ref())?;
         self.vote(request.into_inner()).await.map(Response::new)
     }
 
     async fn poll(&self, request: Request<VoteMessage>) -> Result<Response<VoteResponse>, Status> {
-        self.admit(&request, request.get_ref().header.as_ref(), Call::Candidate)?;
-        self.check_candidate(request.get_ref())?;
+        let call = request.get_ref();
+        self.admit(&request, call.header.as_ref(), Call::Candidate)?;
+        check_speaker(call.header.as_ref(), call.vote.as_ref())?;
         self.poll(request.into_inner()).map(Response::new)
     }
 
     async fn beat(&self, request: Request<BeatRequest>) -> Result<Response<BeatResponse>, Status> {
         self.admit(&request, request.get_ref().header.as_ref(), Call::Leader)?;
         let beat = request.into_inner();
+        check_speaker(beat.header.as_ref(), beat.vote.as_ref())?;
         let vote = codec::vote_in(beat.vote)?;
         let pulse = &self.0.engine.pulse;
         let own = self.own_vote();
@@ -387,6 +392,7 @@ impl raft_server::Raft for RaftService {
         };
         let request = Request::from_parts(metadata, extensions, ());
         self.admit(&request, begin.header.as_ref(), Call::Leader)?;
+        check_speaker(begin.header.as_ref(), begin.vote.as_ref())?;
         self.install(begin, parts).await.map(Response::new)
     }
 
@@ -395,7 +401,9 @@ impl raft_server::Raft for RaftService {
         request: Request<CampaignRequest>,
     ) -> Result<Response<CampaignResponse>, Status> {
         self.admit(&request, request.get_ref().header.as_ref(), Call::Leader)?;
-        let vote = codec::vote_in(request.into_inner().vote)?;
+        let campaign = request.into_inner();
+        check_speaker(campaign.header.as_ref(), campaign.vote.as_ref())?;
+        let vote = codec::vote_in(campaign.vote)?;
         let engine = &self.0.engine;
         // Only the leader that is followed hands over.
         if engine.pulse.leader(Instant::now()) != Some(vote) {
@@ -468,16 +476,13 @@ impl raft_server::Raft for RaftService {
     }
 }
 
-impl RaftService {
-    /// Nobody stands in the name of another.
-    fn check_candidate(&self, request: &VoteMessage) -> Result<(), Status> {
-        let from = request.header.as_ref().map(|header| header.from);
-        let candidate = request.vote.as_ref().map(|vote| vote.leader);
-        if from == candidate {
-            return Ok(());
-        }
-        Err(denied("a vote for another than the caller"))
+/// Nobody stands or leads in the name of another.
+fn check_speaker(header: Option<&RaftHeader>, vote: Option<&RaftVote>) -> Result<(), Status> {
+    let from = header.map(|header| header.from);
+    if from == vote.map(|vote| vote.leader) {
+        return Ok(());
     }
+    Err(denied("a vote for another than the caller"))
 }
 
 /// Writes a piece on a blocking thread.
