@@ -105,6 +105,8 @@ pub struct JoinRequest {
     pub listen_addr: String,
     /// As sent; empty: choose.
     pub advertise_addr: String,
+    /// As sent.
+    pub data_path_addr: String,
     /// At least one, port filled in.
     pub remote_addrs: Vec<String>,
     /// The token text.

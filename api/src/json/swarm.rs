@@ -467,6 +467,8 @@ pub(crate) struct JoinBody {
     pub(crate) listen_addr: String,
     /// Empty: choose.
     pub(crate) advertise_addr: String,
+    /// Address or interface.
+    pub(crate) data_path_addr: String,
     /// Managers.
     pub(crate) remote_addrs: Vec<String>,
     /// The token.

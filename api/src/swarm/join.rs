@@ -99,6 +99,7 @@ pub(super) async fn join<C: Cluster>(
     let request = JoinRequest {
         listen_addr: body.listen_addr,
         advertise_addr: body.advertise_addr,
+        data_path_addr: body.data_path_addr,
         remote_addrs,
         join_token: body.join_token.0,
         availability: availability(&body.availability)?,

@@ -75,6 +75,11 @@ fn joins_are_refused_with_their_reason() -> Result<()> {
             manager.docker.ok(&["node", "ls", "-q"])?.lines().count() == 1,
             "a record was made"
         );
+        let words = ["swarm", "join", "--data-path-addr", "0.0.0.0", "--token"];
+        let said = node
+            .docker
+            .fails(&[&words[..], &[&token, &remote]].concat())?;
+        ensure!(said.contains("data path address must be"), "{said}");
         // The good one, with our own CLI's words too.
         node.join(&token, &remote)?;
         ensure!(node.cli.run(&["status"])?.code == 0);
