@@ -25,7 +25,7 @@ use waxseal_cluster::{
     objects::{Actor, Bootstrap, Cluster, Node, UpdateCluster, actor, command::Op},
     plan::MemberView,
 };
-use waxseal_raft_store::{Disk, Member, OsDisk, StoreError, StoreOptions};
+use waxseal_raft_store::{Disk, Member, StoreError, StoreOptions};
 use waxseal_wire::{
     Acceptor, Connections, Course, FEATURE_LEVEL, Listening, Relay, limits,
     swarmkit::{
@@ -144,19 +144,11 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Starts a manager. What leads serves once it has applied everything that was
-    /// ever acknowledged.
+    /// Starts a manager whose directory is on `disk`. What leads serves once it has applied
+    /// everything that was ever acknowledged.
     ///
     /// # Errors
     /// [`StartError`]; nothing is left running.
-    pub async fn start(config: ManagerConfig, start: Start) -> Result<Manager, StartError> {
-        Manager::start_on(Arc::new(OsDisk), config, start).await
-    }
-
-    /// As [`Manager::start`], with the directory on a disk other than the real one.
-    ///
-    /// # Errors
-    /// As [`Manager::start`].
     pub async fn start_on(
         disk: Arc<dyn Disk>,
         config: ManagerConfig,
