@@ -133,6 +133,11 @@ impl NodeKey {
         PublicKeyDigest::of_spki(&self.spki_der)
     }
 
+    /// An ECDSA signature in DER: with SHA-256 on P-256, with SHA-384 on P-384.
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+        rcgen::SigningKey::sign(&self.signer, message).map_err(|_| KeyError::Signing)
+    }
+
     /// The key for rustls.
     pub(crate) fn tls_key(&self) -> PrivateKeyDer<'_> {
         PrivatePkcs8KeyDer::from(self.pkcs8.as_slice()).into()

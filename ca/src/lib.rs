@@ -16,6 +16,7 @@
 //! | [`token`] | join tokens |
 //! | [`issuance`] | who gets a certificate, and as what |
 //! | [`renewal`] | when a certificate is renewed |
+//! | [`root_path`], [`reclaim`] | how a node returns whose certificate counts no more |
 //! | [`tls`] | rustls configurations over a live identity and live trust |
 
 pub mod authority;
@@ -28,9 +29,11 @@ pub mod issuance;
 pub mod key;
 mod pem;
 pub mod profile;
+pub mod reclaim;
 pub mod renewal;
 pub mod role;
 pub mod root;
+pub mod root_path;
 pub mod serial;
 pub mod skew;
 #[cfg(test)]

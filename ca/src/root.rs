@@ -22,7 +22,7 @@ pub const MAX_BUNDLE_BYTES: usize = 64 * 1024;
 pub const MAX_ROOTS: usize = 16;
 
 /// Signature algorithms of roots that engines accept (spec/pki.md §2.2).
-const ROOT_SIGNATURES: [Oid<'static>; 6] = [
+pub(crate) const ROOT_SIGNATURES: [Oid<'static>; 6] = [
     OID_PKCS1_SHA256WITHRSA,
     OID_PKCS1_SHA384WITHRSA,
     OID_PKCS1_SHA512WITHRSA,
@@ -196,6 +196,13 @@ impl TrustBundle {
             .collect()
     }
 
+    /// Subjects and keys of the roots that are valid at `now`.
+    pub(crate) fn valid_issuers(&self, now: OffsetDateTime) -> impl Iterator<Item = &IssuerInfo> {
+        self.roots()
+            .filter(move |root| root.not_before <= now && now <= root.not_after)
+            .map(|root| &root.issuer)
+    }
+
     pub(crate) fn issuer_of_anchor(&self, anchor: &TrustAnchor<'_>) -> Option<&IssuerInfo> {
         self.roots()
             .find(|root| {
@@ -286,7 +293,8 @@ fn is_verifiable(certificate: &X509Certificate<'_>) -> bool {
     algorithm.algorithm == OID_PKCS1_RSAENCRYPTION
 }
 
-fn may_sign_certificates(certificate: &X509Certificate<'_>) -> bool {
+/// Whether a certificate is a CA's that may sign others.
+pub(crate) fn may_sign_certificates(certificate: &X509Certificate<'_>) -> bool {
     let is_ca =
         matches!(certificate.basic_constraints(), Ok(Some(constraints)) if constraints.value.ca);
     let usage_allows = match certificate.key_usage() {

@@ -75,7 +75,7 @@ pub fn describe_root_skew(local_now: OffsetDateTime, not_before: OffsetDateTime)
 }
 
 /// Hours and minutes below two days, days and hours above.
-fn spell(span: Duration) -> String {
+pub(crate) fn spell(span: Duration) -> String {
     let minutes = span.unsigned_abs().as_secs() / 60;
     let (days, hours, minutes) = (minutes / 1440, minutes / 60, minutes % 60);
     if days >= 2 {

@@ -51,6 +51,7 @@ pub fn new_cluster(new: NewCluster) -> Cluster {
         unlock_key: new.unlock_key.map(|key| UnlockKeyRecord { key, epoch: 1 }),
         feature_level: FEATURE_LEVEL,
         incarnation: 1,
+        return_window: None,
     }
 }
 

@@ -28,6 +28,7 @@ mod needs;
 pub mod plan;
 mod record;
 mod redact;
+pub mod returns;
 mod snapshot;
 mod state;
 mod store;

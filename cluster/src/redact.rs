@@ -63,6 +63,10 @@ impl Op {
             Op::RemoveService(_) => "remove_service",
             Op::ChangeTasks(_) => "change_tasks",
             Op::ReportTasks(_) => "report_tasks",
+            Op::GrantReturn(_) => "grant_return",
+            Op::NoteReturn(_) => "note_return",
+            Op::ApproveReturn(_) => "approve_return",
+            Op::SetReturnWindow(_) => "set_return_window",
         }
     }
 }

@@ -90,7 +90,7 @@ impl State {
     }
 }
 
-fn requested(node: &Node, asked: Certificate) -> Result<Certificate, Refusal> {
+pub(super) fn requested(node: &Node, asked: Certificate) -> Result<Certificate, Refusal> {
     if asked.csr.is_empty() {
         return Err(Refusal::missing("CSR"));
     }

@@ -12,6 +12,7 @@ mod config;
 mod node;
 #[cfg(test)]
 mod properties;
+mod returns;
 mod secret;
 mod service;
 mod task;
@@ -120,6 +121,10 @@ impl State {
             Op::RemoveService(op) => self.remove_service(&op, stamp),
             Op::ChangeTasks(op) => Ok(self.change_tasks(op, stamp)),
             Op::ReportTasks(op) => Ok(self.report_tasks(op, stamp)),
+            Op::GrantReturn(op) => self.grant_return(op, stamp),
+            Op::NoteReturn(op) => self.note_return(op, stamp),
+            Op::ApproveReturn(op) => self.approve_return(op, stamp),
+            Op::SetReturnWindow(op) => self.set_return_window(&op, stamp),
         }
     }
 }

@@ -9,8 +9,8 @@ use crate::{
     meta::Stamp,
     needs,
     objects::{
-        Ban, CreateNode, Node, NodeObservation, NodeRole, NodeState, ObserveNodes, Reachability,
-        RemoveNode, TaskState, TaskStatus, UpdateNode,
+        Ban, CertificateInUse, CreateNode, Node, NodeObservation, NodeRole, NodeState,
+        ObserveNodes, Reachability, RemoveNode, TaskState, TaskStatus, UpdateNode,
     },
     plan::{desired_role, has_quorum},
     state::State,
@@ -257,11 +257,28 @@ fn observe(node: &Node, observation: NodeObservation, stamp: &Stamp) -> Option<N
     if observation.session_started {
         new.first_session_at.get_or_insert(stamp.time);
     }
+    take_into_use(&mut new, &observation.session_serial, stamp);
     if new == *node {
         return None;
     }
     new.meta = stamp.updated(node.meta.as_ref());
     Some(new)
+}
+
+/// A session is held with the newest certificate: the one before it comes back no more.
+fn take_into_use(node: &mut Node, serial: &[u8], stamp: &Stamp) {
+    let Some(newest) = &node.certificate else {
+        return;
+    };
+    let known = node.in_use.as_ref().map(|in_use| in_use.serial.as_slice());
+    if serial.is_empty() || newest.serial != serial || known == Some(serial) {
+        return;
+    }
+    node.in_use = Some(CertificateInUse {
+        serial: serial.to_vec(),
+        public_key_digest: newest.public_key_digest.clone(),
+        since: Some(stamp.time),
+    });
 }
 
 #[cfg(test)]

@@ -6,12 +6,14 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
+use waxseal_ca::NodeIdentity;
 use waxseal_cluster::{
     Change,
     objects::{
         Node, NodeObservation, NodeState, NodeStatus, ObserveNodes, ReportTasks, TaskReport,
         command::Op,
     },
+    returns,
 };
 use waxseal_wire::{
     Peer as Caller,
@@ -82,6 +84,14 @@ impl Dispatcher {
         .to_string()
     }
 
+    /// The serial that goes on record with a session, once all managers keep it there.
+    fn session_serial(&self, identity: &NodeIdentity) -> Vec<u8> {
+        match self.core.read(returns::are_on_record) {
+            true => identity.serial.as_bytes().to_vec(),
+            false => Vec::new(),
+        }
+    }
+
     fn period(&self) -> Duration {
         self.core.read(|state| {
             state
@@ -133,9 +143,9 @@ impl dispatcher_server::Dispatcher for Dispatcher {
                 message: String::new(),
                 addr: address,
             }),
-            manager_status: None,
             session_started: true,
-            not_a_member: false,
+            session_serial: self.session_serial(&identity),
+            ..NodeObservation::default()
         };
         self.core
             .propose_as(
