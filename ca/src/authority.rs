@@ -22,7 +22,7 @@ use crate::csr::Csr;
 use crate::identity::{IdentityError, NodeIdentity, has_single_attributes};
 use crate::key::{EcdsaSigner, KeyError, NodeKey};
 use crate::pem;
-use crate::profile::{ExpectedLeaf, NodeProfile, ProfileViolation, backdated};
+use crate::profile::{ExpectedLeaf, NodeProfile, Origin, ProfileViolation, backdated};
 use crate::root::{TrustBundle, TrustError};
 use crate::serial::{SERIAL_BYTES, Serial};
 
@@ -221,6 +221,19 @@ impl RootAuthority {
         pem::write("PRIVATE KEY", &self.pkcs8)
     }
 
+    /// A request of this root's key, for another CA to cross-sign it, as PEM.
+    ///
+    /// # Errors
+    /// [`IssueError::Signing`].
+    pub fn csr_pem(&self) -> Result<String, IssueError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = self.issuer.distinguished_name.clone();
+        let request = params
+            .serialize_request(&self.signer)
+            .map_err(|_| IssueError::Signing)?;
+        Ok(pem::write("CERTIFICATE REQUEST", request.der()).to_string())
+    }
+
     /// The root as a trust bundle, with its digest.
     pub fn trust(&self) -> &TrustBundle {
         &self.trust
@@ -267,6 +280,7 @@ impl RootAuthority {
             issuer_der: &self.issuer_info().subject_der,
             authority_key_id: &self.subject_key_id,
             signature,
+            origin: Origin::Own,
         };
         // 3. The encoder's work is compared with the profile, then signed.
         let params = expected.params()?;
@@ -350,7 +364,7 @@ impl rcgen::SigningKey for ProfiledSigner<'_> {
 
 /// SHA-1 over the contents of the key's BIT STRING (RFC 5280 §4.2.1.2, method 1): what engines
 /// show and cfssl writes. It names a key and protects nothing.
-fn key_id(public_key: &[u8]) -> Vec<u8> {
+pub(crate) fn key_id(public_key: &[u8]) -> Vec<u8> {
     ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, public_key)
         .as_ref()
         .to_vec()
@@ -364,7 +378,7 @@ fn dotted(algorithm: &'static rcgen::SignatureAlgorithm) -> &'static str {
     }
 }
 
-fn subject_key_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
+pub(crate) fn subject_key_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
     use x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier;
     certificate
         .extensions()

@@ -118,6 +118,7 @@ fn expected<'a>(
         issuer_der: &root.issuer_info().subject_der,
         authority_key_id: &root.subject_key_id,
         signature: "1.2.840.10045.4.3.2",
+        origin: Origin::Own,
     }
 }
 

@@ -14,7 +14,7 @@ use x509_parser::prelude::FromDer;
 use crate::identity::{IdentityError, NodeIdentity, peer_identity};
 use crate::key::NodeKey;
 use crate::pem::{self, Limits, Outside, PemError};
-use crate::root::TrustBundle;
+use crate::root::{TrustBundle, may_sign_certificates};
 use crate::skew::stamp;
 
 /// Most certificates in a chain: leaf, a cross-signed root, and room for an external signer's
@@ -147,6 +147,12 @@ pub enum ChainError {
         /// 1 for the leaf.
         position: usize,
     },
+    /// An intermediate is no CA's, or not for signing.
+    #[error(
+        "a certificate in the chain may not sign others; give it the key usage keyCertSign, or \
+         leave it out"
+    )]
+    MayNotSign,
     /// The peer called as a manager is none.
     #[error("the peer is not a manager but a {role}; call a manager's address", role = .0)]
     NotAManager(crate::Role),
@@ -224,7 +230,17 @@ pub fn verify_chain(
             None,
         )
         .map_err(from_webpki)?;
-    // 4. Who it is, and who says so.
+    // 4. What webpki leaves to others: usages of intermediates, the length that a root allows.
+    for intermediate in path.intermediate_certificates() {
+        if !may_sign_certificates(&parse(&intermediate.der())?) {
+            return Err(ChainError::MayNotSign);
+        }
+    }
+    let between = path.intermediate_certificates().count();
+    if !trust.allows_intermediates(path.anchor(), between) {
+        return Err(webpki::Error::PathLenConstraintViolated.into());
+    }
+    // 5. Who it is, and who says so.
     let issuer = match path.intermediate_certificates().next() {
         Some(intermediate) => issuer_info(&intermediate.der())?,
         None => trust
@@ -346,6 +362,12 @@ pub(crate) fn wall_time(at: UnixTime) -> OffsetDateTime {
         .ok()
         .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+impl From<webpki::Error> for ChainError {
+    fn from(error: webpki::Error) -> ChainError {
+        from_webpki(error)
+    }
 }
 
 fn from_webpki(error: webpki::Error) -> ChainError {

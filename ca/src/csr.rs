@@ -116,6 +116,11 @@ impl Csr {
         &self.key
     }
 
+    /// The contents of the public key's BIT STRING.
+    pub(crate) fn key_bytes(&self) -> &[u8] {
+        rcgen::PublicKeyData::der_bytes(&self.key)
+    }
+
     /// The public key as SubjectPublicKeyInfo in DER.
     pub fn spki_der(&self) -> &[u8] {
         &self.spki_der

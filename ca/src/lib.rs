@@ -12,6 +12,7 @@
 //! | [`authority`] | the signing root and the issuing of node certificates |
 //! | [`profile`] | what a node certificate must look like |
 //! | [`csr`], [`key`] | certificate requests and node keys |
+//! | [`cfssl`] | signing by an external CA: messages, and what is taken of its answers |
 //! | [`chain`] | verification of a chain outside TLS, a node's credentials |
 //! | [`token`] | join tokens |
 //! | [`issuance`] | who gets a certificate, and as what |
@@ -20,6 +21,7 @@
 //! | [`tls`] | rustls configurations over a live identity and live trust |
 
 pub mod authority;
+pub mod cfssl;
 pub mod chain;
 pub mod clock;
 pub mod csr;
@@ -43,6 +45,7 @@ pub mod tls;
 pub mod token;
 
 pub use authority::{IssueError, IssuedCertificate, RootAuthority, RootAuthorityError};
+pub use cfssl::{CfsslError, ExternalIssuer, ForeignCertificateError};
 pub use chain::{
     ChainError, ChainLimitError, CredentialsError, IssuerInfo, NodeCredentials, Purpose,
     VerifiedChain, chain_from_pem, chain_to_pem, verify_chain,
@@ -65,7 +68,7 @@ pub use serial::{SERIAL_BYTES, Serial, SerialError};
 pub use skew::{describe_root_skew, describe_skew, describe_validity_skew};
 pub use tls::{
     ClientCertificates, LiveTls, TlsError, TlsOptions, client_tls, describe_handshake_failure,
-    fetch_root_tls, join_tls, server_tls,
+    fetch_root_tls, join_tls, server_tls, signer_tls,
 };
 pub use token::{JoinToken, JoinTokens, TOKEN_SECRET_BYTES, TokenError};
 

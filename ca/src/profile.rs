@@ -134,18 +134,29 @@ pub(crate) struct ExpectedLeaf<'a> {
     pub(crate) authority_key_id: &'a [u8],
     /// Object identifier of the signature, dotted.
     pub(crate) signature: &'a str,
+    pub(crate) origin: Origin,
+}
+
+/// Who made a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// This crate: each extension of the profile, nothing else.
+    Own,
+    /// An external CA: it may say besides where it answers for its certificates, as long as
+    /// nobody must understand that.
+    External,
+}
+
+/// The DNS names of a node, in order: OU, node id, and the CA's name for managers.
+pub(crate) fn dns_names(profile: &NodeProfile) -> Vec<&str> {
+    let mut names = vec![profile.role.ou(), profile.node_id.as_str()];
+    if profile.role == Role::Manager {
+        names.push(CA_SERVER_NAME);
+    }
+    names
 }
 
 impl ExpectedLeaf<'_> {
-    /// The DNS names, in order: OU, node id, and the CA's name for managers.
-    fn dns_names(&self) -> Vec<&str> {
-        let mut names = vec![self.profile.role.ou(), self.profile.node_id.as_str()];
-        if self.profile.role == Role::Manager {
-            names.push(CA_SERVER_NAME);
-        }
-        names
-    }
-
     /// What the encoder is given.
     pub(crate) fn params(&self) -> Result<CertificateParams, ProfileViolation> {
         let violation = |field| move |_| ProfileViolation { field };
@@ -166,8 +177,7 @@ impl ExpectedLeaf<'_> {
         params.not_after = self.not_after;
         params.serial_number = Some(SerialNumber::from_slice(self.serial.as_bytes()));
         params.distinguished_name = name;
-        params.subject_alt_names = self
-            .dns_names()
+        params.subject_alt_names = dns_names(self.profile)
             .into_iter()
             .map(|dns| dns.try_into().map(SanType::DnsName))
             .collect::<Result<_, rcgen::Error>>()
@@ -233,11 +243,21 @@ impl ExpectedLeaf<'_> {
         self.check_extensions(tbs)
     }
 
-    /// Each of the six extensions once, nothing else.
+    /// Each of the six extensions once, and nothing else that [`Origin`] does not allow.
     fn check_extensions(&self, tbs: &TbsCertificate<'_>) -> Result<(), ProfileViolation> {
         let mut seen = Vec::with_capacity(6);
         for extension in tbs.extensions() {
-            let (field, critical, holds) = self.check_extension(extension.parsed_extension());
+            let parsed = extension.parsed_extension();
+            let adds = matches!(
+                parsed,
+                ParsedExtension::AuthorityInfoAccess(_)
+                    | ParsedExtension::CRLDistributionPoints(_)
+                    | ParsedExtension::CertificatePolicies(_)
+            );
+            if adds && self.origin == Origin::External && !extension.critical {
+                continue;
+            }
+            let (field, critical, holds) = self.check_extension(parsed);
             if !holds || extension.critical != critical || seen.contains(&field) {
                 return Err(ProfileViolation { field });
             }
@@ -286,7 +306,7 @@ impl ExpectedLeaf<'_> {
                 )
             }
             ParsedExtension::SubjectAlternativeName(names) => {
-                let expected = self.dns_names();
+                let expected = dns_names(self.profile);
                 let same = names.general_names.len() == expected.len()
                     && names.general_names.iter().zip(&expected).all(
                         |(name, dns)| matches!(name, GeneralName::DNSName(found) if found == dns),

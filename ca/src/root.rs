@@ -47,6 +47,8 @@ struct Root {
     issuer: IssuerInfo,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
+    /// Most certificates between it and a leaf, if it says so.
+    path_len: Option<u32>,
 }
 
 /// Why a trust bundle is refused. `position` counts from 1.
@@ -204,17 +206,32 @@ impl TrustBundle {
     }
 
     pub(crate) fn issuer_of_anchor(&self, anchor: &TrustAnchor<'_>) -> Option<&IssuerInfo> {
-        self.roots()
-            .find(|root| {
-                root.anchor.subject == anchor.subject
-                    && root.anchor.subject_public_key_info == anchor.subject_public_key_info
-            })
-            .map(|root| &root.issuer)
+        self.root_of_anchor(anchor).map(|root| &root.issuer)
+    }
+
+    /// Whether so many certificates may stand between that root and a leaf. An anchor has no
+    /// length for webpki; Docker Engines look at it, and count every certificate.
+    pub(crate) fn allows_intermediates(&self, anchor: &TrustAnchor<'_>, count: usize) -> bool {
+        let root = self.root_of_anchor(anchor);
+        let most = root.and_then(|root| root.path_len);
+        most.is_none_or(|most| u32::try_from(count).is_ok_and(|count| count <= most))
+    }
+
+    fn root_of_anchor(&self, anchor: &TrustAnchor<'_>) -> Option<&Root> {
+        self.roots().find(|root| {
+            root.anchor.subject == anchor.subject
+                && root.anchor.subject_public_key_info == anchor.subject_public_key_info
+        })
     }
 
     /// The root in DER, if there is just one.
     pub(crate) fn only_root(&self) -> Option<&[u8]> {
         self.others.is_empty().then_some(self.first.der.as_slice())
+    }
+
+    /// The roots in DER.
+    pub(crate) fn ders(&self) -> impl Iterator<Item = &[u8]> {
+        self.roots().map(|root| root.der.as_slice())
     }
 
     fn roots(&self) -> impl Iterator<Item = &Root> {
@@ -270,8 +287,13 @@ impl Root {
         let anchor = webpki::anchor_from_trusted_cert(&CertificateDer::from(der))
             .map_err(|_| malformed)?
             .to_owned();
+        let path_len = match certificate.basic_constraints() {
+            Ok(Some(constraints)) => constraints.value.path_len_constraint,
+            _ => None,
+        };
         Ok(Self {
             der: der.to_vec(),
+            path_len,
             anchor,
             issuer,
             not_before,

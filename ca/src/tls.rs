@@ -18,6 +18,7 @@ mod verify;
 
 pub use config::{
     ClientCertificates, TlsError, TlsOptions, client_tls, fetch_root_tls, join_tls, server_tls,
+    signer_tls,
 };
 pub use live::LiveTls;
 pub use verify::describe_handshake_failure;

@@ -6,7 +6,8 @@ use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
 use rustls::{
-    CipherSuite, ClientConfig, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
+    CipherSuite, ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite,
+    SupportedProtocolVersion,
 };
 
 use super::live::{ClockTime, LiveResolver, LiveTls};
@@ -110,6 +111,30 @@ pub fn client_tls(live: &Arc<LiveTls>, options: TlsOptions) -> Result<Arc<Client
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::new(LiveResolver(Arc::clone(live))));
     Ok(finish(config))
+}
+
+/// The configuration for calling an external CA over HTTPS, with the live identity: its server
+/// must show a certificate for the name in its address by one of `roots`, which need not be the
+/// cluster's. TLS 1.2 is accepted, which cfssl's older versions speak at most.
+///
+/// # Errors
+/// See [`TlsError`]; also for roots that are none.
+pub fn signer_tls(
+    live: &Arc<LiveTls>,
+    roots: &[&TrustBundle],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let time = Arc::new(ClockTime(Arc::clone(live.clock())));
+    let mut pool = RootCertStore::empty();
+    for root in roots.iter().flat_map(|bundle| bundle.ders()) {
+        pool.add(root.into())?;
+    }
+    let config = ClientConfig::builder_with_details(provider(), time)
+        .with_protocol_versions(TLS12_TOO)?
+        .with_root_certificates(pool)
+        .with_client_cert_resolver(Arc::new(LiveResolver(Arc::clone(live))));
+    let mut config = Arc::unwrap_or_clone(finish(config));
+    config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+    Ok(Arc::new(config))
 }
 
 /// The configuration for asking for a first certificate: the manager is verified, no client
