@@ -10,6 +10,7 @@ mod events;
 mod formats;
 mod join;
 mod kill;
+mod lint;
 mod managers;
 mod managers_keys;
 mod markers;
