@@ -212,6 +212,9 @@ impl From<Refusal> for ApiError {
                 Code::InvalidArgument
             }
             Refusal::Precondition { .. } => Code::FailedPrecondition,
+            Refusal::Exhausted { .. } => {
+                return ApiError::new(StatusCode::TOO_MANY_REQUESTS, refusal.to_string());
+            }
             Refusal::Unimplemented { .. } => Code::Unimplemented,
             Refusal::TooNew { .. } => return ApiError::internal(refusal.to_string()),
             // The enum may grow in its crate; what is not known here is nobody's fault but ours.

@@ -63,6 +63,8 @@ pub struct IssuanceView<'a> {
     pub cluster_id: &'a str,
     /// Its join tokens.
     pub tokens: &'a JoinTokens,
+    /// The role of the token with limits whose secret the request shows, if it shows one.
+    pub limited_role: Option<Role>,
     /// Its nodes.
     pub nodes: &'a dyn NodeTable,
     /// Whether the caller can be a manager: it announced so, which a Docker Engine does not.
@@ -249,7 +251,10 @@ fn decide_join(
     now: OffsetDateTime,
 ) -> Result<IssuanceDecision, IssuanceRefusal> {
     // 2. The token, before anything of the request is parsed.
-    let role = view.tokens.role_of(request.token)?;
+    let role = match view.limited_role {
+        Some(role) => role,
+        None => view.tokens.role_of(request.token)?,
+    };
     if role == Role::Manager && !view.managers_allowed {
         return Err(IssuanceRefusal::ManagersNotAllowed);
     }

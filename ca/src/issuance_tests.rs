@@ -92,6 +92,7 @@ impl Case {
         caller: Option<&NodeIdentity>,
     ) -> IssuanceDecision {
         let view = IssuanceView {
+            limited_role: None,
             cluster_id: CLUSTER,
             tokens: &self.tokens,
             nodes: &self.table,

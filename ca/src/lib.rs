@@ -14,7 +14,7 @@
 //! | [`csr`], [`key`] | certificate requests and node keys |
 //! | [`cfssl`] | signing by an external CA: messages, and what is taken of its answers |
 //! | [`chain`] | verification of a chain outside TLS, a node's credentials |
-//! | [`token`] | join tokens |
+//! | [`token`], [`limited`] | join tokens, and what is kept of those with limits |
 //! | [`issuance`] | who gets a certificate, and as what |
 //! | [`renewal`] | when a certificate is renewed |
 //! | [`root_path`], [`reclaim`] | how a node returns whose certificate counts no more |
@@ -29,6 +29,7 @@ pub mod digest;
 pub mod identity;
 pub mod issuance;
 pub mod key;
+pub mod limited;
 mod pem;
 pub mod profile;
 pub mod reclaim;
@@ -59,6 +60,7 @@ pub use issuance::{
     NodeRecord, NodeTable, WaitReason, decide_issuance,
 };
 pub use key::{KeyError, NodeKey};
+pub use limited::{SecretDigest, find_limited, generate_limited};
 pub use pem::PemError;
 pub use profile::{CertificateExpiry, ExpiryError, NodeProfile, ProfileViolation};
 pub use renewal::{renewal_backoff, renewal_time};

@@ -15,6 +15,7 @@ use subtle::{Choice, ConstantTimeEq};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::digest::BundleDigest;
+use crate::limited::SecretDigest;
 use crate::role::Role;
 
 /// Random bytes in a token's secret.
@@ -159,6 +160,16 @@ impl JoinToken {
                 found,
             })
         }
+    }
+
+    /// What is kept of the secret if this is a token with limits.
+    pub(crate) fn secret_digest(&self) -> SecretDigest {
+        let secret = self.text.rsplit('-').next().unwrap_or_default();
+        // Was read when the token was parsed, or written when it was made.
+        let mut secret = read_base36::<TOKEN_SECRET_BYTES>(secret).unwrap_or_default();
+        let digest = SecretDigest::of(&secret);
+        secret.zeroize();
+        digest
     }
 
     fn same(&self, fingerprint: &[u8; 32]) -> Choice {

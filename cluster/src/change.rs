@@ -2,7 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::objects::{Cluster, Config, Node, Secret, Service, Task};
+use crate::{
+    certificates::Record,
+    join_tokens::TokenRefusal,
+    objects::{Cluster, Config, Node, Secret, Service, Task},
+};
 
 /// An object as it was before and is after a command; a missing side means it
 /// was created or removed. Secrets come without their payload.
@@ -41,10 +45,16 @@ pub enum Change {
         old: Option<Arc<Task>>,
         new: Option<Arc<Task>>,
     },
+    /// A certificate's record. It has no version.
+    Certificate {
+        old: Option<Arc<Record>>,
+        new: Option<Arc<Record>>,
+    },
 }
 
 impl Change {
-    /// The kind of object: `cluster`, `node`, `secret`, `config`, `service`, `task`.
+    /// The kind of object: `cluster`, `node`, `secret`, `config`, `service`, `task`,
+    /// `certificate`.
     pub fn kind(&self) -> &'static str {
         match self {
             Change::Cluster { .. } => "cluster",
@@ -53,10 +63,11 @@ impl Change {
             Change::Config { .. } => "config",
             Change::Service { .. } => "service",
             Change::Task { .. } => "task",
+            Change::Certificate { .. } => "certificate",
         }
     }
 
-    /// The object's id.
+    /// The object's id; of a certificate, its node's.
     pub fn id(&self) -> &str {
         macro_rules! id_of {
             ($old:expr, $new:expr) => {
@@ -72,6 +83,10 @@ impl Change {
             Change::Config { old, new } => id_of!(old, new),
             Change::Service { old, new } => id_of!(old, new),
             Change::Task { old, new } => id_of!(old, new),
+            Change::Certificate { old, new } => new
+                .as_ref()
+                .or(old.as_ref())
+                .map_or("", |record| &record.node_id),
         }
     }
 
@@ -91,6 +106,7 @@ impl Change {
             Change::Config { old, new } => (version_of!(old), version_of!(new)),
             Change::Service { old, new } => (version_of!(old), version_of!(new)),
             Change::Task { old, new } => (version_of!(old), version_of!(new)),
+            Change::Certificate { .. } => (None, None),
         }
     }
 }
@@ -168,6 +184,12 @@ pub enum Refusal {
         /// What stands in the way, in the words a client sees.
         reason: String,
     },
+    /// Too much of it; later it may be granted.
+    #[error("{reason}")]
+    Exhausted {
+        /// What there is too much of and how long to wait, in the words a client sees.
+        reason: String,
+    },
     /// What was asked for is not offered, by the Docker Engine either.
     #[error("{reason}")]
     Unimplemented {
@@ -219,6 +241,16 @@ fn name_taken_prefix(kind: &str) -> &'static str {
     match kind {
         "service" => "name conflicts with an existing object: ",
         _ => "",
+    }
+}
+
+impl From<TokenRefusal> for Refusal {
+    fn from(refusal: TokenRefusal) -> Refusal {
+        let reason = refusal.to_string();
+        match refusal {
+            TokenRefusal::Reserved { .. } => Refusal::Exhausted { reason },
+            _ => Refusal::Precondition { reason },
+        }
     }
 }
 

@@ -75,7 +75,9 @@ impl Event {
         };
         let mut attributes = BTreeMap::new();
         let name = match change {
-            Change::Cluster { .. } | Change::Task { .. } => return None,
+            Change::Cluster { .. } | Change::Task { .. } | Change::Certificate { .. } => {
+                return None;
+            }
             Change::Secret { old, new } => naming::secret_name(new.as_ref().or(old.as_ref())?),
             Change::Config { old, new } => naming::config_name(new.as_ref().or(old.as_ref())?),
             Change::Service { old, new } => {

@@ -4,9 +4,14 @@
 //! log. It rises once all managers can read that, and never falls; a binary below it
 //! does not start as a manager.
 
+use std::sync::Arc;
+
 use crate::{
-    objects::Node,
+    change::Refusal,
+    naming::hostname,
+    objects::{Node, NodeRole},
     plan::{PLUGIN_HOST, PLUGIN_TYPE},
+    state::State,
 };
 
 /// The newest feature level of this binary.
@@ -15,7 +20,11 @@ use crate::{
 /// |---|---|
 /// | 1 | a cluster with one manager |
 /// | 2 | several managers: roles that change, manager statuses that go |
-pub const FEATURE_LEVEL: u32 = 2;
+/// | 3 | the life of trust: rotation of the root, records of certificates, limited join tokens |
+pub const FEATURE_LEVEL: u32 = 3;
+
+/// The level from which certificates are recorded and join tokens may have limits.
+pub const RECORDS_LEVEL: u32 = 3;
 
 /// The level of nodes of ours that do not name one.
 const UNNAMED_LEVEL: u32 = 1;
@@ -40,6 +49,40 @@ pub fn is_ours(node: &Node) -> bool {
 pub fn described_level(node: &Node) -> Option<u32> {
     let levels = own_plugins(node).filter_map(|name| name.strip_prefix(LEVEL_PREFIX)?.parse().ok());
     is_ours(node).then(|| levels.max().unwrap_or(UNNAMED_LEVEL))
+}
+
+/// Whether all managers read what `what` puts into the state.
+///
+/// # Errors
+/// [`Refusal::Precondition`] that names those which do not.
+pub(crate) fn check_feature(state: &State, level: u32, what: &str) -> Result<(), Refusal> {
+    let reached = state.cluster().map_or(0, |cluster| cluster.feature_level);
+    if reached >= level {
+        return Ok(());
+    }
+    let is_behind = |node: &&Arc<Node>| {
+        node.role() == NodeRole::Manager && described_level(node).unwrap_or_default() < level
+    };
+    let behind = state
+        .nodes()
+        .filter(is_behind)
+        .map(|node| node_name_or_id(node));
+    let behind: Vec<_> = behind.collect();
+    Err(Refusal::precondition(format!(
+        "{what} needs feature level {level} and the managers of this cluster have {reached}; update \
+         waxseal on {}",
+        match behind.is_empty() {
+            true => "all managers and wait until they have said so".to_owned(),
+            false => behind.join(", "),
+        }
+    )))
+}
+
+fn node_name_or_id(node: &Node) -> &str {
+    match hostname(node) {
+        "" => &node.id,
+        name => name,
+    }
 }
 
 fn own_plugins(node: &Node) -> impl Iterator<Item = &str> {

@@ -14,13 +14,16 @@ pub mod objects {
 
 mod apply;
 mod bans;
+mod certificates;
 mod change;
+mod cidr;
 mod codec;
 mod defaults;
 pub mod events;
 mod feature;
 mod ids;
 mod index;
+mod join_tokens;
 mod lookup;
 mod meta;
 mod naming;
@@ -39,15 +42,21 @@ mod validate;
 mod vault;
 mod wiped;
 
-pub use apply::bound_task_status;
+pub use apply::{MAX_LIVE_CERTIFICATES, UNASKED_RENEWAL_SECS, bound_task_status};
+pub use certificates::{Record, Revoked, SUPERSEDED_GRACE_SECS, SerialKey, Standing, serial_of};
 pub use change::{Applied, Change, Refusal};
+pub use cidr::{Cidr, CidrError};
 pub use codec::{
     COMMAND_FORMAT, CodecError, MAX_BATCH_BYTES, MAX_COMMAND_BYTES, batch_takes, decode_batch,
     decode_command, encode_batch, encode_command,
 };
 pub use defaults::{NewCluster, default_cluster_spec, new_cluster};
-pub use feature::{FEATURE_LEVEL, described_level, feature_level_plugin, is_ours};
+pub use feature::{FEATURE_LEVEL, RECORDS_LEVEL, described_level, feature_level_plugin, is_ours};
 pub use ids::new_id;
+pub use join_tokens::{
+    MAX_LIMITED_TOKENS, MAX_TOKEN_CIDRS, MAX_TOKEN_TTL_SECS, MAX_TOKEN_USES, RESERVATION_SECS,
+    TokenRefusal, TokenStanding,
+};
 pub use lookup::Lookup;
 pub use meta::version_of;
 pub use naming::{config_name, hostname, node_name, secret_name, service_name, task_name};

@@ -11,9 +11,10 @@ use prost::Message;
 use prost_types::Timestamp;
 
 use crate::{
+    certificates::Record,
     change::Refusal,
     codec::CodecError,
-    objects::{Ban, Cluster, Config, Node, Secret, Service, StateSnapshot, Task},
+    objects::{Ban, Cluster, Config, LimitedToken, Node, Secret, Service, StateSnapshot, Task},
     state::{State, StoredSecret},
     vault::Vault,
     wiped::{Wiped, wipe},
@@ -37,6 +38,8 @@ pub struct FrozenState {
     services: Vec<Arc<Service>>,
     tasks: Vec<Arc<Task>>,
     bans: Vec<Ban>,
+    certificates: Vec<Arc<Record>>,
+    join_tokens: Vec<Arc<LimitedToken>>,
 }
 
 impl FrozenState {
@@ -82,7 +85,17 @@ impl FrozenState {
             )
             .chain(iter::once_with(move || {
                 one(&|p| p.last_time = self.last_time)
-            }));
+            }))
+            .chain(
+                self.certificates
+                    .iter()
+                    .map(move |record| one(&|p| p.certificates.push(record.to_object()))),
+            )
+            .chain(
+                self.join_tokens
+                    .iter()
+                    .map(move |token| one(&|p| p.join_tokens.push((**token).clone()))),
+            );
         gather(objects)
     }
 
@@ -95,6 +108,9 @@ impl FrozenState {
         whole.tasks = self.tasks.iter().map(|task| (**task).clone()).collect();
         whole.bans.clone_from(&self.bans);
         whole.last_time = self.last_time;
+        let certificates = self.certificates.iter();
+        whole.certificates = certificates.map(|record| record.to_object()).collect();
+        whole.join_tokens = self.join_tokens.iter().map(|t| (**t).clone()).collect();
         whole
     }
 
@@ -131,6 +147,8 @@ impl State {
             services: self.services.values().cloned().collect(),
             tasks: self.tasks.values().cloned().collect(),
             bans: self.bans.iter().cloned().collect(),
+            certificates: self.certificates.by_nodes().cloned().collect(),
+            join_tokens: self.join_tokens.values().cloned().collect(),
         }
     }
 
@@ -216,6 +234,18 @@ impl Restorer {
         }
         if piece.last_time.is_some() {
             self.state.last_time = piece.last_time;
+        }
+        for record in std::mem::take(&mut piece.certificates) {
+            let record = Record::of_object(record).ok_or(malformed("certificate"))?;
+            if self.state.certificates.get(&record.serial).is_some() {
+                return Err(malformed("certificate"));
+            }
+            self.state.certificates.put(record);
+        }
+        for token in std::mem::take(&mut piece.join_tokens) {
+            let taken = self.state.join_tokens.contains_key(&token.id);
+            checked_id(&token.id, taken, "join token")?;
+            self.state.set_join_token(token);
         }
         Ok(())
     }

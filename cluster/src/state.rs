@@ -3,7 +3,7 @@
 //! Commands change it in `apply/`, objects are put in place and indexed in
 //! `store.rs`, names and prefixes are resolved in `lookup.rs`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use prost_types::Timestamp;
 use waxseal_secrets::AssignmentSet;
@@ -11,9 +11,11 @@ use zeroize::Zeroizing;
 
 use crate::{
     bans::Bans,
+    certificates::{Certificates, Record, serial_of},
+    change::Refusal,
     index::{Groups, Names, Users},
     naming, needs,
-    objects::{Ban, Cluster, Config, Node, Secret, Service, Task},
+    objects::{Ban, Cluster, Config, LimitedToken, Node, Secret, Service, Task},
     vault::Vault,
 };
 
@@ -32,6 +34,10 @@ pub struct State {
     pub(crate) services: BTreeMap<String, Arc<Service>>,
     pub(crate) tasks: BTreeMap<String, Arc<Task>>,
     pub(crate) bans: Bans,
+    pub(crate) certificates: Certificates,
+    pub(crate) join_tokens: BTreeMap<String, Arc<LimitedToken>>,
+    /// The limited tokens of which uses are reserved, by the node that each is reserved for.
+    pub(crate) reserving: BTreeMap<String, String>,
     pub(crate) secret_names: Names,
     pub(crate) config_names: Names,
     pub(crate) service_names: Names,
@@ -66,6 +72,9 @@ impl State {
             services: BTreeMap::new(),
             tasks: BTreeMap::new(),
             bans: Bans::default(),
+            certificates: Certificates::default(),
+            join_tokens: BTreeMap::new(),
+            reserving: BTreeMap::new(),
             secret_names: Names::default(),
             config_names: Names::default(),
             service_names: Names::default(),
@@ -122,6 +131,40 @@ impl State {
     /// All bans, by node id.
     pub fn bans(&self) -> impl Iterator<Item = &Ban> {
         self.bans.iter()
+    }
+
+    /// The certificate with a serial, if it is on record.
+    pub fn certificate(&self, serial: &[u8]) -> Option<&Arc<Record>> {
+        self.certificates.get(&serial_of(serial)?)
+    }
+
+    /// All certificates on record, by serial.
+    pub fn certificates(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.certificates.iter()
+    }
+
+    /// A node's certificates on record, in the order in which they were asked for.
+    pub fn certificates_of(&self, node_id: &str) -> impl DoubleEndedIterator<Item = &Arc<Record>> {
+        self.certificates.of_node(node_id)
+    }
+
+    /// All join tokens with limits, by id.
+    pub fn join_tokens(&self) -> impl Iterator<Item = &Arc<LimitedToken>> {
+        self.join_tokens.values()
+    }
+
+    /// A join token with limits by its full id.
+    pub fn join_token(&self, id: &str) -> Option<&Arc<LimitedToken>> {
+        self.join_tokens.get(id)
+    }
+
+    /// Whether a join over a limited token is admitted at `now` (seconds since the Unix epoch).
+    /// What counts is the same question when the join is applied.
+    ///
+    /// # Errors
+    /// [`Refusal`] with what the joiner is told.
+    pub fn check_join(&self, token_id: &str, address: IpAddr, now: i64) -> Result<(), Refusal> {
+        self.admit_join(token_id, Some(address), now).map(drop)
     }
 
     /// All secrets, without payloads.

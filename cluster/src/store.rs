@@ -6,7 +6,7 @@ use crate::{
     change::Change,
     index::User,
     naming, needs,
-    objects::{Cluster, Config, Node, Secret, Service, Task, TaskSpec, TaskState},
+    objects::{Cluster, Config, LimitedToken, Node, Secret, Service, Task, TaskSpec, TaskState},
     state::{State, StoredSecret},
 };
 
@@ -118,6 +118,20 @@ impl State {
             &after.map_or_else(BTreeSet::new, needs::configs_of_service),
         );
         Change::Service { old, new }
+    }
+
+    pub(crate) fn set_join_token(&mut self, new: LimitedToken) -> Arc<LimitedToken> {
+        let new = Arc::new(new);
+        if let Some(old) = self.join_tokens.insert(new.id.clone(), Arc::clone(&new)) {
+            for reservation in &old.reservations {
+                self.reserving.remove(&reservation.node_id);
+            }
+        }
+        for reservation in &new.reservations {
+            self.reserving
+                .insert(reservation.node_id.clone(), new.id.clone());
+        }
+        new
     }
 
     pub(crate) fn set_task(&mut self, id: &str, new: Option<Task>) -> Change {

@@ -6,7 +6,7 @@ use waxseal_api::{ClusterError, InitRequest};
 use waxseal_autolock::{KeyFile, KeyFileHeader, UnlockKey};
 use waxseal_ca::{
     BundleDigest, CertificateExpiry, Csr, IssuedCertificate, JoinTokens, NodeCredentials, NodeKey,
-    NodeProfile, Role, RootAuthority, Serial, TOKEN_SECRET_BYTES, TrustBundle,
+    NodeProfile, PublicKeyDigest, Role, RootAuthority, Serial, TOKEN_SECRET_BYTES, TrustBundle,
 };
 use waxseal_cluster::{
     NewCluster as NewClusterObject, new_cluster, new_id,
@@ -233,6 +233,11 @@ fn issue_first(
         serial: serial.as_bytes().to_vec(),
         not_after: Some(timestamp(issued.identity.not_after)),
         public_key_digest: key.public_key_digest().as_bytes().to_vec(),
+        issuer: PublicKeyDigest::of_spki(&authority.issuer_info().public_key_der)
+            .as_bytes()
+            .to_vec(),
+        not_before: Some(timestamp(issued.identity.not_before)),
+        ..Certificate::default()
     };
     Ok((issued, certificate))
 }

@@ -3,7 +3,7 @@
 use tonic::{Request, Status};
 use waxseal_ca::{NodeIdentity, Role};
 use waxseal_cluster::{
-    State,
+    Standing, State,
     objects::{Node, NodeRole},
 };
 use waxseal_wire::Peer;
@@ -100,6 +100,7 @@ pub(crate) fn check_identity<'a>(
     if state.is_banned(node_id) {
         return Err(denied(format!("node {node_id} was removed from swarm")));
     }
+    check_certificate(state, now, identity)?;
     // 3. A connection can outlive the certificate it was opened with.
     if now > identity.not_after {
         return Err(Status::unauthenticated(
@@ -111,6 +112,35 @@ pub(crate) fn check_identity<'a>(
         .node(node_id)
         .map(|node| &**node)
         .ok_or_else(|| Status::not_found("node not registered"))
+}
+
+/// Whether the certificate itself still counts: it was not revoked, and no newer one of the
+/// node has taken its place. What has no record is judged by its node alone.
+pub(crate) fn check_certificate(
+    state: &State,
+    now: time::OffsetDateTime,
+    identity: &NodeIdentity,
+) -> Result<(), Status> {
+    let Some(record) = state.certificate(identity.serial.as_bytes()) else {
+        return Ok(());
+    };
+    let node_id = &identity.node_id;
+    match record.standing(now.unix_timestamp()) {
+        _ if *record.node_id != **node_id => Err(denied(format!(
+            "the serial of this certificate of node {node_id} is that of another node's"
+        ))),
+        Standing::Revoked => Err(denied(format!(
+            "certificate {} of node {node_id} was revoked; run `docker swarm leave --force` on \
+             that node, then join with a token to come back as a new node",
+            identity.serial
+        ))),
+        Standing::Superseded => Err(denied(format!(
+            "certificate {} of node {node_id} was superseded by a newer one that the node uses; \
+             connect with that one",
+            identity.serial
+        ))),
+        Standing::Requested | Standing::Valid | Standing::Expired => Ok(()),
+    }
 }
 
 fn denied(reason: String) -> Status {

@@ -3,15 +3,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::broadcast;
+use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
-use waxseal_cluster::{Change, ChangeRecord, objects::Cluster};
+use waxseal_ca::Serial;
+use waxseal_cluster::{Change, ChangeRecord, SUPERSEDED_GRACE_SECS, objects::Cluster};
 use waxseal_wire::Connections;
 
 use crate::{authorize, core::Core, engine::Engine, leadership::Leader};
 
 /// How often it is looked whether a manager has caught up that has just begun.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Superseded certificates are cut off so long after the first of them was superseded, many
+/// at once: their grace, and a little for clocks of managers that differ.
+const SUPERSEDED_LOOK: Duration = Duration::from_secs(SUPERSEDED_GRACE_SECS.unsigned_abs() + 2);
 
 /// Follows the changes.
 #[derive(Clone)]
@@ -33,17 +38,31 @@ impl Guard {
 
     /// Runs until the manager stops.
     pub(crate) async fn follow(self, mut changes: broadcast::Receiver<ChangeRecord>) {
+        // What was superseded before this manager began, too.
+        let mut look_at = Some(Instant::now() + SUPERSEDED_LOOK);
         loop {
             let record = tokio::select! {
                 record = changes.recv() => record,
+                () = sleep_until(look_at) => {
+                    look_at = None;
+                    self.look_again();
+                    continue;
+                }
                 () = self.stopped.cancelled() => return,
             };
             match record {
-                Ok(record) => record
-                    .changes
-                    .iter()
-                    .for_each(|change| self.changed(change)),
-                Err(broadcast::error::RecvError::Lagged(_)) => self.look_again(),
+                Ok(record) => {
+                    for change in &record.changes {
+                        self.changed(change);
+                        if is_superseded(change) {
+                            look_at.get_or_insert_with(|| Instant::now() + SUPERSEDED_LOOK);
+                        }
+                    }
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    self.look_again();
+                    look_at.get_or_insert_with(|| Instant::now() + SUPERSEDED_LOOK);
+                }
                 Err(broadcast::error::RecvError::Closed) => return,
             }
         }
@@ -59,6 +78,13 @@ impl Guard {
             } if new.as_ref().is_none_or(|new| new.role != old.role) => {
                 self.connections.close_node(&old.id);
             }
+            Change::Certificate {
+                new: Some(record), ..
+            } if record.revoked.is_some() => {
+                if let Ok(serial) = Serial::from_bytes(&record.serial) {
+                    self.connections.close_certificate(&record.node_id, &serial);
+                }
+            }
             _ => {}
         }
     }
@@ -72,6 +98,20 @@ impl Guard {
             let is_member = |state: &_| authorize::check_member(state, cluster_id, now, identity);
             self.core.read(|state| is_member(state).is_ok())
         });
+    }
+}
+
+fn is_superseded(change: &Change) -> bool {
+    let Change::Certificate { new: Some(new), .. } = change else {
+        return false;
+    };
+    new.superseded_at != 0 && new.revoked.is_none()
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -143,7 +143,7 @@ impl Loops {
                 self.plan_due.notify_one();
             }
             Change::Node { .. } | Change::Service { .. } => self.plan_due.notify_one(),
-            Change::Secret { .. } | Change::Config { .. } => {}
+            Change::Secret { .. } | Change::Config { .. } | Change::Certificate { .. } => {}
         }
     }
 

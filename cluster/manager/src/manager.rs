@@ -37,6 +37,7 @@ use waxseal_wire::{
 };
 
 use crate::{
+    authorize,
     ca::{CaService, NodeCaService},
     control::{ControlService, Group, Link, Logs, LogsError, ReadError, Voucher, across_leaders},
     core::Core,
@@ -712,7 +713,11 @@ fn members_connections(core: &Arc<Core>) -> Connections {
         // for is decided there; a removal that comes after it closes its connections.
         let may_be_new = !asked.group.leads();
         let is_known = |state: &State| may_be_new || state.node(node_id).is_some();
-        asked.read(|state| !state.is_banned(node_id) && is_known(state))
+        let now = asked.clock.now();
+        asked.read(|state| {
+            let counts = authorize::check_certificate(state, now, identity).is_ok();
+            !state.is_banned(node_id) && is_known(state) && counts
+        })
     }));
     for (node_id, address) in known {
         if let Some(address) = address {

@@ -7,7 +7,10 @@ use super::Effect;
 use crate::{
     change::Refusal,
     meta::Stamp,
-    objects::{Certificate, IssuanceState, Node, RequestCertificate, StoreCertificate},
+    objects::{
+        Actor, Certificate, CertificateOrigin, IssuanceState, Node, RequestCertificate,
+        StoreCertificate, actor::Who,
+    },
     state::State,
     timestamps::later,
 };
@@ -20,13 +23,26 @@ impl State {
     pub(super) fn request_certificate(
         &mut self,
         op: RequestCertificate,
+        actor: &Actor,
         stamp: &Stamp,
     ) -> Result<Effect, Refusal> {
         let asked = op.certificate.ok_or(Refusal::missing("certificate"))?;
         let node = self.existing_node(&op.node_id)?;
+        let mut changes = Vec::new();
         let certificate = match state_of(&asked) {
-            IssuanceState::Renew | IssuanceState::Pending => requested(&node, asked)?,
-            IssuanceState::Rotate => marked_for_rotation(&node)?,
+            IssuanceState::Renew | IssuanceState::Pending => {
+                let certificate = requested(&node, asked.clone())?;
+                let origin = self.admit_request(&node, &asked, stamp)?;
+                changes = self.admit_join_again(&node, &asked, stamp)?;
+                self.adopt_certificate(&node);
+                let asked = Certificate {
+                    role: node.role,
+                    ..asked
+                };
+                self.note_request(&op.node_id, &asked, origin, stamp);
+                certificate
+            }
+            IssuanceState::Rotate => marked_for_rotation(&node, asker(actor))?,
             _ => {
                 return Err(Refusal::invalid(
                     "a certificate is requested in state renew, pending or rotate only",
@@ -36,7 +52,8 @@ impl State {
         let mut new = Node::clone(&node);
         new.certificate = Some(certificate);
         new.meta = stamp.updated(node.meta.as_ref());
-        Ok(self.set_node(&op.node_id, Some(new)).into())
+        changes.push(self.set_node(&op.node_id, Some(new)));
+        Ok(changes.into())
     }
 
     /// Stores what was signed, or why it was not, for the request on record.
@@ -79,14 +96,27 @@ impl State {
             let not_after = signed.not_after.ok_or(Refusal::missing("not_after"))?;
             certificate.certificate = signed.certificate;
             certificate.not_after = Some(not_after);
+            certificate.not_before = signed.not_before;
+            certificate.issuer = signed.issuer;
             new.certified_until = Some(
                 node.certified_until
                     .map_or(not_after, |until| later(until, not_after)),
             );
         }
+        let recorded = self.note_issued(&node, &certificate);
         new.certificate = Some(certificate);
         new.meta = stamp.updated(node.meta.as_ref());
-        Ok(self.set_node(&op.node_id, Some(new)).into())
+        let mut changes = vec![self.set_node(&op.node_id, Some(new))];
+        changes.extend(recorded);
+        Ok(changes.into())
+    }
+}
+
+/// Who a mark is of: a part of the manager rotates the root.
+fn asker(actor: &Actor) -> CertificateOrigin {
+    match &actor.who {
+        Some(Who::Component(_)) => CertificateOrigin::Rotation,
+        _ => CertificateOrigin::Operator,
     }
 }
 
@@ -102,11 +132,15 @@ pub(super) fn requested(node: &Node, asked: Certificate) -> Result<Certificate, 
         cn: node.id.clone(),
         certificate: Vec::new(),
         not_after: None,
+        not_before: None,
+        issuer: Vec::new(),
+        asked: CertificateOrigin::Unknown.into(),
+        source: None,
         ..asked
     })
 }
 
-fn marked_for_rotation(node: &Node) -> Result<Certificate, Refusal> {
+fn marked_for_rotation(node: &Node, asker: CertificateOrigin) -> Result<Certificate, Refusal> {
     let mut certificate = node.certificate.clone().ok_or(Refusal::Stale)?;
     match state_of(&certificate) {
         // A request is under way and will be signed by the new issuer.
@@ -118,6 +152,7 @@ fn marked_for_rotation(node: &Node) -> Result<Certificate, Refusal> {
                 .status
                 .get_or_insert_default()
                 .set_state(IssuanceState::Rotate);
+            certificate.set_asked(asker);
             Ok(certificate)
         }
     }

@@ -19,11 +19,11 @@ impl State {
         let node = op.node.ok_or(Refusal::missing("node"))?;
         let node = self.prepare_node(node, stamp)?;
         cluster.meta = stamp.created();
+        let founding = node.clone();
         let id = node.id.clone();
-        Ok(Effect::from(vec![
-            self.set_cluster(cluster),
-            self.set_node(&id, Some(node)),
-        ]))
+        let changes = vec![self.set_cluster(cluster), self.set_node(&id, Some(node))];
+        self.note_founding(&founding, stamp);
+        Ok(changes.into())
     }
 
     pub(super) fn update_cluster(

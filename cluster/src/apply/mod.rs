@@ -9,21 +9,24 @@
 mod certificate;
 mod cluster;
 mod config;
+mod join_token;
 mod node;
 #[cfg(test)]
 mod properties;
+mod records;
 mod returns;
 mod secret;
 mod service;
 mod task;
 
+pub use records::{MAX_LIVE_CERTIFICATES, UNASKED_RENEWAL_SECS};
 pub use task::bound_task_status;
 
 use crate::{
     change::{Applied, Change, Refusal},
     codec::COMMAND_FORMAT,
     meta::{Stamp, version_of},
-    objects::{Command, Meta, command::Op},
+    objects::{Actor, Command, Meta, command::Op},
     state::State,
 };
 
@@ -73,10 +76,12 @@ impl State {
                 "the cluster does not exist yet; its first command must create it",
             ));
         }
-        let effect = self.dispatch(op, &stamp)?;
+        let actor = command.actor.unwrap_or_default();
+        let effect = self.dispatch(op, &actor, &stamp)?;
         self.version = stamp.version;
         self.last_time = Some(stamp.time);
         self.bans.expire(&stamp.time);
+        self.forget_ended_certificates(&stamp.time);
         Ok(Applied {
             version: stamp.version,
             changes: effect.changes,
@@ -100,14 +105,14 @@ impl State {
         })
     }
 
-    fn dispatch(&mut self, op: Op, stamp: &Stamp) -> Result<Effect, Refusal> {
+    fn dispatch(&mut self, op: Op, actor: &Actor, stamp: &Stamp) -> Result<Effect, Refusal> {
         match op {
             Op::Bootstrap(op) => self.bootstrap(op, stamp),
             Op::UpdateCluster(op) => self.update_cluster(op, stamp),
             Op::CreateNode(op) => self.create_node(op, stamp),
             Op::UpdateNode(op) => self.update_node(op, stamp),
             Op::RemoveNode(op) => self.remove_node(op, stamp),
-            Op::RequestCertificate(op) => self.request_certificate(op, stamp),
+            Op::RequestCertificate(op) => self.request_certificate(op, actor, stamp),
             Op::StoreCertificate(op) => self.store_certificate(op, stamp),
             Op::ObserveNodes(op) => Ok(self.observe_nodes(op, stamp)),
             Op::CreateSecret(op) => self.create_secret(op, stamp),
@@ -121,6 +126,10 @@ impl State {
             Op::RemoveService(op) => self.remove_service(&op, stamp),
             Op::ChangeTasks(op) => Ok(self.change_tasks(op, stamp)),
             Op::ReportTasks(op) => Ok(self.report_tasks(op, stamp)),
+            Op::RevokeCertificates(op) => self.revoke_certificates(op, actor, stamp),
+            Op::CreateJoinToken(op) => self.create_join_token(op, actor, stamp),
+            Op::RevokeJoinToken(op) => self.revoke_join_token(&op, stamp),
+            Op::ReturnReservations(_) => Ok(self.return_reservations(stamp)),
             Op::GrantReturn(op) => self.grant_return(op, stamp),
             Op::NoteReturn(op) => self.note_return(op, stamp),
             Op::ApproveReturn(op) => self.approve_return(op, stamp),

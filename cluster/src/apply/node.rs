@@ -23,9 +23,17 @@ const ORPHANED_MESSAGE: &str = "the task's node was removed from the cluster";
 impl State {
     pub(super) fn create_node(&mut self, op: CreateNode, stamp: &Stamp) -> Result<Effect, Refusal> {
         let node = op.node.ok_or(Refusal::missing("node"))?;
-        let node = self.prepare_node(node, stamp)?;
+        let asked = node.certificate.clone().unwrap_or_default();
+        let mut node = self.prepare_node(node, stamp)?;
         let id = node.id.clone();
-        Ok(self.set_node(&id, Some(node)).into())
+        self.check_serial(&id, &asked)?;
+        let mut changes = self.reserve_use(&node, stamp)?;
+        if let Some(certificate) = &mut node.certificate {
+            certificate.source = None;
+        }
+        self.note_join(&node, &asked, stamp);
+        changes.push(self.set_node(&id, Some(node)));
+        Ok(changes.into())
     }
 
     /// A new node's record, checked and stamped.
@@ -154,6 +162,8 @@ impl State {
                 "node {id} is not down and can't be removed"
             )));
         }
+        self.forget_requests(&id);
+        self.free_use(&id);
         let mut changes = vec![self.set_node(&id, None)];
         self.bans.insert(Ban {
             node_id: id.clone(),
@@ -167,7 +177,7 @@ impl State {
     }
 
     /// Nobody will ever report on these tasks again.
-    fn orphan_tasks(&mut self, node_id: &str, stamp: &Stamp) -> Vec<Change> {
+    pub(super) fn orphan_tasks(&mut self, node_id: &str, stamp: &Stamp) -> Vec<Change> {
         let orphans: Vec<_> = self
             .tasks_of_node(node_id)
             .filter(|task| !needs::is_final(task))
@@ -201,6 +211,11 @@ impl State {
     pub(super) fn observe_nodes(&mut self, op: ObserveNodes, stamp: &Stamp) -> Effect {
         let mut effect = Effect::default();
         for observation in op.nodes {
+            if self.nodes.contains_key(&observation.node_id) {
+                effect
+                    .changes
+                    .extend(self.note_arrival(&observation, stamp));
+            }
             let seen = self
                 .nodes
                 .get(&observation.node_id)
@@ -394,12 +409,14 @@ mod tests {
                 node_id: "w1".into(),
                 certificate: Some(certificate(crate::objects::IssuanceState::Renew)),
             });
-            run(&mut state, request).unwrap();
+            // Not sooner after the one before than a node may.
+            let now = 1000 + 10 * i64::from(serial);
+            state.apply(command(now, request)).unwrap();
             let store = Op::StoreCertificate(StoreCertificate {
                 node_id: "w1".into(),
                 certificate: Some(certificate(crate::objects::IssuanceState::Issued)),
             });
-            run(&mut state, store).unwrap();
+            state.apply(command(now, store)).unwrap();
         }
         run(&mut state, remove("w1", false, Some(6000))).unwrap();
         assert_eq!(state.banned_until("w1"), Some(&at(9000)));

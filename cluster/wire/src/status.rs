@@ -13,6 +13,7 @@ pub fn refusal_status(refusal: &Refusal) -> Status {
         Refusal::NameTaken { .. } => Code::AlreadyExists,
         Refusal::Stale => Code::Aborted,
         Refusal::InUse { .. } | Refusal::Precondition { .. } => Code::FailedPrecondition,
+        Refusal::Exhausted { .. } => Code::ResourceExhausted,
         Refusal::OnlyLabels | Refusal::Invalid { .. } => Code::InvalidArgument,
         Refusal::Unimplemented { .. } | Refusal::TooNew { .. } => Code::Unimplemented,
         _ => Code::Unknown,

@@ -3,6 +3,7 @@
 mod issuer;
 mod refusals;
 mod service;
+mod tokens;
 
 pub use issuer::IssuerError;
 pub(crate) use service::{Ca, CaService, NodeCaService};

@@ -21,7 +21,7 @@ use waxseal_cluster::{
     objects::{
         Annotations, Availability, Certificate, CreateNode, IssuanceState, IssuanceStatus,
         Membership, Node, NodeRole, NodeSpec, NodeState, NodeStatus, RequestCertificate,
-        StoreCertificate, command::Op,
+        RequestSource, StoreCertificate, command::Op,
     },
     timestamp, version_of,
 };
@@ -37,6 +37,7 @@ use waxseal_wire::{
 use super::{
     issuer::{Issuer, IssuerError},
     refusals::Refusals,
+    tokens,
 };
 use crate::{
     authorize,
@@ -60,7 +61,7 @@ const HOLD: Duration = Duration::from_secs(4);
 
 /// Decides, records, signs.
 pub(crate) struct Ca {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     issuer: ArcSwap<Issuer>,
     /// In place of the configured expiry; set by the harness only.
     expiry: Option<CertificateExpiry>,
@@ -178,11 +179,18 @@ impl Ca {
             })?;
             self.note_renewal(&identity.node_id)?;
         }
-        // 2. The decision.
+        // 2. What a token with limits admits is looked at only if its secret is known.
+        let address = peer.address.ip().to_canonical();
+        let limited = match &peer.identity {
+            Some(_) => None,
+            None => self.limited_token(&request.token, address)?,
+        };
+        // 3. The decision.
         let decision = self.core.read(|state| {
             let view = IssuanceView {
                 cluster_id: &issuer.cluster_id,
                 tokens: &issuer.tokens,
+                limited_role: limited.as_ref().map(|token| token.role),
                 nodes: &Nodes(state),
                 managers_allowed,
                 caught_up: true,
@@ -204,10 +212,20 @@ impl Ca {
             }
             IssuanceDecision::Refuse(refusal) => return Err(self.refusal(peer, &refusal)),
         };
-        // 3. On record, serial included, before anything is signed.
+        // 4. On record, serial included, before anything is signed.
         let availability = request.availability();
-        let node_id = self.record(node, request.csr, &csr, availability).await?;
-        // 4. Signed and stored behind the caller's back; the status call waits for it.
+        let token = match (&peer.identity, limited) {
+            (Some(_), _) => String::new(),
+            (None, Some(limited)) => limited.id,
+            (None, None) => tokens::classic_name(&node).to_owned(),
+        };
+        let source = RequestSource {
+            address: address.to_string(),
+            token,
+        };
+        let recorded = self.record(node, request.csr, &csr, availability, source);
+        let node_id = recorded.await?;
+        // 5. Signed and stored behind the caller's back; the status call waits for it.
         let this = Arc::clone(self);
         let signed_id = node_id.clone();
         self.tasks
@@ -263,11 +281,13 @@ impl Ca {
         csr_pem: Vec<u8>,
         csr: &Csr,
         availability: Availability,
+        source: RequestSource,
     ) -> Result<String, Status> {
         let mut certificate = Certificate {
             csr: csr_pem,
             serial: new_serial()?.as_bytes().to_vec(),
             public_key_digest: csr.public_key_digest().as_bytes().to_vec(),
+            source: Some(source),
             ..Certificate::default()
         };
         let (node_id, op) = match node {
@@ -326,7 +346,9 @@ impl Ca {
         let checked = checked.filter(|csr| csr.public_key_digest().as_bytes() == digest);
         let signed = self.signed(&node, &request, checked);
         let certificate = match signed {
-            Ok(issued) => Certificate {
+            Ok((issued, issuer)) => Certificate {
+                issuer: issuer.as_bytes().to_vec(),
+                not_before: Some(timestamp(issued.identity.not_before)),
                 not_after: Some(timestamp(issued.identity.not_after)),
                 certificate: issued.pem.into_bytes(),
                 status: status(IssuanceState::Issued),
@@ -366,7 +388,7 @@ impl Ca {
         node: &Node,
         request: &Certificate,
         checked: Option<Csr>,
-    ) -> Result<waxseal_ca::IssuedCertificate, String> {
+    ) -> Result<(waxseal_ca::IssuedCertificate, PublicKeyDigest), String> {
         let issuer = self.issuer.load();
         let csr = match checked {
             Some(csr) => csr,
@@ -379,10 +401,12 @@ impl Ca {
             role: role_of(node.role()),
             expiry: issuer.expiry,
         };
-        issuer
+        let issued = issuer
             .authority
             .issue(&profile, &csr, serial, self.core.clock.now())
-            .map_err(|error| error.to_string())
+            .map_err(|error| error.to_string())?;
+        let issuer_key = &issuer.authority.issuer_info().public_key_der;
+        Ok((issued, PublicKeyDigest::of_spki(issuer_key)))
     }
 
     /// The certificate's status once it is final.
@@ -535,7 +559,7 @@ fn record_of(node: &Node) -> NodeRecord {
     }
 }
 
-fn role_of(role: NodeRole) -> Role {
+pub(super) fn role_of(role: NodeRole) -> Role {
     match role {
         NodeRole::Worker => Role::Worker,
         NodeRole::Manager => Role::Manager,

@@ -11,8 +11,16 @@ use waxseal_wire::waxseal::{
 use crate::{error::ProposeError, proposer::Rejected};
 
 /// Kinds of objects as refusals name them.
-const KINDS: [&str; 7] = [
-    "cluster", "node", "secret", "config", "service", "task", "object",
+const KINDS: [&str; 9] = [
+    "cluster",
+    "node",
+    "secret",
+    "config",
+    "service",
+    "task",
+    "certificate",
+    "join token",
+    "object",
 ];
 
 /// What a caller on another manager is told.
@@ -107,6 +115,7 @@ fn why(refusal: Refusal) -> Why {
         Refusal::Invalid { reason } => Why::Invalid(reason),
         Refusal::Unimplemented { reason } => Why::Unimplemented(reason),
         Refusal::Precondition { reason } => Why::Precondition(reason),
+        Refusal::Exhausted { reason } => Why::Exhausted(reason),
         _ => Why::Precondition(text),
     }
 }
@@ -134,6 +143,7 @@ fn refusal(why: Why) -> Refusal {
         Why::OnlyLabels(OnlyLabels {}) => Refusal::OnlyLabels,
         Why::Invalid(reason) => Refusal::Invalid { reason },
         Why::Precondition(reason) => Refusal::Precondition { reason },
+        Why::Exhausted(reason) => Refusal::Exhausted { reason },
         Why::Unimplemented(reason) => Refusal::Unimplemented { reason },
     }
 }
@@ -168,6 +178,9 @@ mod tests {
             Refusal::OnlyLabels,
             Refusal::invalid("a rule"),
             Refusal::precondition("a state"),
+            Refusal::Exhausted {
+                reason: "too much".into(),
+            },
             Refusal::Unimplemented {
                 reason: "nothing".into(),
             },

@@ -275,7 +275,10 @@ pub(crate) fn notify(sessions: &Sessions, change: &Change) {
                 }
             }
         }
-        Change::Secret { .. } | Change::Config { .. } | Change::Service { .. } => {}
+        Change::Secret { .. }
+        | Change::Config { .. }
+        | Change::Service { .. }
+        | Change::Certificate { .. } => {}
     }
 }
 

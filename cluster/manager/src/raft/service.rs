@@ -27,7 +27,7 @@ use waxseal_wire::{
 };
 
 use super::{RaftId, TypeConfig, codec};
-use crate::{FEATURE_LEVEL, core::Core, engine::Engine, pulse::NoVote};
+use crate::{FEATURE_LEVEL, authorize, core::Core, engine::Engine, pulse::NoVote};
 
 /// Appends that the engine works on at once, all senders together: the engine's own
 /// queue has no bound, and a sender gives up and tries again while the disk is slow.
@@ -133,6 +133,7 @@ impl RaftService {
             if state.is_banned(&identity.node_id) {
                 return Err(denied("the node was removed from the swarm"));
             }
+            authorize::check_certificate(state, core.clock.now(), identity)?;
             match state.node(&identity.node_id) {
                 Some(node) if node.role() != NodeRole::Manager => Err(denied(
                     "the certificate says manager, the node's record says worker",
