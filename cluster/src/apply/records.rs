@@ -48,10 +48,52 @@ impl State {
         if !self.keeps_records() {
             return Ok(origin);
         }
+        self.check_room(node, asked, stamp)?;
+        if origin == CertificateOrigin::Renewal {
+            self.check_pause(node, stamp.time.seconds)?;
+        }
+        Ok(origin)
+    }
+
+    /// Records the request of a node that returns by its former key.
+    ///
+    /// # Errors
+    /// As [`State::admit_request`]; [`Refusal::Precondition`] if what it shows was revoked.
+    pub(super) fn admit_return(
+        &mut self,
+        node: &Node,
+        presented: &[u8],
+        asked: &Certificate,
+        stamp: &Stamp,
+    ) -> Result<(), Refusal> {
+        if !self.keeps_records() {
+            return Ok(());
+        }
+        let shown = serial_of(presented).and_then(|serial| self.certificates.get(&serial));
+        if shown.is_some_and(|record| record.revoked.is_some()) {
+            return Err(Refusal::precondition(format!(
+                "certificate {} of node {} was revoked; run `docker swarm leave --force` on that \
+                 node, then join with a token to come back as a new node",
+                hex(presented),
+                node.id
+            )));
+        }
+        self.check_room(node, asked, stamp)?;
+        self.adopt_certificate(node);
+        let asked = Certificate {
+            role: node.role,
+            ..asked.clone()
+        };
+        self.note_request(&node.id, &asked, CertificateOrigin::Return, stamp);
+        Ok(())
+    }
+
+    /// Whether a node may have one certificate more.
+    fn check_room(&self, node: &Node, asked: &Certificate, stamp: &Stamp) -> Result<(), Refusal> {
         let now = stamp.time.seconds;
         self.check_serial(&node.id, asked)?;
-        let records = || self.certificates.of_node(&node.id);
-        let live = records().filter(|record| record.standing(now) == Standing::Valid);
+        let records = self.certificates.of_node(&node.id);
+        let live = records.filter(|record| record.standing(now) == Standing::Valid);
         if live.count() >= MAX_LIVE_CERTIFICATES {
             return Err(Refusal::Exhausted {
                 reason: format!(
@@ -62,20 +104,23 @@ impl State {
                 ),
             });
         }
-        if origin == CertificateOrigin::Renewal {
-            let last = self.certificates.newest_of(&node.id);
-            let since = last.map_or(i64::MAX, |record| now.saturating_sub(record.requested_at));
-            // One from the future says that the clock went back.
-            if (0..UNASKED_RENEWAL_SECS).contains(&since) {
-                let wait = UNASKED_RENEWAL_SECS - since;
-                return Err(Refusal::Exhausted {
-                    reason: format!(
-                        "this node asks too often for a new certificate; try again in {wait} s"
-                    ),
-                });
-            }
+        Ok(())
+    }
+
+    /// Whether the node's latest certificate is not too new for another that nobody asked for.
+    fn check_pause(&self, node: &Node, now: i64) -> Result<(), Refusal> {
+        let last = self.certificates.newest_of(&node.id);
+        let since = last.map_or(i64::MAX, |record| now.saturating_sub(record.requested_at));
+        // One from the future says that the clock went back.
+        if !(0..UNASKED_RENEWAL_SECS).contains(&since) {
+            return Ok(());
         }
-        Ok(origin)
+        let wait = UNASKED_RENEWAL_SECS - since;
+        Err(Refusal::Exhausted {
+            reason: format!(
+                "this node asks too often for a new certificate; try again in {wait} s"
+            ),
+        })
     }
 
     /// Whether a serial is not that of a certificate already.

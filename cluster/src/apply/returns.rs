@@ -34,6 +34,8 @@ impl State {
                 "a return is granted with a request in state renew only",
             ));
         }
+        let certificate = super::certificate::requested(&node, asked.clone())?;
+        self.admit_return(&node, &op.presented_serial, &asked, stamp)?;
         let mut new = Node::clone(&node);
         // What it came with counts until what it gets is seen in use.
         if known.serial == op.presented_serial {
@@ -45,7 +47,7 @@ impl State {
             addr: op.addr,
             at: Some(stamp.time),
         });
-        new.certificate = Some(super::certificate::requested(&node, asked)?);
+        new.certificate = Some(certificate);
         new.pending_return = None;
         new.return_approval = None;
         new.meta = stamp.updated(node.meta.as_ref());
@@ -179,14 +181,13 @@ mod tests {
     }
 
     fn issue(state: &mut State, serial: u8) {
-        run(
-            state,
-            Op::RequestCertificate(RequestCertificate {
-                node_id: "w1".into(),
-                certificate: Some(certificate(IssuanceState::Renew, serial)),
-            }),
-        )
-        .unwrap();
+        let request = Op::RequestCertificate(RequestCertificate {
+            node_id: "w1".into(),
+            certificate: Some(certificate(IssuanceState::Renew, serial)),
+        });
+        // Not sooner after the one before than a node may.
+        let now = 1000 + 10 * i64::from(serial);
+        state.apply(command(now, request)).unwrap();
         store(state, serial);
     }
 
