@@ -259,7 +259,7 @@ impl RootAuthority {
         now: OffsetDateTime,
     ) -> Result<IssuedCertificate, IssueError> {
         // 1. A root signs nothing outside of its own validity.
-        if now < self.not_before || now > self.not_after {
+        if !self.is_valid(now) {
             return Err(IssueError::RootNotValid);
         }
         // 2. Every field of the certificate is settled before the encoder sees it.
@@ -303,7 +303,30 @@ impl RootAuthority {
         Ok(IssuedCertificate { der, pem, identity })
     }
 
-    fn verify(&self, certificate: &X509Certificate<'_>) -> Result<(), IssueError> {
+    /// Whether this root may sign at `now`.
+    pub(crate) fn is_valid(&self, now: OffsetDateTime) -> bool {
+        self.not_before <= now && now <= self.not_after
+    }
+
+    /// End of this root's validity.
+    pub fn not_after(&self) -> OffsetDateTime {
+        self.not_after
+    }
+
+    /// What its certificates name their issuer's key by.
+    pub(crate) fn subject_key_id(&self) -> &[u8] {
+        &self.subject_key_id
+    }
+
+    pub(crate) fn issuer_params(&self) -> &CertificateParams {
+        &self.issuer
+    }
+
+    pub(crate) fn signer(&self) -> &EcdsaSigner {
+        &self.signer
+    }
+
+    pub(crate) fn verify(&self, certificate: &X509Certificate<'_>) -> Result<(), IssueError> {
         let (_, key) = SubjectPublicKeyInfo::from_der(&self.issuer_info().public_key_der)
             .map_err(|_| IssueError::Unreadable)?;
         certificate
@@ -393,7 +416,7 @@ pub(crate) fn subject_key_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8
 ///
 /// `None` for a name that it cannot write back as it was: several attributes in one RDN, a type
 /// that stands there twice, an unusual string type.
-fn distinguished_name(name: &X509Name<'_>) -> Option<DistinguishedName> {
+pub(crate) fn distinguished_name(name: &X509Name<'_>) -> Option<DistinguishedName> {
     if !has_single_attributes(name) {
         return None;
     }

@@ -47,6 +47,14 @@ impl fmt::Debug for BundleDigest {
 pub struct PublicKeyDigest([u8; 32]);
 
 impl PublicKeyDigest {
+    /// The name of the key in the first certificate of a PEM bundle; nothing if it cannot be
+    /// read. Verifies nothing.
+    pub fn of_certificate_pem(pem: &[u8]) -> Option<Self> {
+        let chain = crate::chain::chain_from_pem(pem).ok()?;
+        let issuer = crate::chain::issuer_info(chain.first()?).ok()?;
+        Some(Self::of_spki(&issuer.public_key_der))
+    }
+
     /// The digest of a SubjectPublicKeyInfo in DER.
     pub fn of_spki(spki_der: &[u8]) -> Self {
         Self(Sha256::digest(spki_der).into())

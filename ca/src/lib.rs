@@ -24,6 +24,7 @@ pub mod authority;
 pub mod cfssl;
 pub mod chain;
 pub mod clock;
+pub mod cross;
 pub mod csr;
 pub mod digest;
 pub mod identity;
@@ -52,6 +53,7 @@ pub use chain::{
     VerifiedChain, chain_from_pem, chain_to_pem, verify_chain,
 };
 pub use clock::{Clock, SystemClock};
+pub use cross::CrossSignError;
 pub use csr::{Csr, CsrError};
 pub use digest::{BundleDigest, PublicKeyDigest};
 pub use identity::{IdentityError, NodeIdentity, peer_identity};

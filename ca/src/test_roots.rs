@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
 use time::OffsetDateTime;
 
 use crate::{
@@ -72,18 +72,7 @@ pub(crate) fn foreign_root(life: Duration) -> RootAuthority {
     RootAuthority::from_pem(cert.pem().as_bytes(), key.serialize_pem().as_bytes(), NOW).unwrap()
 }
 
-/// The certificate of `new` signed by `old`, as in a root rotation: subject and key of `new`.
+/// The certificate of `new` signed by `old`, as in a root rotation.
 pub(crate) fn cross_sign(new: &RootAuthority, old: &RootAuthority) -> String {
-    use rcgen::{DnType, DnValue, PublicKeyData};
-    let key = NodeKey::from_pkcs8_pem(new.key_pem().as_bytes()).unwrap();
-    let spki = rcgen::SubjectPublicKeyInfo::from_der(key.spki_der()).unwrap();
-    let old_key = KeyPair::from_pem(&old.key_pem()).unwrap();
-    let issuer = Issuer::from_ca_cert_pem(old.cert_pem(), old_key).unwrap();
-    let mut params = foreign_params(Duration::from_secs(86_400));
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    let name = DnValue::PrintableString(crate::ROOT_COMMON_NAME.try_into().unwrap());
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.use_authority_key_identifier_extension = true;
-    assert_eq!(spki.subject_public_key_info(), key.spki_der());
-    params.signed_by(&spki, &issuer).unwrap().pem()
+    old.cross_sign(new.trust(), NOW).unwrap()
 }

@@ -51,6 +51,8 @@ pub fn new_cluster(new: NewCluster) -> Cluster {
         unlock_key: new.unlock_key.map(|key| UnlockKeyRecord { key, epoch: 1 }),
         feature_level: FEATURE_LEVEL,
         incarnation: 1,
+        past_roots: Vec::new(),
+        root_since: None,
         return_window: None,
     }
 }

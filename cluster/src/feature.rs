@@ -26,6 +26,9 @@ pub const FEATURE_LEVEL: u32 = 3;
 /// The level from which certificates are recorded and join tokens may have limits.
 pub const RECORDS_LEVEL: u32 = 3;
 
+/// The level from which roots rotate.
+pub const ROTATION_LEVEL: u32 = 3;
+
 /// The level of nodes of ours that do not name one.
 const UNNAMED_LEVEL: u32 = 1;
 /// Start of the plugin name that tells the feature level of a node.

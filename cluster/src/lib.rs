@@ -42,7 +42,7 @@ mod validate;
 mod vault;
 mod wiped;
 
-pub use apply::{MAX_LIVE_CERTIFICATES, UNASKED_RENEWAL_SECS, bound_task_status};
+pub use apply::{MAX_LIVE_CERTIFICATES, MAX_PAST_ROOTS, UNASKED_RENEWAL_SECS, bound_task_status};
 pub use certificates::{Record, Revoked, SUPERSEDED_GRACE_SECS, SerialKey, Standing, serial_of};
 pub use change::{Applied, Change, Refusal};
 pub use cidr::{Cidr, CidrError};
@@ -51,7 +51,9 @@ pub use codec::{
     decode_command, encode_batch, encode_command,
 };
 pub use defaults::{NewCluster, default_cluster_spec, new_cluster};
-pub use feature::{FEATURE_LEVEL, RECORDS_LEVEL, described_level, feature_level_plugin, is_ours};
+pub use feature::{
+    FEATURE_LEVEL, RECORDS_LEVEL, ROTATION_LEVEL, described_level, feature_level_plugin, is_ours,
+};
 pub use ids::new_id;
 pub use join_tokens::{
     MAX_LIMITED_TOKENS, MAX_TOKEN_CIDRS, MAX_TOKEN_TTL_SECS, MAX_TOKEN_USES, RESERVATION_SECS,

@@ -63,6 +63,8 @@ impl Op {
             Op::RemoveService(_) => "remove_service",
             Op::ChangeTasks(_) => "change_tasks",
             Op::ReportTasks(_) => "report_tasks",
+            Op::MarkForRenewal(_) => "mark_for_renewal",
+            Op::QuarantineNodes(_) => "quarantine_nodes",
             Op::RevokeCertificates(_) => "revoke_certificates",
             Op::CreateJoinToken(_) => "create_join_token",
             Op::RevokeJoinToken(_) => "revoke_join_token",

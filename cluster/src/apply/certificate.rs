@@ -3,12 +3,14 @@
 //! The serial is on record before anything is signed, and only what was signed
 //! for the request on record is stored.
 
+use waxseal_ca::PublicKeyDigest;
+
 use super::Effect;
 use crate::{
     change::Refusal,
     meta::Stamp,
     objects::{
-        Actor, Certificate, CertificateOrigin, IssuanceState, Node, RequestCertificate,
+        Actor, Certificate, CertificateOrigin, Cluster, IssuanceState, Node, RequestCertificate,
         StoreCertificate, actor::Who,
     },
     state::State,
@@ -42,7 +44,7 @@ impl State {
                 self.note_request(&op.node_id, &asked, origin, stamp);
                 certificate
             }
-            IssuanceState::Rotate => marked_for_rotation(&node, asker(actor))?,
+            IssuanceState::Rotate => marked(&node, asker(actor)).ok_or(Refusal::Stale)?,
             _ => {
                 return Err(Refusal::invalid(
                     "a certificate is requested in state renew, pending or rotate only",
@@ -59,7 +61,8 @@ impl State {
     /// Stores what was signed, or why it was not, for the request on record.
     ///
     /// # Errors
-    /// [`Refusal::Stale`] if another request, or another role, came in between.
+    /// [`Refusal::Stale`] if another request, another role or another root came in
+    /// between: nothing counts that a retired root signed.
     pub(super) fn store_certificate(
         &mut self,
         op: StoreCertificate,
@@ -86,6 +89,9 @@ impl State {
         if !outstanding || !same_request || recorded.role != node.role {
             return Err(Refusal::Stale);
         }
+        if issued && !self.signs_now(&signed.issuer) {
+            return Err(Refusal::Stale);
+        }
         let mut new = Node::clone(&node);
         let mut certificate = recorded.clone();
         certificate.status = signed.status;
@@ -98,6 +104,8 @@ impl State {
             certificate.not_after = Some(not_after);
             certificate.not_before = signed.not_before;
             certificate.issuer = signed.issuer;
+            (new.renewal_asked_at, new.quarantined_at) = (None, None);
+            new.renewal_reason.clear();
             new.certified_until = Some(
                 node.certified_until
                     .map_or(not_after, |until| later(until, not_after)),
@@ -110,10 +118,18 @@ impl State {
         changes.extend(recorded);
         Ok(changes.into())
     }
+
+    /// Whether this is the digest of the key of the root that signs now. None is that of
+    /// a manager from before it was told.
+    fn signs_now(&self, issuer: &[u8]) -> bool {
+        let root = self.cluster.as_ref().and_then(|c| signing_root(c));
+        let key = root.and_then(PublicKeyDigest::of_certificate_pem);
+        issuer.is_empty() || key.is_some_and(|key| key.as_bytes() == issuer)
+    }
 }
 
 /// Who a mark is of: a part of the manager rotates the root.
-fn asker(actor: &Actor) -> CertificateOrigin {
+pub(super) fn asker(actor: &Actor) -> CertificateOrigin {
     match &actor.who {
         Some(Who::Component(_)) => CertificateOrigin::Rotation,
         _ => CertificateOrigin::Operator,
@@ -140,22 +156,30 @@ pub(super) fn requested(node: &Node, asked: Certificate) -> Result<Certificate, 
     })
 }
 
-fn marked_for_rotation(node: &Node, asker: CertificateOrigin) -> Result<Certificate, Refusal> {
-    let mut certificate = node.certificate.clone().ok_or(Refusal::Stale)?;
+/// The certificate as one to be renewed; nothing if there is none, or a request is
+/// under way, which the present root will sign.
+pub(super) fn marked(node: &Node, asker: CertificateOrigin) -> Option<Certificate> {
+    let mut certificate = node.certificate.clone()?;
     match state_of(&certificate) {
-        // A request is under way and will be signed by the new issuer.
-        IssuanceState::Renew | IssuanceState::Pending | IssuanceState::Rotate => {
-            Err(Refusal::Stale)
-        }
+        IssuanceState::Renew | IssuanceState::Pending | IssuanceState::Rotate => None,
         _ => {
             certificate
                 .status
                 .get_or_insert_default()
                 .set_state(IssuanceState::Rotate);
             certificate.set_asked(asker);
-            Ok(certificate)
+            Some(certificate)
         }
     }
+}
+
+/// The root whose key signs now: while it rotates, the one to be.
+fn signing_root(cluster: &Cluster) -> Option<&[u8]> {
+    let root = cluster.root_ca.as_ref()?;
+    Some(match &root.root_rotation {
+        Some(rotation) => &rotation.ca_cert,
+        None => &root.ca_cert,
+    })
 }
 
 fn state_of(certificate: &Certificate) -> IssuanceState {
@@ -167,12 +191,14 @@ fn state_of(certificate: &Certificate) -> IssuanceState {
 
 #[cfg(test)]
 mod tests {
+    use waxseal_ca::RootAuthority;
+
     use super::*;
     use crate::{
         change::Applied,
         objects::{
-            IssuanceStatus, ManagerStatus, NodeObservation, NodeRole, ObserveNodes, UpdateNode,
-            command::Op,
+            IssuanceStatus, ManagerStatus, NodeObservation, NodeRole, ObserveNodes, RootCa,
+            RootRotation, UpdateCluster, UpdateNode, command::Op,
         },
         testing::{MANAGER, at, bootstrapped, create_worker, describe, node, run},
     };
@@ -336,6 +362,52 @@ mod tests {
             (vec![1], b"pem".to_vec())
         );
         assert_eq!(request(&mut state, rotate()).unwrap_err(), Refusal::Stale);
+    }
+
+    #[test]
+    fn what_a_retired_root_signed_is_not_stored() {
+        let mut state = with_worker();
+        let pem = |root: &RootAuthority| root.cert_pem().as_bytes().to_vec();
+        let now = time::macros::datetime!(2026-11-20 13:00 UTC);
+        let [first, second] = [(); 2].map(|()| RootAuthority::generate(now).unwrap());
+        let root = |state: &mut State, change: &dyn Fn(&mut RootCa)| {
+            let mut cluster = Cluster::clone(state.cluster().unwrap());
+            change(cluster.root_ca.as_mut().unwrap());
+            let op = Op::UpdateCluster(UpdateCluster {
+                cluster: Some(cluster),
+                expected_version: 0,
+            });
+            run(state, op).unwrap();
+        };
+        let key = |root: &RootAuthority| {
+            let digest = PublicKeyDigest::of_spki(&root.issuer_info().public_key_der);
+            digest.as_bytes().to_vec()
+        };
+        let signed_by = |root: &RootAuthority| Certificate {
+            issuer: key(root),
+            ..certificate(IssuanceState::Issued, 1)
+        };
+        root(&mut state, &|root| root.ca_cert = pem(&first));
+        request(&mut state, certificate(IssuanceState::Renew, 1)).unwrap();
+        root(&mut state, &|root| {
+            root.root_rotation = Some(RootRotation {
+                ca_cert: pem(&second),
+                ..RootRotation::default()
+            });
+        });
+        let refused = |state: &mut State, root: &RootAuthority| {
+            assert_eq!(store(state, signed_by(root)).unwrap_err(), Refusal::Stale);
+        };
+        refused(&mut state, &first);
+        let before = state.clone();
+        store(&mut state, signed_by(&second)).unwrap();
+        // Aborted before it was stored, it is the other one's turn again.
+        let mut state = before;
+        root(&mut state, &|root| root.root_rotation = None);
+        refused(&mut state, &second);
+        store(&mut state, signed_by(&first)).unwrap();
+        let kept = state.node("w1").unwrap().certificate.clone().unwrap();
+        assert_eq!(kept.issuer, key(&first));
     }
 
     #[test]

@@ -8,6 +8,9 @@ use crate::{
     state::State,
 };
 
+/// Past roots on record; a way from one to the present root is as long at most.
+pub const MAX_PAST_ROOTS: usize = 16;
+
 impl State {
     /// The first command of a cluster: it and its first manager appear together.
     pub(super) fn bootstrap(&mut self, op: Bootstrap, stamp: &Stamp) -> Result<Effect, Refusal> {
@@ -54,6 +57,9 @@ fn check_whole(cluster: &Cluster) -> Result<(), Refusal> {
     }
     if cluster.root_ca.is_none() {
         return Err(Refusal::missing("root CA"));
+    }
+    if cluster.past_roots.len() > MAX_PAST_ROOTS {
+        return Err(Refusal::invalid("the record holds 16 past roots at most"));
     }
     Ok(())
 }

@@ -14,11 +14,13 @@ mod node;
 #[cfg(test)]
 mod properties;
 mod records;
+mod renewal;
 mod returns;
 mod secret;
 mod service;
 mod task;
 
+pub use cluster::MAX_PAST_ROOTS;
 pub use records::{MAX_LIVE_CERTIFICATES, UNASKED_RENEWAL_SECS};
 pub use task::bound_task_status;
 
@@ -126,6 +128,8 @@ impl State {
             Op::RemoveService(op) => self.remove_service(&op, stamp),
             Op::ChangeTasks(op) => Ok(self.change_tasks(op, stamp)),
             Op::ReportTasks(op) => Ok(self.report_tasks(op, stamp)),
+            Op::MarkForRenewal(op) => Ok(self.mark_for_renewal(op, actor, stamp)),
+            Op::QuarantineNodes(op) => Ok(self.quarantine_nodes(&op, stamp)),
             Op::RevokeCertificates(op) => self.revoke_certificates(op, actor, stamp),
             Op::CreateJoinToken(op) => self.create_join_token(op, actor, stamp),
             Op::RevokeJoinToken(op) => self.revoke_join_token(&op, stamp),

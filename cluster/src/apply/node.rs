@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::{Effect, check_version_if_given};
 use crate::{
     change::{Change, Refusal},
-    feature::{described_level, is_ours},
+    feature::{ROTATION_LEVEL, described_level, is_ours},
     meta::Stamp,
     needs,
     objects::{
-        Ban, CertificateInUse, CreateNode, Node, NodeObservation, NodeRole, NodeState,
+        Ban, CertificateInUse, CreateNode, Node, NodeObservation, NodeRole, NodeState, NodeStatus,
         ObserveNodes, Reachability, RemoveNode, TaskState, TaskStatus, UpdateNode,
     },
     plan::{desired_role, has_quorum},
@@ -210,6 +210,11 @@ impl State {
     /// Observations of nodes that are gone, and such as say nothing new, are skipped.
     pub(super) fn observe_nodes(&mut self, op: ObserveNodes, stamp: &Stamp) -> Effect {
         let mut effect = Effect::default();
+        // Managers below that level do not know the field.
+        let dated = self
+            .cluster
+            .as_ref()
+            .is_some_and(|cluster| cluster.feature_level >= ROTATION_LEVEL);
         for observation in op.nodes {
             if self.nodes.contains_key(&observation.node_id) {
                 effect
@@ -219,7 +224,7 @@ impl State {
             let seen = self
                 .nodes
                 .get(&observation.node_id)
-                .and_then(|node| observe(node, observation, stamp));
+                .and_then(|node| observe(node, observation, stamp, dated));
             match seen {
                 Some(node) => {
                     let id = node.id.clone();
@@ -258,13 +263,17 @@ fn set_role(node: &mut Node, role: NodeRole) -> Result<(), Refusal> {
 }
 
 /// The node as now known, or nothing if it is known so already.
-fn observe(node: &Node, observation: NodeObservation, stamp: &Stamp) -> Option<Node> {
+fn observe(node: &Node, observation: NodeObservation, stamp: &Stamp, dated: bool) -> Option<Node> {
     let mut new = node.clone();
+    let state = |node: &Node| node.status.as_ref().map(NodeStatus::state);
     if observation.description.is_some() {
         new.description = observation.description;
     }
     if observation.status.is_some() {
         new.status = observation.status;
+    }
+    if dated && state(&new) != state(node) {
+        new.state_since = Some(stamp.time);
     }
     if observation.manager_status.is_some() || observation.not_a_member {
         new.manager_status = observation.manager_status;
@@ -302,7 +311,7 @@ mod tests {
     use crate::{
         meta::version_of,
         objects::{
-            Certificate, ManagerStatus, NodeDescription, NodeSpec, NodeStatus, RequestCertificate,
+            Certificate, ManagerStatus, NodeDescription, NodeSpec, RequestCertificate,
             StoreCertificate, command::Op,
         },
         testing::{
@@ -330,6 +339,31 @@ mod tests {
                 ..NodeObservation::default()
             }],
         })
+    }
+
+    #[test]
+    fn a_state_is_dated_from_when_it_changed() {
+        let mut state = bootstrapped();
+        run(&mut state, create_worker("w1")).unwrap();
+        let since = |state: &State| state.node("w1").unwrap().state_since;
+        assert_eq!(since(&state), None);
+        for (second, seen, dated) in [
+            (5, NodeState::Ready, 5),
+            (6, NodeState::Ready, 5),
+            (7, NodeState::Down, 7),
+        ] {
+            let op = observe_state("w1", seen);
+            state.apply(command(second, op)).unwrap();
+            assert_eq!(since(&state), Some(at(dated)));
+        }
+        // Where a manager may not know the field, none writes it.
+        let mut older = bootstrapped();
+        let mut cluster = crate::objects::Cluster::clone(older.cluster().unwrap());
+        cluster.feature_level = ROTATION_LEVEL - 1;
+        older.set_cluster(cluster);
+        run(&mut older, create_worker("w1")).unwrap();
+        run(&mut older, observe_state("w1", NodeState::Ready)).unwrap();
+        assert_eq!(since(&older), None);
     }
 
     #[test]

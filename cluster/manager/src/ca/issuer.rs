@@ -3,9 +3,13 @@
 use std::time::Duration;
 
 use time::OffsetDateTime;
-use waxseal_ca::{CertificateExpiry, JoinTokens, RootAuthority};
+use waxseal_ca::{
+    CertificateExpiry, Csr, IssueError, JoinTokens, NodeIdentity, NodeProfile, PublicKeyDigest,
+    RootAuthority, Serial, chain::MAX_CHAIN_CERTIFICATES,
+};
 use waxseal_cluster::{
-    objects::{Cluster, JoinTokens as TokenTexts},
+    ROTATION_LEVEL, date_time,
+    objects::{Cluster, JoinTokens as TokenTexts, PastRoot, RootCa, RootRotation},
     version_of,
 };
 
@@ -13,14 +17,48 @@ use waxseal_cluster::{
 const SHORTEST: Duration = Duration::from_secs(60 * 60);
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
+/// For so long after a rotation leaves still come with the way to the root before: who was
+/// away when the trust changed, by a day at most, believes managers that renewed since.
+const OLD_TRUST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// To so many: with a leaf and a rotation's cross-signed root they fill a chain.
+const OLD_ROOTS: usize = MAX_CHAIN_CERTIFICATES - 2;
+
 /// The cluster object as the CA reads it.
 pub(crate) struct Issuer {
     pub(crate) cluster_id: String,
     /// Version of the cluster object that it was read from.
     pub(crate) version: u64,
-    pub(crate) authority: RootAuthority,
+    pub(crate) signer: Signer,
+    /// Names the key that signs.
+    pub(crate) key: PublicKeyDigest,
+    /// Whether all managers know where a certificate names it.
+    names_issuer: bool,
     pub(crate) tokens: JoinTokens,
     pub(crate) expiry: CertificateExpiry,
+    /// What is appended to each leaf, in order.
+    intermediates: Vec<Intermediate>,
+}
+
+/// Who signs.
+pub(crate) enum Signer {
+    /// This manager, with the key in the state.
+    Local(Box<RootAuthority>),
+}
+
+/// A cross-signed root that goes with leaves.
+struct Intermediate {
+    pem: String,
+    /// Absent: as long as it stands in the cluster object.
+    until: Option<OffsetDateTime>,
+}
+
+/// A leaf with what goes with it.
+pub(crate) struct IssuedChain {
+    /// Leaf first.
+    pub(crate) pem: String,
+    /// What the leaf says.
+    pub(crate) identity: NodeIdentity,
 }
 
 /// Why certificates cannot be issued.
@@ -60,14 +98,72 @@ impl Issuer {
             (None, Some(configured)) => nearest(configured),
             (None, None) => CertificateExpiry::DEFAULT,
         };
+        // While the root rotates, the one to be signs already, and nobody trusts it yet.
+        let (cert, key) = match &root.root_rotation {
+            Some(rotation) => (&rotation.ca_cert, &rotation.ca_key),
+            None => (&root.ca_cert, &root.ca_key),
+        };
+        let authority = RootAuthority::from_pem(cert, key, now)?;
         Ok(Issuer {
             cluster_id: cluster.id.clone(),
             version: version_of(cluster.meta.as_ref()),
-            authority: RootAuthority::from_pem(&root.ca_cert, &root.ca_key, now)?,
+            key: PublicKeyDigest::of_spki(&authority.issuer_info().public_key_der),
+            signer: Signer::Local(Box::new(authority)),
+            names_issuer: cluster.feature_level >= ROTATION_LEVEL,
             tokens: JoinTokens::parse(worker, manager)?,
             expiry,
+            intermediates: intermediates(root, &cluster.past_roots),
         })
     }
+
+    /// What a certificate on record says of who signed it.
+    pub(crate) fn on_record(&self) -> Vec<u8> {
+        match self.names_issuer {
+            true => self.key.as_bytes().to_vec(),
+            false => Vec::new(),
+        }
+    }
+
+    /// Signs a node's certificate and puts with it what leads from it to older roots.
+    pub(crate) fn issue(
+        &self,
+        profile: &NodeProfile,
+        csr: &Csr,
+        serial: Serial,
+        now: OffsetDateTime,
+    ) -> Result<IssuedChain, IssueError> {
+        let Signer::Local(authority) = &self.signer;
+        let issued = authority.issue(profile, csr, serial, now)?;
+        let mut pem = issued.pem;
+        let wanted = |intermediate: &&Intermediate| intermediate.until.is_none_or(|at| now < at);
+        for intermediate in self.intermediates.iter().filter(wanted) {
+            pem.push_str(&intermediate.pem);
+        }
+        Ok(IssuedChain {
+            pem,
+            identity: issued.identity,
+        })
+    }
+}
+
+/// The way from the root that signs to the one that is trusted, and to those before that.
+fn intermediates(root: &RootCa, past: &[PastRoot]) -> Vec<Intermediate> {
+    let text = |pem: &[u8]| String::from_utf8_lossy(pem).into_owned();
+    let of_rotation = |rotation: &RootRotation| Intermediate {
+        pem: text(&rotation.cross_signed_ca_cert),
+        until: None,
+    };
+    let of_past = |past: &PastRoot| {
+        let retired_at = past.retired_at.as_ref().and_then(date_time)?;
+        let is_way = !past.cross_signed.is_empty() && !past.compromised;
+        is_way.then(|| Intermediate {
+            pem: text(&past.cross_signed),
+            until: Some(retired_at + OLD_TRUST),
+        })
+    };
+    let rotation = root.root_rotation.as_ref().map(of_rotation);
+    let past = past.iter().rev().map_while(of_past).take(OLD_ROOTS);
+    rotation.into_iter().chain(past).collect()
 }
 
 /// The life that is configured, or the nearest that is allowed: a cluster whose
@@ -79,6 +175,50 @@ fn nearest(configured: Duration) -> CertificateExpiry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn leaves_lead_to_the_trusted_root_and_for_a_day_to_the_one_before() {
+        let past = |retired_at: i64, compromised| PastRoot {
+            cross_signed: b"B by A".to_vec(),
+            retired_at: Some(prost_types::Timestamp {
+                seconds: retired_at,
+                nanos: 0,
+            }),
+            compromised,
+            ..PastRoot::default()
+        };
+        let rotating = RootCa {
+            root_rotation: Some(RootRotation {
+                cross_signed_ca_cert: b"C by B".to_vec(),
+                ..RootRotation::default()
+            }),
+            ..RootCa::default()
+        };
+        let shown = |root: &RootCa, past: &[PastRoot]| -> Vec<(String, Option<i64>)> {
+            intermediates(root, past)
+                .into_iter()
+                .map(|one| (one.pem, one.until.map(OffsetDateTime::unix_timestamp)))
+                .collect()
+        };
+        let a_day_after = |at: i64| ("B by A".to_owned(), Some(at + 86_400));
+        let rotated = || ("C by B".to_owned(), None);
+        let still = RootCa::default;
+        assert_eq!(shown(&still(), &[]), []);
+        assert_eq!(shown(&rotating, &[]), [rotated()]);
+        let two = [past(3, false), past(7, false)];
+        assert_eq!(shown(&still(), &two), [a_day_after(7), a_day_after(3)]);
+        let three = [past(1, false), past(3, false), past(7, false)];
+        let all = shown(&rotating, &three);
+        assert_eq!(all, [rotated(), a_day_after(7), a_day_after(3)]);
+        // A gap in the way ends it.
+        let gone = [past(3, false), past(5, true), past(7, false)];
+        assert_eq!(shown(&still(), &gone), [a_day_after(7)]);
+        let dropped = PastRoot {
+            cross_signed: Vec::new(),
+            ..past(7, false)
+        };
+        assert_eq!(shown(&still(), &[past(3, false), dropped]), []);
+    }
 
     #[test]
     fn any_configured_life_becomes_one_that_is_allowed() {

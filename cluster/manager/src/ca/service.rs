@@ -17,7 +17,7 @@ use waxseal_ca::{
     decide_issuance,
 };
 use waxseal_cluster::{
-    State,
+    Refusal, State,
     objects::{
         Annotations, Availability, Certificate, CreateNode, IssuanceState, IssuanceStatus,
         Membership, Node, NodeRole, NodeSpec, NodeState, NodeStatus, RequestCertificate,
@@ -35,7 +35,7 @@ use waxseal_wire::{
 };
 
 use super::{
-    issuer::{Issuer, IssuerError},
+    issuer::{IssuedChain, Issuer, IssuerError},
     refusals::Refusals,
     tokens,
 };
@@ -43,7 +43,7 @@ use crate::{
     authorize,
     core::{Core, random_id},
     dispatcher::note_call,
-    error::propose_status,
+    error::{ProposeError, propose_status},
 };
 
 /// Status calls of callers without a certificate that are held at once.
@@ -56,6 +56,8 @@ const ISSUING: usize = 256;
 /// For how long after its record was made a node without a session may ask
 /// without a certificate.
 const ANONYMOUS_STATUS: Duration = Duration::from_secs(10 * 60);
+/// A request is signed so often, if the root changes each time before it is on record.
+const SIGNINGS: usize = 4;
 /// A held status call answers at the latest after this; the caller asks again.
 const HOLD: Duration = Duration::from_secs(4);
 
@@ -336,18 +338,47 @@ impl Ca {
     /// Signs a node's recorded request and stores the certificate. `checked` is the request if
     /// it was read just now; another one on record is read anew.
     async fn sign(&self, node_id: &str, checked: Option<Csr>) {
-        let Some(node) = self.core.read(|state| state.node(node_id).cloned()) else {
-            return;
-        };
-        let Some(request) = node.certificate.clone() else {
-            return;
-        };
+        for _ in 0..SIGNINGS {
+            let issuer = self.current_issuer();
+            let request = self.core.read(|state| {
+                let node = state.node(node_id)?;
+                Some((role_of(node.role()), node.certificate.clone()?))
+            });
+            let Some((role, request)) = request else {
+                return;
+            };
+            let stored = self
+                .sign_once(&issuer, node_id, role, request, checked.as_ref())
+                .await;
+            // The root changed between the two: what the former one signed is thrown away.
+            let overtaken = matches!(stored, Err(ProposeError::Refused(Refusal::Stale)))
+                && self.current_issuer().key != issuer.key;
+            if let Err(error) = stored {
+                // Refused if the node was removed or asked anew meanwhile; else the loop
+                // that looks for unsigned requests tries again.
+                tracing::debug!(node = %node_id, %error, "certificate not stored");
+            }
+            if !overtaken {
+                break;
+            }
+        }
+        self.wake(node_id);
+    }
+
+    async fn sign_once(
+        &self,
+        issuer: &Issuer,
+        node_id: &str,
+        role: Role,
+        request: Certificate,
+        checked: Option<&Csr>,
+    ) -> Result<(), ProposeError> {
         let digest = request.public_key_digest.as_slice();
         let checked = checked.filter(|csr| csr.public_key_digest().as_bytes() == digest);
-        let signed = self.signed(&node, &request, checked);
+        let signed = self.signed(issuer, node_id, role, &request, checked);
         let certificate = match signed {
-            Ok((issued, issuer)) => Certificate {
-                issuer: issuer.as_bytes().to_vec(),
+            Ok(issued) => Certificate {
+                issuer: issuer.on_record(),
                 not_before: Some(timestamp(issued.identity.not_before)),
                 not_after: Some(timestamp(issued.identity.not_after)),
                 certificate: issued.pem.into_bytes(),
@@ -371,42 +402,39 @@ impl Ca {
             node_id: node_id.to_owned(),
             certificate: Some(certificate),
         };
-        // Refused if the node was removed or asked anew meanwhile; else the loop
-        // that looks for unsigned requests tries again.
-        if let Err(error) = self
+        let stored = self
             .core
             .propose_as("ca", Op::StoreCertificate(store))
-            .await
-        {
-            tracing::debug!(node = %node_id, %error, "certificate not stored");
-        }
-        self.wake(node_id);
+            .await;
+        stored.map(drop)
     }
 
     fn signed(
         &self,
-        node: &Node,
+        issuer: &Issuer,
+        node_id: &str,
+        role: Role,
         request: &Certificate,
-        checked: Option<Csr>,
-    ) -> Result<(waxseal_ca::IssuedCertificate, PublicKeyDigest), String> {
-        let issuer = self.issuer.load();
+        checked: Option<&Csr>,
+    ) -> Result<IssuedChain, String> {
+        let parsed;
         let csr = match checked {
             Some(csr) => csr,
-            None => Csr::parse(&request.csr).map_err(|error| error.to_string())?,
+            None => {
+                parsed = Csr::parse(&request.csr).map_err(|error| error.to_string())?;
+                &parsed
+            }
         };
         let serial = Serial::from_bytes(&request.serial).map_err(|error| error.to_string())?;
         let profile = NodeProfile {
             cluster_id: issuer.cluster_id.clone(),
-            node_id: node.id.clone(),
-            role: role_of(node.role()),
+            node_id: node_id.to_owned(),
+            role,
             expiry: issuer.expiry,
         };
-        let issued = issuer
-            .authority
-            .issue(&profile, &csr, serial, self.core.clock.now())
-            .map_err(|error| error.to_string())?;
-        let issuer_key = &issuer.authority.issuer_info().public_key_der;
-        Ok((issued, PublicKeyDigest::of_spki(issuer_key)))
+        issuer
+            .issue(&profile, csr, serial, self.core.clock.now())
+            .map_err(|error| error.to_string())
     }
 
     /// The certificate's status once it is final.

@@ -390,6 +390,10 @@ fn session_message(core: &Core, session: &Session) -> Option<SessionMessage> {
             meta: None,
             status: None,
             manager_status: None,
+            state_since: None,
+            renewal_asked_at: None,
+            renewal_reason: String::new(),
+            quarantined_at: None,
             ..Node::clone(node)
         };
         Some(SessionMessage {
