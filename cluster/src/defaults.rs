@@ -53,6 +53,8 @@ pub fn new_cluster(new: NewCluster) -> Cluster {
         incarnation: 1,
         past_roots: Vec::new(),
         root_since: None,
+        signer_trouble: None,
+        signing_way: Vec::new(),
         return_window: None,
     }
 }

@@ -69,6 +69,7 @@ impl Op {
             Op::CreateJoinToken(_) => "create_join_token",
             Op::RevokeJoinToken(_) => "revoke_join_token",
             Op::ReturnReservations(_) => "return_reservations",
+            Op::NoteSigner(_) => "note_signer",
             Op::GrantReturn(_) => "grant_return",
             Op::NoteReturn(_) => "note_return",
             Op::ApproveReturn(_) => "approve_return",

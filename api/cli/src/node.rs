@@ -14,6 +14,8 @@ use crate::{
 };
 
 const ROUTE: &str = "/nodes";
+/// A clock that is off by less is shown as right: an engine's is known no better.
+const CLOCK_OK_SECONDS: u64 = 10;
 /// What was on a manager's disk or in its memory may be elsewhere by now.
 const FORMER_MANAGER: &str = "
 a former manager has seen the cluster's state: root key, unlock key, join tokens, secrets. If you do
@@ -140,6 +142,14 @@ pub(crate) struct Node {
     pub(crate) description: Description,
     pub(crate) status: Status,
     manager_status: Option<ManagerStatus>,
+    clock: Option<Clock>,
+}
+
+/// Its clock beside its manager's.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Clock {
+    ahead_millis: i64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -207,6 +217,24 @@ impl Node {
             Some(status) => &status.reachability,
         }
     }
+
+    /// By how much its clock is off, `+` for ahead; `ok` below what anybody would notice.
+    fn clock(&self) -> String {
+        let Some(clock) = &self.clock else {
+            return "unknown".to_owned();
+        };
+        let seconds = clock.ahead_millis.unsigned_abs() / 1000;
+        if seconds < CLOCK_OK_SECONDS {
+            return "ok".to_owned();
+        }
+        let sign = if clock.ahead_millis < 0 { '-' } else { '+' };
+        match seconds {
+            0..120 => format!("{sign}{seconds} s"),
+            120..7_200 => format!("{sign}{} min", seconds / 60),
+            7_200..172_800 => format!("{sign}{} h", seconds / 3_600),
+            _ => format!("{sign}{} d", seconds / 86_400),
+        }
+    }
 }
 
 pub(crate) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
@@ -246,12 +274,14 @@ async fn list(client: &Client, args: ListArgs) -> Result<(), Failure> {
         "STATUS",
         "AVAILABILITY",
         "MANAGER",
+        "CLOCK",
         "VERSION",
     ];
     let mut table = Table::new(&headings);
     for node in nodes {
         let own = if node.id == own_id { "*" } else { "" };
         let manager = node.manager().to_owned();
+        let clock = node.clock();
         table.row([
             node.id,
             own.to_owned(),
@@ -259,6 +289,7 @@ async fn list(client: &Client, args: ListArgs) -> Result<(), Failure> {
             node.status.state,
             node.spec.availability,
             manager,
+            clock,
             node.description.engine.engine_version,
         ]);
     }
@@ -330,6 +361,7 @@ fn print(node: &Node) -> Result<(), Failure> {
                 .unwrap_or_default(),
         )
         .add("Address", &node.status.addr)
+        .add("Clock", node.clock())
         .add("Labels", output::labels(&node.spec.labels.0))
         .add("Engine", &engine.engine_version)
         .add("Engine labels", output::labels(&engine.labels.0))

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use waxseal_cluster::objects::{self, Availability, NodeRole, NodeState, Reachability};
 
 use super::{
-    common::{AsBase64, Labels, Meta, annotations, no_labels},
+    common::{AsBase64, Labels, Meta, Time, annotations, no_labels},
     node_text::{node_labels, node_name, node_text},
 };
 use crate::error::ApiError;
@@ -25,6 +25,19 @@ pub(crate) struct Node<'a> {
     /// Present means "is a manager" to clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     manager_status: Option<ManagerStatus<'a>>,
+    /// Ours: no engine shows it. Absent while it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clock: Option<Clock>,
+}
+
+/// A node's clock beside its manager's.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Clock {
+    /// Negative: behind.
+    ahead_millis: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    measured_at: Option<Time>,
 }
 
 #[derive(Serialize)]
@@ -142,6 +155,10 @@ impl<'a> From<&'a objects::Node> for Node<'a> {
                     Reachability::Reachable => "reachable",
                 },
                 addr: &status.addr,
+            }),
+            clock: node.clock.as_ref().map(|clock| Clock {
+                ahead_millis: clock.ahead_millis,
+                measured_at: clock.measured_at.as_ref().map(|at| Time::of(Some(at))),
             }),
         }
     }

@@ -6,12 +6,12 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time};
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 use tracing::{debug, info, warn};
 use waxseal_ca::{Role, TrustBundle};
 use waxseal_cluster::objects::{Node, NodeDescription, NodeRole, NodeSpec};
 use waxseal_wire::{
-    DialError, ManagerChannel, Unreachable, engine_text,
+    DialError, ManagerChannel, Unreachable, announce_time, engine_text,
     swarmkit::{AssignmentsRequest, HeartbeatRequest, SessionMessage, SessionRequest},
     waxseal::HelloRequest,
 };
@@ -214,10 +214,11 @@ impl Holder {
         description: NodeDescription,
     ) -> Result<(Streaming<SessionMessage>, SessionMessage), SessionEnd> {
         let call = "Session";
-        let request = SessionRequest {
+        let mut request = Request::new(SessionRequest {
             description: Some(description),
             session_id: self.session_id.clone(),
-        };
+        });
+        announce_time(&mut request, self.shared.now());
         let mut dispatcher = channel.dispatcher();
         let registering = async {
             let mut messages = dispatcher.session(request).await?.into_inner();

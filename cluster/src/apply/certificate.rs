@@ -100,6 +100,10 @@ impl State {
                 return Err(Refusal::missing("the certificate itself"));
             }
             let not_after = signed.not_after.ok_or(Refusal::missing("not_after"))?;
+            if !signed.foreign_serial.is_empty() {
+                self.take_foreign_serial(&node.id, &recorded.serial, &signed.foreign_serial)?;
+                certificate.serial = signed.foreign_serial;
+            }
             certificate.certificate = signed.certificate;
             certificate.not_after = Some(not_after);
             certificate.not_before = signed.not_before;
@@ -152,6 +156,7 @@ pub(super) fn requested(node: &Node, asked: Certificate) -> Result<Certificate, 
         issuer: Vec::new(),
         asked: CertificateOrigin::Unknown.into(),
         source: None,
+        foreign_serial: Vec::new(),
         ..asked
     })
 }

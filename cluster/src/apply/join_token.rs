@@ -185,6 +185,20 @@ impl State {
         self.set_join_token(new);
     }
 
+    /// What was asked for over a use that is reserved was signed under another serial.
+    pub(super) fn rename_reservation(&mut self, node_id: &str, old: &[u8], serial: &[u8]) {
+        let Some(token) = self.token_reserved_for(node_id) else {
+            return;
+        };
+        let mut new = LimitedToken::clone(token);
+        for one in &mut new.reservations {
+            if one.node_id == node_id && one.serial == old {
+                one.serial = serial.to_vec();
+            }
+        }
+        self.set_join_token(new);
+    }
+
     /// A node is removed: a use that is reserved for it is free.
     pub(super) fn free_use(&mut self, node_id: &str) {
         let Some(token) = self.token_reserved_for(node_id) else {

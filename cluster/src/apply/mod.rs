@@ -18,6 +18,7 @@ mod renewal;
 mod returns;
 mod secret;
 mod service;
+mod signer;
 mod task;
 
 pub use cluster::MAX_PAST_ROOTS;
@@ -134,6 +135,7 @@ impl State {
             Op::CreateJoinToken(op) => self.create_join_token(op, actor, stamp),
             Op::RevokeJoinToken(op) => self.revoke_join_token(&op, stamp),
             Op::ReturnReservations(_) => Ok(self.return_reservations(stamp)),
+            Op::NoteSigner(op) => self.note_signer(op),
             Op::GrantReturn(op) => self.grant_return(op, stamp),
             Op::NoteReturn(op) => self.note_return(op, stamp),
             Op::ApproveReturn(op) => self.approve_return(op, stamp),

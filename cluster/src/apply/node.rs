@@ -278,6 +278,9 @@ fn observe(node: &Node, observation: NodeObservation, stamp: &Stamp, dated: bool
     if observation.manager_status.is_some() || observation.not_a_member {
         new.manager_status = observation.manager_status;
     }
+    if observation.clock.is_some() {
+        new.clock = observation.clock;
+    }
     if observation.session_started {
         new.first_session_at.get_or_insert(stamp.time);
     }

@@ -134,6 +134,35 @@ impl State {
         }
     }
 
+    /// An external CA signed a request under a serial of its own: the record, and what waits
+    /// for the node's first session, go by that from now on.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] for the serial of another certificate.
+    pub(super) fn take_foreign_serial(
+        &mut self,
+        node_id: &str,
+        recorded: &[u8],
+        foreign: &[u8],
+    ) -> Result<(), Refusal> {
+        let (Some(old), Some(new)) = (serial_of(recorded), serial_of(foreign)) else {
+            return Err(Refusal::invalid("the serial is none"));
+        };
+        let asked = Certificate {
+            serial: foreign.to_vec(),
+            ..Certificate::default()
+        };
+        self.check_serial(node_id, &asked)?;
+        if let Some(record) = self.certificates.get(&old).cloned() {
+            self.certificates.remove(&old);
+            let mut record = Record::clone(&record);
+            record.serial = new;
+            self.certificates.put(record);
+        }
+        self.rename_reservation(node_id, recorded, foreign);
+        Ok(())
+    }
+
     /// Begins the record of a request, in place of one of the node that was never signed.
     pub(super) fn note_request(
         &mut self,

@@ -42,7 +42,8 @@ pub use accept::{
 pub use bypass::{Assignments, DispatcherService};
 pub use dial::{Credentials, DialError, ManagerChannel, Unreachable, tls_cause};
 pub use features::{
-    FEATURE_LEVEL, FEATURE_MANAGER, FEATURES, announce_features, announced_features,
+    FEATURE_LEVEL, FEATURE_MANAGER, FEATURES, announce_features, announce_time, announced_features,
+    announced_time,
 };
 pub use peer::Peer;
 pub use status::{engine_text, issuance_status, refusal_status};

@@ -1,6 +1,7 @@
 //! Sessions of nodes, what they are to run, and what they report.
 
 mod assignments;
+mod clock;
 mod description;
 mod reports;
 mod service;

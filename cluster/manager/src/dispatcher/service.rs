@@ -10,8 +10,8 @@ use waxseal_ca::NodeIdentity;
 use waxseal_cluster::{
     Change,
     objects::{
-        Node, NodeObservation, NodeState, NodeStatus, ObserveNodes, ReportTasks, TaskReport,
-        command::Op,
+        Node, NodeClock, NodeObservation, NodeState, NodeStatus, ObserveNodes, ReportTasks,
+        TaskReport, command::Op,
     },
     returns,
 };
@@ -92,6 +92,42 @@ impl Dispatcher {
         }
     }
 
+    /// The node's clock, if it told it and that is news, once all managers keep it.
+    fn clock_told<T>(&self, session: &Session, request: &Request<T>) -> Option<NodeClock> {
+        let now = self.core.clock.now();
+        self.core.read(|state| {
+            let node = state.node(&session.node_id).map(|node| &**node);
+            let told = session.clock.told(request, node, now);
+            told.filter(|_| returns::are_on_record(state))
+        })
+    }
+
+    /// Puts on record what an engine's reports say of its clock. Nobody waits for it.
+    fn guess_clock(&self, session: &Session, reports: &[TaskReport]) {
+        let now = self.core.clock.now();
+        let clock = self.core.read(|state| {
+            let guessed = session.clock.guess(state, &session.node_id, reports, now);
+            guessed.filter(|_| returns::are_on_record(state))
+        });
+        if clock.is_none() {
+            return;
+        }
+        let observed = NodeObservation {
+            node_id: session.node_id.clone(),
+            clock,
+            ..NodeObservation::default()
+        };
+        let op = Op::ObserveNodes(ObserveNodes {
+            nodes: vec![observed],
+        });
+        let noting = self.core.propose_as("dispatcher", op);
+        self.tasks.spawn(async move {
+            if let Err(error) = noting.await {
+                tracing::debug!(%error, "a node's clock is not on record");
+            }
+        });
+    }
+
     fn period(&self) -> Duration {
         self.core.read(|state| {
             state
@@ -114,22 +150,20 @@ impl dispatcher_server::Dispatcher for Dispatcher {
 
     async fn session(
         &self,
-        request: Request<SessionRequest>,
+        mut request: Request<SessionRequest>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         // 1. Who calls, and is it a member.
         let identity = authorize::member(&self.core, &request)?;
         let address = self.shown_address(&identity.node_id, Caller::of(&request)?.address);
-        let SessionRequest {
-            description,
-            session_id,
-        } = request.into_inner();
-        let description = description::kept(description)?;
+        let description = description::kept(request.get_mut().description.take())?;
         // 2. Not more often than a healthy node would.
         let fresh = random_id().map_err(|_| Status::internal("no random bytes"))?;
+        let session_id = &request.get_ref().session_id;
         let session = self
             .sessions
-            .open(&identity.node_id, &session_id, fresh, self.period())
+            .open(&identity.node_id, session_id, fresh, self.period())
             .map_err(|error| Status::unavailable(error.to_string()))?;
+        let clock = self.clock_told(&session, &request);
         let opening = Opening {
             sessions: &self.sessions,
             session: Some(session),
@@ -144,6 +178,7 @@ impl dispatcher_server::Dispatcher for Dispatcher {
                 addr: address,
             }),
             session_started: true,
+            clock,
             session_serial: self.session_serial(&identity),
             ..NodeObservation::default()
         };
@@ -196,6 +231,7 @@ impl dispatcher_server::Dispatcher for Dispatcher {
         if reports.is_empty() {
             return Ok(Response::new(UpdateTaskStatusResponse {}));
         }
+        self.guess_clock(&session, &reports);
         let core = Arc::clone(&self.core);
         let write = move |reports| {
             let core = Arc::clone(&core);

@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::reports::Reports;
+use super::{clock::SessionClock, reports::Reports};
 
 /// Registrations of one node within [`RATE_WINDOW`] (swarmkit's limit).
 const RATE_LIMIT: usize = 3;
@@ -33,6 +33,7 @@ pub(crate) struct Session {
     pub(crate) ended: CancellationToken,
     /// What the node reported and is not written yet.
     pub(crate) reports: Reports,
+    pub(crate) clock: SessionClock,
     beat: Mutex<Beat>,
 }
 
@@ -163,6 +164,7 @@ impl Sessions {
             assignments: Mutex::default(),
             ended: self.stopped.child_token(),
             reports: Reports::default(),
+            clock: SessionClock::default(),
             beat: Mutex::new(Beat { last: now, period }),
         });
         table
