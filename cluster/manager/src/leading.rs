@@ -27,7 +27,7 @@ use tonic::{
     server::NamedService,
     service::Routes,
 };
-use waxseal_ca::CertificateExpiry;
+use waxseal_ca::{CertificateExpiry, LiveTls};
 use waxseal_cluster::ChangeRecord;
 use waxseal_wire::{
     Connections, DispatcherService, limits,
@@ -81,6 +81,8 @@ pub(crate) struct Lead {
     pub(crate) engine: Engine,
     pub(crate) connections: Connections,
     pub(crate) changes: broadcast::Sender<ChangeRecord>,
+    /// This manager's own identity, which an external CA asks for.
+    pub(crate) tls: Arc<LiveTls>,
     pub(crate) certificate_expiry: Option<CertificateExpiry>,
     pub(crate) feature_level: u32,
     pub(crate) stage: Stage,
@@ -155,6 +157,7 @@ impl Lead {
         let core = &self.core;
         let ca = Arc::new(Ca::new(
             Arc::clone(core),
+            Arc::clone(&self.tls),
             self.certificate_expiry,
             tasks.clone(),
             stopped.clone(),
@@ -173,6 +176,8 @@ impl Lead {
         tasks.spawn(Arc::clone(&loops).follow_changes(changes));
         tasks.spawn(Arc::clone(&loops).follow_managers());
         tasks.spawn(Arc::clone(&loops).run_plans());
+        let ca = Arc::clone(&loops.ca);
+        tasks.spawn(async move { ca.keep_asking().await });
         let roles = Roles {
             core: Arc::clone(core),
             engine: self.engine.clone(),

@@ -32,7 +32,7 @@ mod state_machine;
 mod testing;
 mod vault;
 
-pub use ca::IssuerError;
+pub use ca::{ExternalConfigError, IssuerError};
 pub use control::{LogsError, ReadError};
 pub use error::{ApplyError, Failure, MembershipError, ProposeError, RotateError, StartError};
 pub use leadership::Leader;

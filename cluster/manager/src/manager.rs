@@ -223,6 +223,7 @@ impl Manager {
             engine: engine.clone(),
             connections: members_connections(&core),
             changes: config.changes.clone(),
+            tls: Arc::clone(&config.tls),
             certificate_expiry: config.danger_certificate_expiry,
             feature_level: config.feature_level(),
             stage: Stage::default(),

@@ -1,17 +1,19 @@
 //! What the CA needs of the cluster object, parsed once per version of it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use time::OffsetDateTime;
 use waxseal_ca::{
-    CertificateExpiry, Csr, IssueError, JoinTokens, NodeIdentity, NodeProfile, PublicKeyDigest,
-    RootAuthority, Serial, chain::MAX_CHAIN_CERTIFICATES,
+    CertificateExpiry, IssuedCertificate, IssuerInfo, JoinTokens, LiveTls, NodeIdentity,
+    PublicKeyDigest, RootAuthority, chain::MAX_CHAIN_CERTIFICATES,
 };
 use waxseal_cluster::{
     ROTATION_LEVEL, date_time,
     objects::{Cluster, JoinTokens as TokenTexts, PastRoot, RootCa, RootRotation},
     version_of,
 };
+
+use super::external::{ExternalConfigError, ExternalSigner, urls_for};
 
 /// The bounds of a certificate's life, as [`CertificateExpiry`] has them.
 const SHORTEST: Duration = Duration::from_secs(60 * 60);
@@ -44,6 +46,18 @@ pub(crate) struct Issuer {
 pub(crate) enum Signer {
     /// This manager, with the key in the state.
     Local(Box<RootAuthority>),
+    /// A CA elsewhere that has the key. It goes before a key in the state.
+    External(Box<ExternalSigner>),
+}
+
+impl Signer {
+    /// Subject and key of who signs.
+    pub(crate) fn issuer_info(&self) -> &IssuerInfo {
+        match self {
+            Signer::Local(authority) => authority.issuer_info(),
+            Signer::External(signer) => signer.issuer_info(),
+        }
+    }
 }
 
 /// A cross-signed root that goes with leaves.
@@ -59,6 +73,8 @@ pub(crate) struct IssuedChain {
     pub(crate) pem: String,
     /// What the leaf says.
     pub(crate) identity: NodeIdentity,
+    /// Its serial, if that is not the recorded one.
+    pub(crate) foreign_serial: Vec<u8>,
 }
 
 /// Why certificates cannot be issued.
@@ -71,6 +87,9 @@ pub enum IssuerError {
     /// The root cannot sign.
     #[error("the root CA cannot sign")]
     Authority(#[from] waxseal_ca::RootAuthorityError),
+    /// The external CA cannot be asked.
+    #[error("the external CA cannot be asked")]
+    External(#[from] ExternalConfigError),
     /// The tokens do not parse.
     #[error("the join tokens in the cluster's state cannot be read")]
     Tokens(#[from] waxseal_ca::TokenError),
@@ -81,6 +100,7 @@ impl Issuer {
     /// tests that need certificates of minutes.
     pub(crate) fn of(
         cluster: &Cluster,
+        tls: &Arc<LiveTls>,
         expiry: Option<CertificateExpiry>,
         now: OffsetDateTime,
     ) -> Result<Issuer, IssuerError> {
@@ -98,17 +118,12 @@ impl Issuer {
             (None, Some(configured)) => nearest(configured),
             (None, None) => CertificateExpiry::DEFAULT,
         };
-        // While the root rotates, the one to be signs already, and nobody trusts it yet.
-        let (cert, key) = match &root.root_rotation {
-            Some(rotation) => (&rotation.ca_cert, &rotation.ca_key),
-            None => (&root.ca_cert, &root.ca_key),
-        };
-        let authority = RootAuthority::from_pem(cert, key, now)?;
+        let signer = signer(cluster, root, tls, now)?;
         Ok(Issuer {
             cluster_id: cluster.id.clone(),
             version: version_of(cluster.meta.as_ref()),
-            key: PublicKeyDigest::of_spki(&authority.issuer_info().public_key_der),
-            signer: Signer::Local(Box::new(authority)),
+            key: PublicKeyDigest::of_spki(&signer.issuer_info().public_key_der),
+            signer,
             names_issuer: cluster.feature_level >= ROTATION_LEVEL,
             tokens: JoinTokens::parse(worker, manager)?,
             expiry,
@@ -124,26 +139,56 @@ impl Issuer {
         }
     }
 
-    /// Signs a node's certificate and puts with it what leads from it to older roots.
-    pub(crate) fn issue(
+    /// A signed leaf with what leads from it to older roots.
+    pub(crate) fn chain(
         &self,
-        profile: &NodeProfile,
-        csr: &Csr,
-        serial: Serial,
+        issued: IssuedCertificate,
+        foreign_serial: Vec<u8>,
         now: OffsetDateTime,
-    ) -> Result<IssuedChain, IssueError> {
-        let Signer::Local(authority) = &self.signer;
-        let issued = authority.issue(profile, csr, serial, now)?;
+    ) -> IssuedChain {
         let mut pem = issued.pem;
         let wanted = |intermediate: &&Intermediate| intermediate.until.is_none_or(|at| now < at);
         for intermediate in self.intermediates.iter().filter(wanted) {
             pem.push_str(&intermediate.pem);
         }
-        Ok(IssuedChain {
+        IssuedChain {
             pem,
             identity: issued.identity,
-        })
+            foreign_serial,
+        }
     }
+}
+
+/// Who signs: the external CA that has addresses for the wanted root, else the key in the state;
+/// with neither, an external CA without an address, so that the cluster goes on and says so.
+/// Its servers are verified against the trusted root, and while that rotates also the one to be.
+fn signer(
+    cluster: &Cluster,
+    root: &RootCa,
+    tls: &Arc<LiveTls>,
+    now: OffsetDateTime,
+) -> Result<Signer, IssuerError> {
+    // While the root rotates, the one to be signs already, and nobody trusts it yet.
+    let (cert, key) = match &root.root_rotation {
+        Some(rotation) => (&rotation.ca_cert, &rotation.ca_key),
+        None => (&root.ca_cert, &root.ca_key),
+    };
+    let settings = cluster
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.ca_config.as_ref());
+    let cas = settings.map_or(&[][..], |settings| &settings.external_cas);
+    let urls = urls_for(cas, cert, &root.ca_cert);
+    if urls.is_empty() && !key.is_empty() {
+        let authority = RootAuthority::from_pem(cert, key, now)?;
+        return Ok(Signer::Local(Box::new(authority)));
+    }
+    let mut trusted = vec![root.ca_cert.as_slice()];
+    if root.root_rotation.is_some() {
+        trusted.push(cert);
+    }
+    let signer = ExternalSigner::new(urls, cert, &trusted, tls, now)?;
+    Ok(Signer::External(Box::new(signer)))
 }
 
 /// The way from the root that signs to the one that is trusted, and to those before that.

@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
 use waxseal_ca::{
     CertificateExpiry, Csr, IssuanceDecision, IssuanceRefusal, IssuanceView, IssuedNode,
-    JoinRequest, NodeProfile, NodeRecord, NodeTable, PublicKeyDigest, Role, Serial,
+    JoinRequest, LiveTls, NodeProfile, NodeRecord, NodeTable, PublicKeyDigest, Role, Serial,
     decide_issuance,
 };
 use waxseal_cluster::{
@@ -35,7 +35,8 @@ use waxseal_wire::{
 };
 
 use super::{
-    issuer::{IssuedChain, Issuer, IssuerError},
+    external::{Asked, NotSigned},
+    issuer::{IssuedChain, Issuer, IssuerError, Signer},
     refusals::Refusals,
     tokens,
 };
@@ -64,6 +65,7 @@ const HOLD: Duration = Duration::from_secs(4);
 /// Decides, records, signs.
 pub(crate) struct Ca {
     pub(super) core: Arc<Core>,
+    tls: Arc<LiveTls>,
     issuer: ArcSwap<Issuer>,
     /// In place of the configured expiry; set by the harness only.
     expiry: Option<CertificateExpiry>,
@@ -72,6 +74,8 @@ pub(crate) struct Ca {
     held_members: Semaphore,
     issuing: Semaphore,
     refusals: Refusals,
+    /// The external CA, if one signs.
+    asked: Asked,
     /// When nodes asked for a new certificate of late.
     renewals: Mutex<HashMap<String, VecDeque<Instant>>>,
     tasks: TaskTracker,
@@ -86,13 +90,15 @@ impl Ca {
     /// If the root or the tokens in the state cannot be used.
     pub(crate) fn new(
         core: Arc<Core>,
+        tls: Arc<LiveTls>,
         expiry: Option<CertificateExpiry>,
         tasks: TaskTracker,
         stopped: CancellationToken,
     ) -> Result<Ca, IssuerError> {
-        let issuer = Ca::read_issuer(&core, expiry)?;
+        let issuer = Ca::read_issuer(&core, &tls, expiry)?;
         Ok(Ca {
             core,
+            tls,
             issuer: ArcSwap::from_pointee(issuer),
             expiry,
             waiting: Mutex::default(),
@@ -100,23 +106,28 @@ impl Ca {
             held_members: Semaphore::new(HELD_MEMBER_CALLS),
             issuing: Semaphore::new(ISSUING),
             refusals: Refusals::default(),
+            asked: Asked::default(),
             renewals: Mutex::default(),
             tasks,
             stopped,
         })
     }
 
-    fn read_issuer(core: &Core, expiry: Option<CertificateExpiry>) -> Result<Issuer, IssuerError> {
+    fn read_issuer(
+        core: &Core,
+        tls: &Arc<LiveTls>,
+        expiry: Option<CertificateExpiry>,
+    ) -> Result<Issuer, IssuerError> {
         let now = core.clock.now();
         core.read(|state| {
             let cluster = state.cluster().ok_or(IssuerError::NoRoot)?;
-            Issuer::of(cluster, expiry, now)
+            Issuer::of(cluster, tls, expiry, now)
         })
     }
 
     /// Takes over root, tokens and expiry after the cluster object changed.
     pub(crate) fn cluster_changed(&self) {
-        match Ca::read_issuer(&self.core, self.expiry) {
+        match Ca::read_issuer(&self.core, &self.tls, self.expiry) {
             Ok(issuer) => self.issuer.store(Arc::new(issuer)),
             Err(error) => {
                 tracing::error!(%error, "the changed cluster object is not used for certificates");
@@ -375,7 +386,7 @@ impl Ca {
     ) -> Result<(), ProposeError> {
         let digest = request.public_key_digest.as_slice();
         let checked = checked.filter(|csr| csr.public_key_digest().as_bytes() == digest);
-        let signed = self.signed(issuer, node_id, role, &request, checked);
+        let signed = self.signed(issuer, node_id, role, &request, checked).await;
         let certificate = match signed {
             Ok(issued) => Certificate {
                 issuer: issuer.on_record(),
@@ -383,9 +394,11 @@ impl Ca {
                 not_after: Some(timestamp(issued.identity.not_after)),
                 certificate: issued.pem.into_bytes(),
                 status: status(IssuanceState::Issued),
+                foreign_serial: issued.foreign_serial,
                 ..request
             },
-            Err(reason) => {
+            Err(NotSigned::Later) => return Ok(()),
+            Err(NotSigned::Failed(reason)) => {
                 tracing::error!(node = %node_id, %reason, "certificate not signed");
                 let err = reason;
                 let failed = IssuanceStatus {
@@ -409,32 +422,57 @@ impl Ca {
         stored.map(drop)
     }
 
-    fn signed(
+    async fn signed(
         &self,
         issuer: &Issuer,
         node_id: &str,
         role: Role,
         request: &Certificate,
         checked: Option<&Csr>,
-    ) -> Result<IssuedChain, String> {
+    ) -> Result<IssuedChain, NotSigned> {
+        let failed = |error: &dyn std::error::Error| NotSigned::Failed(error.to_string());
         let parsed;
         let csr = match checked {
             Some(csr) => csr,
             None => {
-                parsed = Csr::parse(&request.csr).map_err(|error| error.to_string())?;
+                parsed = Csr::parse(&request.csr).map_err(|error| failed(&error))?;
                 &parsed
             }
         };
-        let serial = Serial::from_bytes(&request.serial).map_err(|error| error.to_string())?;
+        let serial = Serial::from_bytes(&request.serial).map_err(|error| failed(&error))?;
         let profile = NodeProfile {
             cluster_id: issuer.cluster_id.clone(),
             node_id: node_id.to_owned(),
             role,
             expiry: issuer.expiry,
         };
-        issuer
-            .issue(&profile, csr, serial, self.core.clock.now())
-            .map_err(|error| error.to_string())
+        let now = self.core.clock.now();
+        let issued = match &issuer.signer {
+            Signer::Local(authority) => {
+                let issued = authority.issue(&profile, csr, serial, now);
+                (issued.map_err(|error| failed(&error))?, Vec::new())
+            }
+            Signer::External(signer) => {
+                let issued = self
+                    .asked
+                    .sign(&self.core, signer, &profile, &request.csr, csr)
+                    .await?;
+                let serial = issued.identity.serial.as_bytes().to_vec();
+                (issued, serial)
+            }
+        };
+        Ok(issuer.chain(issued.0, issued.1, now))
+    }
+
+    /// Asks the external CA again for what it has not signed, once its pause is over.
+    pub(crate) async fn keep_asking(&self) {
+        let asking = async {
+            loop {
+                self.asked.due().await;
+                self.sign_pending().await;
+            }
+        };
+        self.stopped.run_until_cancelled(asking).await;
     }
 
     /// The certificate's status once it is final.

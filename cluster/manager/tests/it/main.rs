@@ -4,6 +4,7 @@
 
 mod calls;
 mod elections;
+mod external;
 mod group;
 mod life;
 mod members;

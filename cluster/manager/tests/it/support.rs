@@ -51,7 +51,11 @@ pub(crate) fn dek(byte: u8) -> Dek {
 
 impl World {
     pub(crate) fn new() -> World {
-        let now = OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap();
+        World::at(OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap())
+    }
+
+    /// A world a minute after `now`.
+    pub(crate) fn at(now: OffsetDateTime) -> World {
         let root = RootAuthority::generate(now).unwrap();
         World {
             disk: Arc::new(DangerSimDisk::new(1)),
