@@ -10,7 +10,7 @@ use axum::{
 };
 use http::StatusCode;
 use waxseal_cluster::{
-    hostname,
+    date_time, hostname,
     objects::{self, Membership, NodeRole, RemoveNode, UpdateNode, command::Op},
     timestamp,
 };
@@ -138,9 +138,13 @@ async fn remove<C: Cluster>(
     Caller(actor): Caller,
 ) -> Result<Response, ApiError> {
     let node = find(&api, &id).await?;
-    let ban_expires_at = node
-        .certified_until
-        .unwrap_or_else(|| timestamp(api.cluster.now() + UNCERTIFIED_BAN));
+    // By the time on record: this host's clock may be wrong.
+    let recorded = api.read(|state| state.last_time().copied()).await?;
+    let recorded = recorded.as_ref().and_then(date_time);
+    let ban_expires_at = node.certified_until.unwrap_or_else(|| {
+        let now = recorded.unwrap_or_else(|| api.cluster.now());
+        timestamp(now + UNCERTIFIED_BAN)
+    });
     let op = Op::RemoveNode(RemoveNode {
         node_id: node.id.clone(),
         force: params.loose("force"),

@@ -69,7 +69,7 @@ pub use renewal::{renewal_backoff, renewal_time};
 pub use role::Role;
 pub use root::{TrustBundle, TrustError};
 pub use serial::{SERIAL_BYTES, Serial, SerialError};
-pub use skew::{describe_root_skew, describe_skew, describe_validity_skew};
+pub use skew::{describe_root_skew, describe_set_back, describe_skew, describe_validity_skew};
 pub use tls::{
     ClientCertificates, LiveTls, TlsError, TlsOptions, client_tls, describe_handshake_failure,
     fetch_root_tls, join_tls, server_tls, signer_tls,

@@ -74,6 +74,22 @@ pub fn describe_root_skew(local_now: OffsetDateTime, not_before: OffsetDateTime)
     })
 }
 
+/// What to tell the operator of a manager whose clock lies before `newest`, the newest time that
+/// its cluster has on record. `None` while it lies less than the backdate before it.
+pub fn describe_set_back(local_now: OffsetDateTime, newest: OffsetDateTime) -> Option<String> {
+    let behind = newest - local_now;
+    (behind > BACKDATE).then(|| {
+        format!(
+            "this manager's clock is {} behind what the swarm has on record ({} here, {} there), \
+             in which time it signs no certificates; set the clock, or restart the daemon if it is \
+             right",
+            spell(behind),
+            stamp(local_now),
+            stamp(newest),
+        )
+    })
+}
+
 /// Hours and minutes below two days, days and hours above.
 pub(crate) fn spell(span: Duration) -> String {
     let minutes = span.unsigned_abs().as_secs() / 60;
@@ -124,6 +140,15 @@ mod tests {
         assert_eq!(describe_skew(NOW + Duration::HOUR, NOW), None);
         assert_eq!(describe_skew(NOW, NOW + Duration::HOUR), None);
         assert!(describe_skew(NOW, NOW + Duration::HOUR + Duration::SECOND).is_some());
+    }
+
+    #[test]
+    fn a_manager_that_lives_in_the_past_is_told() {
+        assert_eq!(describe_set_back(NOW, NOW - Duration::days(9)), None);
+        assert_eq!(describe_set_back(NOW, NOW + BACKDATE), None);
+        let said = describe_set_back(NOW, NOW + Duration::days(3)).unwrap();
+        assert!(said.contains("3 d 0 h behind"), "{said}");
+        assert!(said.contains("2026-11-23T07:00:00Z there"), "{said}");
     }
 
     #[test]

@@ -251,9 +251,21 @@ impl Daemon {
     /// Takes up what the data root holds.
     pub(crate) async fn resume(self: &Arc<Daemon>) {
         let mut control = self.control.lock().await;
+        self.take_up(&mut control).await;
+    }
+
+    /// Once more, if nobody did anything about it meanwhile.
+    pub(crate) async fn resume_failed(self: &Arc<Daemon>) {
+        let mut control = self.control.lock().await;
+        if matches!(*control, Control::Error) {
+            self.take_up(&mut control).await;
+        }
+    }
+
+    async fn take_up(self: &Arc<Daemon>, control: &mut Control) {
         let path = self.shared.node_file_path();
         let file = match NodeFile::read(&path) {
-            Ok(None) => return self.check_empty(&mut control),
+            Ok(None) => return self.check_empty(control),
             Ok(Some(file)) if file.phase() == Phase::Joining => {
                 // An init or join that did not end: nobody was told that it did.
                 tracing::info!("an interrupted init or join is undone");
@@ -263,10 +275,10 @@ impl Daemon {
                 return;
             }
             Ok(Some(file)) => file,
-            Err(error) => return self.failed(&mut control, &error.into(), ""),
+            Err(error) => return self.failed(control, &error.into(), ""),
         };
         self.moved(LockEvent::Begin);
-        self.begin(&mut control, file, None).await;
+        self.begin(control, file, None).await;
     }
 
     /// Without `node.pb` there must be nothing: what is there is not ours to remove.
@@ -373,9 +385,10 @@ impl Daemon {
         });
     }
 
-    fn failed(&self, control: &mut Control, error: &BeginError, addr: &str) {
+    fn failed(self: &Arc<Daemon>, control: &mut Control, error: &BeginError, addr: &str) {
         let expired = error.is_expired();
         self.failed_with(control, chain_text(error), expired, addr);
+        self.resume_when_clock_is_set();
     }
 
     fn failed_with(&self, control: &mut Control, cause: String, expired: bool, addr: &str) {

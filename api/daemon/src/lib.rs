@@ -6,6 +6,7 @@
 //! is the [`Cluster`](waxseal_api::Cluster) behind the Engine API.
 
 mod address;
+mod clock_set;
 mod cluster;
 mod config;
 mod daemon;

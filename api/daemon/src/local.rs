@@ -58,6 +58,7 @@ impl Daemon {
         if view.seat.as_ref().is_some_and(is_left_behind) {
             warnings.push(LEFT_BEHIND.to_owned());
         }
+        warnings.extend(manager.as_ref().and_then(|manager| manager.clock_trouble()));
         if let Some(agent) = &agent {
             let session = agent.session.error();
             warnings.extend(session.map(|error| format!("no session with a manager: {error}")));

@@ -17,6 +17,8 @@ pub(crate) struct Core {
     pub(crate) cluster_id: String,
     /// Address and port that others reach this manager at.
     pub(crate) advertise_addr: String,
+    /// The newest that this manager reads.
+    pub(crate) feature_level: u32,
     pub(crate) state: Arc<RwLock<State>>,
     /// Writes, wherever the leader is.
     pub(crate) group: Arc<Group>,
@@ -46,7 +48,7 @@ impl Core {
     }
 
     fn encoded(&self, actor: Actor, op: Op) -> Result<Wiped, CodecError> {
-        encode_command(&Command::new(actor, timestamp(self.clock.now()), op))
+        encode_command(&Command::new(actor, timestamp(self.group.stamp()), op))
     }
 
     /// Proposes on behalf of one of the parts that lead. What they found out counts while

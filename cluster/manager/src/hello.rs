@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 use waxseal_cluster::timestamp;
 use waxseal_wire::{
-    FEATURE_LEVEL, FEATURES,
+    FEATURES,
     waxseal::{HelloRequest, HelloResponse, hello_server},
 };
 
@@ -22,7 +22,7 @@ impl hello_server::Hello for HelloService {
     ) -> Result<Response<HelloResponse>, Status> {
         Ok(Response::new(HelloResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            feature_level: FEATURE_LEVEL,
+            feature_level: self.0.feature_level,
             features: FEATURES.iter().map(|name| (*name).to_owned()).collect(),
             server_time: Some(timestamp(self.0.clock.now())),
         }))

@@ -13,7 +13,6 @@ use waxseal_wire::{
 };
 
 use crate::{
-    FEATURE_LEVEL,
     engine::Engine,
     error::{MembershipError, StartError},
     leadership::Leader,
@@ -38,15 +37,25 @@ impl Engine {
     /// # Errors
     /// [`StartError::Join`] with the words of the manager that refused;
     /// [`StartError::NotCaughtUp`] if it is a voter that did not hear of a leader.
-    pub(crate) async fn join(&self, remotes: &[String], addr: &str) -> Result<(), StartError> {
-        let joined = self.ask_to_join(remotes, addr).await?;
+    pub(crate) async fn join(
+        &self,
+        remotes: &[String],
+        addr: &str,
+        feature_level: u32,
+    ) -> Result<(), StartError> {
+        let joined = self.ask_to_join(remotes, addr, feature_level).await?;
         self.me.learn_incarnation(joined.incarnation);
         time::timeout(CATCH_UP, self.await_membership())
             .await
             .map_err(|_| StartError::NotCaughtUp { within: CATCH_UP })
     }
 
-    async fn ask_to_join(&self, remotes: &[String], addr: &str) -> Result<Joined, StartError> {
+    async fn ask_to_join(
+        &self,
+        remotes: &[String],
+        addr: &str,
+        feature_level: u32,
+    ) -> Result<Joined, StartError> {
         let begun = Instant::now();
         let mut trouble = Trouble::default();
         let mut queue: Vec<String> = Vec::new();
@@ -67,7 +76,7 @@ impl Engine {
                     continue;
                 }
             };
-            match self.ask_one_to_join(&channel, addr).await {
+            match self.ask_one_to_join(&channel, addr, feature_level).await {
                 Ok(Answer::Joined(joined)) => return Ok(joined),
                 Ok(Answer::Ask(leader)) => queue.push(leader.addr),
                 Err(status) if is_final(&status) => return Err(trouble.refused(&status)),
@@ -82,11 +91,12 @@ impl Engine {
         &self,
         channel: &ManagerChannel,
         addr: &str,
+        feature_level: u32,
     ) -> Result<Answer, Status> {
         let request = JoinRequest {
             header: Some(self.me.header(0)),
             addr: addr.to_owned(),
-            feature_level: FEATURE_LEVEL,
+            feature_level,
         };
         let mut client = channel.raft();
         let answer = time::timeout(TAKEN_IN, client.join(request)).await;

@@ -7,7 +7,10 @@ use std::{
 };
 
 use openraft::{ServerState, Vote};
-use tokio::{task::JoinHandle, time};
+use tokio::{
+    task::JoinHandle,
+    time::{self, sleep},
+};
 use tokio_util::sync::CancellationToken;
 use waxseal_ca::Clock;
 use waxseal_cluster::{date_time, plan::MemberView};
@@ -20,6 +23,7 @@ use crate::{
     peers::Lane,
     pulse::{NoVote, PROMISE},
     raft::{RaftId, codec},
+    timekeeping::Timekeeper,
 };
 
 /// How often it is looked whether a leader is still one.
@@ -47,6 +51,10 @@ const PACE_LOOK: Duration = Duration::from_millis(500);
 /// After that it may lead for so long, if nobody else does better.
 const PACE_REST: Duration = Duration::from_secs(60);
 
+/// What an operator is told of a leader's clock.
+pub(crate) const CLOCK_OFF: &str =
+    "this manager's clock is over 5 min off those of the others; set it";
+
 /// Who leads, as a manager knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Leader {
@@ -72,7 +80,7 @@ pub enum Leader {
 
 impl Engine {
     /// Publishes who leads, until `stopped`.
-    pub(crate) async fn keep_leadership(self, stopped: CancellationToken) {
+    pub(crate) async fn keep_leadership(self, time: Arc<Timekeeper>, stopped: CancellationToken) {
         let mut server = self.raft.server_metrics();
         let mut known_membership = None;
         let mut confirmed = None;
@@ -115,8 +123,10 @@ impl Engine {
                 done = async { (&mut confirming.as_mut()?.1).await.ok() }, if confirming.is_some() => {
                     let term = confirming.take().map(|(term, _)| term);
                     confirmed = term.filter(|_| done == Some(true));
+                    // All that is on record is applied, and nothing of this term is yet.
+                    time.learn();
                 }
-                () = time::sleep(look) => {}
+                () = sleep(look) => {}
                 () = stopped.cancelled() => break,
             }
         }
@@ -193,7 +203,7 @@ impl Engine {
     }
 
     /// As [`Pulse::has_right_time`](crate::pulse::Pulse::has_right_time).
-    fn has_right_time(&self) -> Option<bool> {
+    pub(crate) fn has_right_time(&self) -> Option<bool> {
         self.with_quorum(|quorum| self.pulse.has_right_time(quorum))
     }
 
@@ -215,10 +225,7 @@ impl Engine {
                 let leads = matches!(&*self.leader.borrow(), Leader::Me { .. });
                 let pace = self.log.sync_pace().filter(|pace| leads && *pace > SLOW);
                 if self.has_right_time() == Some(false) {
-                    tracing::error!(
-                        "this manager's clock is over 5 min off those of the others; set it, \
-                         another manager is to lead"
-                    );
+                    tracing::error!("{CLOCK_OFF}; another manager is to lead");
                 } else if let Some(pace) = pace {
                     tracing::warn!(
                         median_ms = pace.as_millis(),
@@ -355,7 +362,8 @@ impl Engine {
                 return;
             };
             if let Some(theirs) = answer.time.as_ref().and_then(date_time) {
-                self.pulse.clock(member, theirs - clock.now());
+                self.pulse
+                    .clock(member, theirs, clock.now(), Instant::now());
             }
             if answer.follows {
                 self.pulse.acked(member, &sent, at);

@@ -30,6 +30,7 @@ mod roles;
 mod state_machine;
 #[cfg(test)]
 mod testing;
+mod timekeeping;
 mod vault;
 
 pub use ca::{ExternalConfigError, IssuerError};

@@ -46,7 +46,7 @@ use crate::{
     error::{Failure, MembershipError, ProposeError, RotateError, StartError},
     guard::{self, Guard},
     hello::HelloService,
-    leadership::Leader,
+    leadership::{CLOCK_OFF, Leader},
     leading::{Lead, OnStage, Stage},
     log_broker::{LogBroker, LogLines},
     monitor::Monitor,
@@ -54,6 +54,7 @@ use crate::{
     proposer::Proposer,
     raft::service::RaftService,
     state_machine::StateMachine,
+    timekeeping::Timekeeper,
     vault::PageVault,
 };
 
@@ -194,6 +195,11 @@ impl Manager {
         );
         tasks.spawn(ended.clone().run_until_cancelled_owned(proposing));
         let (course, way) = watch::channel(Course::Nowhere);
+        let time = Arc::new(Timekeeper::new(
+            Arc::clone(&config.clock),
+            engine.pulse.clone(),
+            Arc::clone(&state),
+        ));
         let group = Group::new(
             proposer,
             Arc::clone(&state),
@@ -201,11 +207,13 @@ impl Manager {
             way.clone(),
             engine.raft.metrics(),
             engine.lease(),
+            Arc::clone(&time),
         );
         let core = Arc::new(Core {
             node_id: config.owner.node_id.clone(),
             cluster_id: config.owner.cluster_id.clone(),
             advertise_addr: config.advertise_addr.clone(),
+            feature_level: config.feature_level(),
             state,
             group: Arc::new(group),
             clock: Arc::clone(&config.clock),
@@ -231,7 +239,7 @@ impl Manager {
             trouble: watch::Sender::default(),
         };
         // 1. What every manager does. It follows until it is known to lead.
-        keep(config, &lead, &tasks, &ended);
+        keep(config, &lead, time, &tasks, &ended);
         // 2. Alone, before the former others reach what they take for one of them.
         if matches!(start, Start::ForceNew) {
             engine.catch_up().await?;
@@ -278,7 +286,8 @@ impl Manager {
         }
         if let Start::Join(JoinCluster { remotes }) = &start {
             self.tasks.spawn(lead.run());
-            return engine.join(remotes, &config.advertise_addr).await;
+            let addr = &config.advertise_addr;
+            return engine.join(remotes, addr, config.feature_level()).await;
         }
         if !is_found && !engine.is_alone() {
             self.tasks.spawn(lead.run());
@@ -418,6 +427,14 @@ impl Manager {
     /// known to the leader alone.
     pub fn members(&self) -> Vec<MemberView> {
         self.engine.members()
+    }
+
+    /// What is wrong with this manager's clock, as far as it knows.
+    pub fn clock_trouble(&self) -> Option<String> {
+        match self.engine.has_right_time() {
+            Some(false) => Some(CLOCK_OFF.to_owned()),
+            _ => self.core.group.time().set_back(),
+        }
     }
 
     /// Entries of the log that are not applied yet.
@@ -599,7 +616,13 @@ async fn raise_incarnation(core: &Core, engine: &Engine) -> Result<(), StartErro
 }
 
 /// Starts what runs on every manager.
-fn keep(config: &ManagerConfig, lead: &Lead, tasks: &TaskTracker, ended: &CancellationToken) {
+fn keep(
+    config: &ManagerConfig,
+    lead: &Lead,
+    time: Arc<Timekeeper>,
+    tasks: &TaskTracker,
+    ended: &CancellationToken,
+) {
     let Lead {
         core,
         engine,
@@ -619,7 +642,7 @@ fn keep(config: &ManagerConfig, lead: &Lead, tasks: &TaskTracker, ended: &Cancel
     tasks.spawn(guard::announce(guard, changes.clone()));
     tasks.spawn(engine.clone().keep_snapshots(stopped.clone()));
     // A leader stays one until calls under way have ended.
-    tasks.spawn(engine.clone().keep_leadership(ended.clone()));
+    tasks.spawn(engine.clone().keep_leadership(time, ended.clone()));
     let clock = Arc::clone(&config.clock);
     tasks.spawn(engine.clone().keep_beating(clock, ended.clone()));
     tasks.spawn(engine.clone().keep_electing(stopped.clone()));

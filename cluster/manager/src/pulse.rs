@@ -13,6 +13,7 @@ use std::{
 };
 
 use openraft::{LogId, Membership, Vote};
+use time::OffsetDateTime;
 use waxseal_raft_store::Member;
 
 use crate::raft::RaftId;
@@ -28,6 +29,8 @@ pub(crate) const REACHABLE: Duration = Duration::from_secs(3);
 /// A leader whose clock is further off its peers' median hands over and proposes
 /// nothing (issue 3, Clocks).
 pub(crate) const CLOCK_OFF: time::Duration = time::Duration::minutes(5);
+/// Of two clocks nobody knows which is wrong.
+const WITNESSES: usize = 2;
 
 /// Shared by what talks to other managers; clones are one.
 #[derive(Clone, Debug)]
@@ -67,6 +70,9 @@ struct Leading {
     acked: BTreeMap<RaftId, Instant>,
     /// By how much the clocks of others are ahead of this manager's.
     ahead: BTreeMap<RaftId, time::Duration>,
+    /// This manager's clock when it was last held against another, unless it had jumped.
+    compared: Option<(OffsetDateTime, Instant)>,
+    jumped: bool,
     /// Acknowledgements sent for before do not count.
     revoked: Option<Instant>,
     handing_over: bool,
@@ -283,6 +289,8 @@ impl Pulse {
             since: Instant::now(),
             acked: BTreeMap::new(),
             ahead: BTreeMap::new(),
+            compared: None,
+            jumped: false,
             revoked: None,
             handing_over: false,
         });
@@ -300,24 +308,53 @@ impl Pulse {
         }
     }
 
-    /// A member's clock is so far ahead.
-    pub(crate) fn clock(&self, member: RaftId, ahead: time::Duration) {
+    /// A member's clock says `theirs` where this one's says `own`, `at` that moment.
+    pub(crate) fn clock(
+        &self,
+        member: RaftId,
+        theirs: OffsetDateTime,
+        own: OffsetDateTime,
+        at: Instant,
+    ) {
         if let Some(leading) = &mut self.lock().leading {
-            leading.ahead.insert(member, ahead);
+            leading.ahead.insert(member, theirs - own);
+            match leading.has_jumped(own, at) {
+                true => leading.jumped = true,
+                false => leading.compared = Some((own, at)),
+            }
         }
     }
 
+    /// Whether this leader's clock, which says `now`, has jumped since it was last held
+    /// against another.
+    pub(crate) fn clock_jumped(&self, now: OffsetDateTime, at: Instant) -> bool {
+        let state = self.lock();
+        let leading = state.leading.as_ref();
+        leading.is_some_and(|leading| leading.has_jumped(now, at))
+    }
+
+    /// Whether so many have told this leader their time that it is known who is wrong.
+    pub(crate) fn is_clock_checked(&self) -> bool {
+        let state = self.lock();
+        let leading = state.leading.as_ref();
+        leading.is_some_and(|leading| leading.ahead.len() >= WITNESSES)
+    }
+
     /// Whether this manager's clock agrees with those of the others; `None` until a
-    /// quorum has told its time to this leader. Of two nobody knows which is wrong.
+    /// quorum has told its time to this leader. Of two nobody knows which is wrong, but
+    /// one that jumped while it led is for the other to judge.
     pub(crate) fn has_right_time(&self, quorum: &Quorum<'_>) -> Option<bool> {
         let state = self.lock();
         let leading = state.leading.as_ref()?;
         let told = |raft_id: &RaftId| *raft_id == quorum.me || leading.ahead.contains_key(raft_id);
+        if leading.jumped {
+            return Some(false);
+        }
         if !quorum.is_one(told) {
             return None;
         }
         let mut ahead: Vec<_> = leading.ahead.values().copied().collect();
-        if ahead.len() < 2 {
+        if ahead.len() < WITNESSES {
             return Some(true);
         }
         ahead.sort_unstable();
@@ -405,6 +442,17 @@ impl Pulse {
 
     pub(crate) fn has_floor(&self) -> bool {
         self.lock().floor.is_some()
+    }
+}
+
+impl Leading {
+    fn has_jumped(&self, now: OffsetDateTime, at: Instant) -> bool {
+        let goes_on = |(then, since): (OffsetDateTime, Instant)| {
+            let passed = at.saturating_duration_since(since);
+            let passed = time::Duration::try_from(passed).unwrap_or(time::Duration::MAX);
+            (now - then - passed).abs() <= CLOCK_OFF
+        };
+        self.jumped || !self.compared.is_none_or(goes_on)
     }
 }
 
@@ -663,16 +711,40 @@ mod tests {
             me: 1,
         };
         let (right, wrong) = (time::Duration::minutes(4), time::Duration::hours(-2));
+        let own = OffsetDateTime::UNIX_EPOCH;
+        let tell = |member, ahead| pulse.clock(member, own + ahead, own, Instant::now());
         pulse.lead(Some(led(4, 1)));
         assert_eq!(pulse.has_right_time(&quorum), None, "nobody told");
-        pulse.clock(2, wrong);
+        tell(2, wrong);
         assert_eq!(pulse.has_right_time(&quorum), Some(true), "of two");
-        pulse.clock(3, right);
+        tell(3, right);
         assert_eq!(pulse.has_right_time(&quorum), Some(true));
-        pulse.clock(3, wrong);
+        tell(3, wrong);
         assert_eq!(pulse.has_right_time(&quorum), Some(false));
         pulse.lead(Some(led(5, 1)));
         assert_eq!(pulse.has_right_time(&quorum), None, "of another term");
+    }
+
+    #[test]
+    fn a_clock_that_jumps_is_wrong_before_most_others_say_so() {
+        let (pulse, now) = pulse();
+        let membership = membership(&[1, 2, 3]);
+        let quorum = Quorum {
+            membership: &membership,
+            me: 1,
+        };
+        let right = OffsetDateTime::UNIX_EPOCH;
+        pulse.lead(Some(led(4, 1)));
+        pulse.clock(2, right, right, now);
+        pulse.clock(3, right, right, now);
+        // What the third told before counts for the clock that was.
+        pulse.clock(2, right, right + time::Duration::HOUR, now);
+        assert_eq!(pulse.has_right_time(&quorum), Some(false));
+        assert!(pulse.clock_jumped(right + time::Duration::HOUR, now));
+        pulse.clock(2, right, right, now);
+        assert!(pulse.clock_jumped(right, now), "another is to lead");
+        pulse.lead(Some(led(5, 1)));
+        assert!(!pulse.clock_jumped(right, now));
     }
 
     #[test]

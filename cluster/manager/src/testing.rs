@@ -150,13 +150,15 @@ impl World {
     pub(crate) fn core(self) -> Arc<Core> {
         let now = OffsetDateTime::from_unix_timestamp(NOW).unwrap();
         let state = Arc::new(RwLock::new(self.state));
+        let clock = Arc::new(ManualClock::at(now));
         Arc::new(Core {
             node_id: "m1".into(),
             cluster_id: CLUSTER.into(),
             advertise_addr: "192.0.2.1:2377".into(),
-            group: Arc::new(Group::ended(Arc::clone(&state))),
+            feature_level: crate::FEATURE_LEVEL,
+            group: Arc::new(Group::ended(Arc::clone(&state), clock.clone())),
             state,
-            clock: Arc::new(ManualClock::at(now)),
+            clock,
         })
     }
 }

@@ -192,13 +192,18 @@ impl Ca {
             })?;
             self.note_renewal(&identity.node_id)?;
         }
-        // 2. What a token with limits admits is looked at only if its secret is known.
+        // 2. Of a time that certificates may bear.
+        if let Some(trouble) = self.core.group.time().signs_not() {
+            tracing::error!(%trouble, "no certificate is signed");
+            return Err(Status::failed_precondition(trouble));
+        }
+        // 3. What a token with limits admits is looked at only if its secret is known.
         let address = peer.address.ip().to_canonical();
         let limited = match &peer.identity {
             Some(_) => None,
             None => self.limited_token(&request.token, address)?,
         };
-        // 3. The decision.
+        // 4. The decision.
         let decision = self.core.read(|state| {
             let view = IssuanceView {
                 cluster_id: &issuer.cluster_id,
@@ -225,7 +230,7 @@ impl Ca {
             }
             IssuanceDecision::Refuse(refusal) => return Err(self.refusal(peer, &refusal)),
         };
-        // 4. On record, serial included, before anything is signed.
+        // 5. On record, serial included, before anything is signed.
         let availability = request.availability();
         let token = match (&peer.identity, limited) {
             (Some(_), _) => String::new(),
@@ -238,7 +243,7 @@ impl Ca {
         };
         let recorded = self.record(node, request.csr, &csr, availability, source);
         let node_id = recorded.await?;
-        // 5. Signed and stored behind the caller's back; the status call waits for it.
+        // 6. Signed and stored behind the caller's back; the status call waits for it.
         let this = Arc::clone(self);
         let signed_id = node_id.clone();
         self.tasks
@@ -349,6 +354,10 @@ impl Ca {
     /// Signs a node's recorded request and stores the certificate. `checked` is the request if
     /// it was read just now; another one on record is read anew.
     async fn sign(&self, node_id: &str, checked: Option<Csr>) {
+        // It stays on record until the clock is set.
+        if self.core.group.time().signs_not().is_some() {
+            return;
+        }
         for _ in 0..SIGNINGS {
             let issuer = self.current_issuer();
             let request = self.core.read(|state| {

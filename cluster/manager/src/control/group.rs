@@ -11,7 +11,11 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 use tonic::Code;
-use waxseal_cluster::{Applied, MAX_COMMAND_BYTES, State, Wiped};
+#[cfg(test)]
+use waxseal_ca::Clock;
+use waxseal_cluster::{
+    Applied, CodecError, MAX_COMMAND_BYTES, State, Wiped, decode_command, encode_command, timestamp,
+};
 use waxseal_raft_store::Member;
 use waxseal_wire::{
     Course, ToLeader,
@@ -25,12 +29,15 @@ use super::{
     outcome::{self, Told},
     reads::{ReadError, Rounds},
 };
+#[cfg(test)]
+use crate::pulse::Pulse;
 use crate::{
     error::ProposeError,
     leadership::Leader,
     log_broker::LogLines,
     proposer::{Proposer, Rejected},
     raft::RaftId,
+    timekeeping::Timekeeper,
 };
 
 type Metrics = openraft::RaftMetrics<RaftId, Member>;
@@ -62,6 +69,7 @@ pub(crate) struct Group {
     rounds: Rounds,
     on_the_way: Semaphore,
     lease: Box<Lease>,
+    time: Arc<Timekeeper>,
 }
 
 /// Whether no other manager can have been elected yet, while this one leads.
@@ -83,6 +91,7 @@ impl Group {
         course: watch::Receiver<Course>,
         metrics: watch::Receiver<Metrics>,
         lease: Box<Lease>,
+        time: Arc<Timekeeper>,
     ) -> Group {
         Group {
             proposer,
@@ -93,12 +102,14 @@ impl Group {
             rounds: Rounds::default(),
             on_the_way: Semaphore::new(BYTES_ON_THE_WAY),
             lease,
+            time,
         }
     }
 
     /// One whose manager leads and writes nothing.
     #[cfg(test)]
-    pub(crate) fn ended(state: Arc<RwLock<State>>) -> Group {
+    pub(crate) fn ended(state: Arc<RwLock<State>>, clock: Arc<dyn Clock>) -> Group {
+        let time = Timekeeper::new(clock, Pulse::new(), Arc::clone(&state));
         Group {
             proposer: Proposer::ended(),
             state,
@@ -108,12 +119,28 @@ impl Group {
             rounds: Rounds::default(),
             on_the_way: Semaphore::new(BYTES_ON_THE_WAY),
             lease: Box::new(|| true),
+            time: Arc::new(time),
         }
     }
 
-    /// Whether this manager leads, with everything acknowledged applied.
+    /// Whether this manager leads, with everything acknowledged applied, and its clock is
+    /// the one that the others know.
     pub(crate) fn leads(&self) -> bool {
-        matches!(*self.leader.borrow(), Leader::Me { .. })
+        matches!(*self.leader.borrow(), Leader::Me { .. }) && self.time.is_steady()
+    }
+
+    /// The time for a command that is about to be proposed.
+    pub(crate) fn stamp(&self) -> ::time::OffsetDateTime {
+        match self.leads() {
+            true => self.time.stamp(),
+            // The leader puts its own there.
+            false => self.time.now(),
+        }
+    }
+
+    /// The clock.
+    pub(crate) fn time(&self) -> &Timekeeper {
+        &self.time
     }
 
     /// Whether this manager leads and its state has everything that was acknowledged
@@ -169,7 +196,18 @@ impl Group {
         self.proposer.propose(command).await
     }
 
+    /// The command, with the time that it is now.
+    pub(crate) fn stamped(&self, command: &[u8]) -> Result<Wiped, CodecError> {
+        let mut command = decode_command(command)?;
+        command.time = Some(timestamp(self.stamp()));
+        encode_command(&command)
+    }
+
     async fn propose_here(&self, command: Wiped) -> Attempt {
+        // Also while the others have not yet noticed that its clock is wrong.
+        if !self.leads() {
+            return Attempt::NotProposed(command);
+        }
         match self.proposer.propose(command).await {
             Ok(applied) => Attempt::Ended(Ok(applied)),
             Err(Rejected::NotProposed(command)) => Attempt::NotProposed(command),
@@ -220,7 +258,11 @@ impl Group {
             };
             attempt = match course {
                 Course::Leader(leader) => self.propose_there(&leader, command).await,
-                _ => self.propose_here(command).await,
+                // It may have waited, and been given its time by a clock that was wrong.
+                _ => match self.stamped(&command) {
+                    Ok(command) => self.propose_here(command).await,
+                    Err(error) => return Err(error.into()),
+                },
             };
             if let Attempt::NotProposed(_) = attempt {
                 time::sleep(PAUSE).await;

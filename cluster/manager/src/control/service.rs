@@ -5,7 +5,7 @@ use std::{pin::Pin, sync::Arc};
 use futures::StreamExt;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
-use waxseal_cluster::{Wiped, decode_command, encode_command, timestamp};
+use waxseal_cluster::Wiped;
 use waxseal_wire::{
     swarmkit::{LogSelector, LogSubscriptionOptions},
     waxseal::{
@@ -58,14 +58,9 @@ impl control_server::Control for ControlService {
     ) -> Result<Response<ProposeResponse>, Status> {
         self.check(&request, request.get_ref().incarnation)?;
         let encoded = Wiped::new(request.into_inner().command);
-        let malformed = |error: waxseal_cluster::CodecError| {
+        let encoded = self.core.group.stamped(&encoded).map_err(|error| {
             Status::failed_precondition(format!("the command cannot be proposed: {error}"))
-        };
-        let mut command = decode_command(&encoded).map_err(malformed)?;
-        drop(encoded);
-        command.time = Some(timestamp(self.core.clock.now()));
-        let encoded = encode_command(&command).map_err(malformed)?;
-        drop(command);
+        })?;
         let outcome = self.core.group.propose_as_leader(encoded).await;
         Ok(Response::new(ProposeResponse {
             version: self.core.read(|state| state.version()),

@@ -27,7 +27,7 @@ use waxseal_wire::{
 };
 
 use super::{RaftId, TypeConfig, codec};
-use crate::{FEATURE_LEVEL, authorize, core::Core, engine::Engine, pulse::NoVote};
+use crate::{authorize, core::Core, engine::Engine, pulse::NoVote};
 
 /// Appends that the engine works on at once, all senders together: the engine's own
 /// queue has no bound, and a sender gives up and tries again while the disk is slow.
@@ -442,7 +442,7 @@ impl raft_server::Raft for RaftService {
             committed: metrics.last_applied.map(codec::log_id_out),
             matched: matched.map(codec::log_id_out),
             leader: leader.map(|(raft_id, member)| codec::member_out(raft_id, &member)),
-            feature_level: FEATURE_LEVEL,
+            feature_level: self.0.core.feature_level,
             time: Some(timestamp(self.0.core.clock.now())),
             members: members.collect(),
         }))
