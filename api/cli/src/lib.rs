@@ -3,7 +3,7 @@
 //! A file per verb. This crate decides nothing: the daemon is `waxseal_daemon`, the process that
 //! holds a task is `waxseal_agent::native`, and what a verb asks for is answered by the API.
 //!
-//! It is a library so that a test can run the very same command on another [`Disk`].
+//! It is a library so that a test can run the very same command on another [`Underlay`].
 
 mod args;
 mod client;
@@ -30,16 +30,38 @@ mod version;
 use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
-use waxseal_daemon::Disk;
+use waxseal_ca::{Clock, SystemClock};
+use waxseal_daemon::{Disk, OsDisk};
 
 use crate::{
     args::{Args, Verb},
     failure::Failure,
 };
 
-/// The command as the process's arguments ask for it; a daemon keeps its state on the disk that
-/// `disk` makes.
-pub fn main_on(disk: fn() -> Arc<dyn Disk>) -> ExitCode {
+/// What a daemon stands on, which no flag changes.
+#[derive(Debug)]
+pub struct Underlay {
+    /// Where it keeps its state.
+    pub disk: Arc<dyn Disk>,
+    /// Its wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Feature level in place of this binary's; for the harness only.
+    pub danger_feature_level: Option<u32>,
+}
+
+impl Default for Underlay {
+    /// The product's: the system's files and clock.
+    fn default() -> Underlay {
+        Underlay {
+            disk: Arc::new(OsDisk),
+            clock: Arc::new(SystemClock),
+            danger_feature_level: None,
+        }
+    }
+}
+
+/// The command as the process's arguments ask for it; a daemon stands on what `underlay` makes.
+pub fn main_on(underlay: fn() -> Underlay) -> ExitCode {
     // The shim of a task has one thread and nothing open: it is told apart before anything starts.
     if std::env::args_os()
         .nth(1)
@@ -47,17 +69,17 @@ pub fn main_on(disk: fn() -> Arc<dyn Disk>) -> ExitCode {
     {
         return waxseal_agent::native::shim_main();
     }
-    match run(Args::parse(), disk) {
+    match run(Args::parse(), underlay) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
 }
 
-fn run(args: Args, disk: fn() -> Arc<dyn Disk>) -> Result<(), Failure> {
+fn run(args: Args, underlay: fn() -> Underlay) -> Result<(), Failure> {
     // Clients hold secrets and unlock keys as well; only the daemon insists on all of it.
     let hardened = waxseal_mount::harden::harden_process();
     match args.verb {
-        Verb::Daemon(daemon) => daemon::run(daemon, args.hosts, disk(), hardened),
+        Verb::Daemon(daemon) => daemon::run(daemon, args.hosts, underlay(), hardened),
         Verb::Demo(demo) => demo::run(demo, &args.hosts),
         Verb::Completions(shell) => completions::run(&shell),
         verb => client::block_on(verb.run(socket::for_client(args.hosts)?)),

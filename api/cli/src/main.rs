@@ -1,8 +1,8 @@
 //! The `waxseal` command, on the system's files.
 
-use std::{alloc::System, process::ExitCode, sync::Arc};
+use std::{alloc::System, process::ExitCode};
 
-use waxseal_daemon::OsDisk;
+use waxseal::Underlay;
 use zeroizing_alloc::ZeroAlloc;
 
 /// Wipes what is freed: secrets pass through buffers of libraries that do not wipe theirs.
@@ -10,5 +10,5 @@ use zeroizing_alloc::ZeroAlloc;
 static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
-    waxseal::main_on(|| Arc::new(OsDisk))
+    waxseal::main_on(Underlay::default)
 }

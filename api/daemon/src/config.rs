@@ -37,4 +37,6 @@ pub struct DaemonConfig {
     /// Life of certificates in place of the cluster's; for the harness only, no
     /// flag of the product leads here.
     pub danger_certificate_expiry: Option<waxseal_ca::CertificateExpiry>,
+    /// Feature level in place of this binary's; for the harness only.
+    pub danger_feature_level: Option<u32>,
 }

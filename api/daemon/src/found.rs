@@ -161,7 +161,10 @@ fn make(
         true => Some(UnlockKey::generate(|bytes| getrandom::fill(bytes))?),
         false => None,
     };
-    let cluster = cluster_object(request, &cluster_id, &authority, unlock_key.as_ref())?;
+    let mut cluster = cluster_object(request, &cluster_id, &authority, unlock_key.as_ref())?;
+    if let Some(level) = shared.config.danger_feature_level {
+        cluster.feature_level = level;
+    }
     let epoch = cluster.unlock_key.as_ref().map_or(0, |record| record.epoch);
     let raft = new_raft_keys()?;
     let raft_id = raft.raft_id;

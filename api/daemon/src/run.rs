@@ -82,12 +82,15 @@ pub async fn run(
             .collect(),
     })
     .map_err(RunError::Native)?;
-    let facts = HostFacts::read(
+    let mut facts = HostFacts::read(
         env!("CARGO_PKG_VERSION"),
         labels(&config.labels),
         config.native_tasks,
         native.limits_enforceable(),
     );
+    if let Some(level) = config.danger_feature_level {
+        facts.feature_level = level;
+    }
     let memory = u64::try_from(facts.memory_bytes).unwrap_or(0);
     let info = daemon_info(&config, id, memory, &*clock);
     // 3. The sockets, before the node: `locked` and `error` are told through them.

@@ -323,6 +323,6 @@ fn manager_config(
         changes: shared.changes.clone(),
         allow_tls12: shared.config.allow_tls12,
         danger_certificate_expiry: shared.config.danger_certificate_expiry,
-        danger_feature_level: None,
+        danger_feature_level: shared.config.danger_feature_level,
     })
 }

@@ -35,6 +35,8 @@ pub struct HostFacts {
     pub native_tasks: UserPolicy,
     /// Whether limits of native tasks are enforced here.
     pub limits: bool,
+    /// What this binary can read as a manager.
+    pub feature_level: u32,
     /// Processors, in billionths.
     pub nano_cpus: i64,
     /// Memory of the host.
@@ -59,6 +61,7 @@ impl HostFacts {
             labels,
             native_tasks,
             limits,
+            feature_level: FEATURE_LEVEL,
             nano_cpus: i64::try_from(processors)
                 .unwrap_or(i64::MAX)
                 .saturating_mul(1_000_000_000),
@@ -102,7 +105,7 @@ impl HostFacts {
     /// Sorted by type and name, as engines send them.
     fn plugins(&self) -> Vec<PluginDescription> {
         let limits = self.limits.then_some((PLUGIN_TYPE, PLUGIN_LIMITS));
-        let level = feature_level_plugin(FEATURE_LEVEL);
+        let level = feature_level_plugin(self.feature_level);
         STOCK_PLUGINS
             .iter()
             .copied()

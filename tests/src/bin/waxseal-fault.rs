@@ -1,9 +1,13 @@
-//! The `waxseal` command on a disk with faults, for scenarios; see `waxseal_tests::fault`.
+//! The `waxseal` command on a disk with faults, with a clock that is moved, at a feature level of
+//! choice, for scenarios; see `waxseal_tests::fault`.
 
 use std::{alloc::System, path::Path, process::ExitCode, sync::Arc};
 
-use waxseal_raft_store::Disk;
-use waxseal_tests::fault::{FaultyDisk, SOCKET_VARIABLE, serve};
+use waxseal::Underlay;
+use waxseal_ca::{Clock, SystemClock};
+use waxseal_tests::fault::{
+    CLOCK_VARIABLE, FaultyDisk, LEVEL_VARIABLE, MovedClock, SOCKET_VARIABLE, serve,
+};
 use zeroizing_alloc::ZeroAlloc;
 
 /// As in `waxseal`.
@@ -11,13 +15,22 @@ use zeroizing_alloc::ZeroAlloc;
 static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
-    waxseal::main_on(disk)
+    waxseal::main_on(underlay)
 }
 
-fn disk() -> Arc<dyn Disk> {
+fn underlay() -> Underlay {
     let disk = FaultyDisk::default();
     if let Some(socket) = std::env::var_os(SOCKET_VARIABLE) {
         serve(disk.clone(), Path::new(&socket)).expect("the socket of faults can be made");
     }
-    Arc::new(disk)
+    let level = std::env::var(LEVEL_VARIABLE).ok();
+    let clock: Arc<dyn Clock> = match std::env::var_os(CLOCK_VARIABLE) {
+        Some(file) => Arc::new(MovedClock::of(file.into())),
+        None => Arc::new(SystemClock),
+    };
+    Underlay {
+        disk: Arc::new(disk),
+        clock,
+        danger_feature_level: level.map(|level| level.parse().expect("a feature level")),
+    }
 }

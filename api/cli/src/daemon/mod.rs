@@ -7,10 +7,9 @@ mod settings;
 use std::{io, sync::Arc};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use waxseal_ca::{Clock, SystemClock};
-use waxseal_daemon::Disk;
 
 use crate::{
+    Underlay,
     client::no_runtime,
     failure::{Failure, chain},
 };
@@ -24,14 +23,15 @@ const MAX_BLOCKING_THREADS: usize = 32;
 pub(crate) fn run(
     args: Args,
     hosts: Vec<String>,
-    disk: Arc<dyn Disk>,
+    underlay: Underlay,
     hardened: io::Result<()>,
 ) -> Result<(), Failure> {
     hardened.map_err(|error| {
         Failure::refused(format!("this process could not be kept from others' eyes: {error}"))
             .hint("the kernel must allow prctl(PR_SET_DUMPABLE), RLIMIT_CORE and close_range (5.11 or newer)")
     })?;
-    let settings = settings::Settings::from_flags(args, hosts, disk)?;
+    let clock = Arc::clone(&underlay.clock);
+    let settings = settings::Settings::from_flags(args, hosts, underlay)?;
     if settings.is_only_checked {
         return crate::output::line("the configuration is valid");
     }
@@ -47,7 +47,6 @@ pub(crate) fn run(
         .map_err(|error| no_runtime(&error))?;
     runtime.block_on(async {
         let signals = Signals::catch()?;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         waxseal_daemon::run(settings.daemon, clock, ready, signals.stop()).await.map_err(|error| {
             let failure = Failure::refused(chain(&error));
             match chain(&error).contains("ermission denied") {

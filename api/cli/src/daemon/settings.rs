@@ -1,17 +1,18 @@
 //! A daemon's settings: from flags and file, each thing said in one of them only.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 use serde::Deserialize;
 use waxseal_agent::native::{OrphanPolicy, UserPolicy};
-use waxseal_daemon::{DaemonConfig, Disk};
+use waxseal_daemon::DaemonConfig;
 
 use super::{
     file::{self, ConfigFile},
     log::{Level, Log, LogFormat},
 };
 use crate::{
+    Underlay,
     failure::Failure,
     socket::{self, Socket},
 };
@@ -138,7 +139,7 @@ impl Settings {
     pub(super) fn from_flags(
         args: Args,
         hosts: Vec<String>,
-        disk: Arc<dyn Disk>,
+        underlay: Underlay,
     ) -> Result<Settings, Failure> {
         let file = file::read(args.config_file.as_deref())?;
         refuse_both(&args, &hosts, &file)?;
@@ -170,7 +171,7 @@ impl Settings {
         let daemon = DaemonConfig {
             hosts: sockets(&hosts)?,
             data_root: path(args.data_root, from_file.data_root, DATA_ROOT)?,
-            disk,
+            disk: underlay.disk,
             exec_root: path(args.exec_root, from_file.exec_root, EXEC_ROOT)?,
             pidfile: args
                 .pidfile
@@ -189,6 +190,7 @@ impl Settings {
             orphan_tasks: orphans.unwrap_or(OrphanTasks::Keep).into(),
             allow_tls12: args.tls12 || from_file.tls12.unwrap_or(false),
             danger_certificate_expiry: None,
+            danger_feature_level: underlay.danger_feature_level,
         };
         let format = args.log_format.or(from_file.log_format).unwrap_or_default();
         Ok(Settings {
@@ -293,12 +295,10 @@ fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use waxseal_daemon::OsDisk;
-
     use super::*;
 
     fn from_flags(args: Args, hosts: Vec<String>) -> Result<Settings, Failure> {
-        Settings::from_flags(args, hosts, Arc::new(OsDisk))
+        Settings::from_flags(args, hosts, Underlay::default())
     }
 
     fn file(text: &str) -> (tempfile::TempDir, Option<PathBuf>) {
