@@ -6,6 +6,7 @@
 //! is a failure that says what is missing, never a skip. Nothing leaves 127.0.0.0/8 and unix sockets.
 
 mod cli;
+mod clock;
 mod dockerd;
 mod engine;
 pub mod fault;
@@ -25,6 +26,7 @@ mod waxseal;
 mod workload;
 
 pub use cli::{Cli, Output};
+pub use clock::{DaemonClock, clock_environment};
 pub use dockerd::Dockerd;
 pub use engine::{Answer, Connection, Engine, raw_exchange};
 pub use golden::{golden, golden_with_version};
@@ -35,7 +37,7 @@ pub use managers::{Managers, Standing, manager_token, next_write, node_id, stand
 pub use namespace::NetworkNamespace;
 pub use process::{Running, run, run_with_input};
 pub use scene::{Scene, scenario};
-pub use search::{Finding, Markers};
+pub use search::{Finding, Markers, find};
 pub use switch::Switch;
 pub use wait::{eventually, holds_for};
 pub use waxseal::{DaemonOptions, Waxseal};

@@ -149,8 +149,9 @@ impl Markers {
     }
 }
 
-/// Horspool's search: the first place of `needle`.
-fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
+/// The first place of `needle`, by Horspool's search.
+#[must_use]
+pub fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
     let last = needle.len().checked_sub(1)?;
     let mut skip = [needle.len(); 256];
     for (place, byte) in needle[..last].iter().enumerate() {

@@ -13,7 +13,13 @@ const LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Switch {
     _segment: NetworkNamespace,
-    hosts: Vec<NetworkNamespace>,
+    hosts: Vec<Host>,
+}
+
+#[derive(Debug)]
+struct Host {
+    space: NetworkNamespace,
+    address: Ipv4Addr,
 }
 
 impl Switch {
@@ -28,16 +34,18 @@ impl Switch {
         inside(&segment, "ip link set br0 up")?;
         let mut made = Vec::new();
         for index in 0..hosts {
-            let host = NetworkNamespace::new(scene)?;
-            let pid = host.pid();
+            let host = Host {
+                space: NetworkNamespace::new(scene)?,
+                address: Ipv4Addr::new(10, 99, 0, index + 1),
+            };
+            let pid = host.space.pid();
             inside(
                 &segment,
                 &format!("ip link add h{index} type veth peer name eth0 netns {pid}"),
             )?;
             inside(&segment, &format!("ip link set h{index} master br0 up"))?;
-            let address = address(index);
-            inside(&host, &format!("ip address add {address}/24 dev eth0"))?;
-            inside(&host, "ip link set eth0 up")?;
+            inside(&host.space, "ip link set eth0 up")?;
+            host.take_address()?;
             made.push(host);
         }
         Ok(Switch {
@@ -50,10 +58,26 @@ impl Switch {
     #[must_use]
     pub fn options(&self, host: u8) -> DaemonOptions {
         DaemonOptions {
-            wrapper: self.hosts[usize::from(host)].enter(),
-            address: Some(address(host)),
+            wrapper: self.host(host).space.enter(),
+            address: Some(self.host(host).address),
             ..DaemonOptions::default()
         }
+    }
+
+    fn host(&self, host: u8) -> &Host {
+        &self.hosts[usize::from(host)]
+    }
+
+    /// Gives a host another address; nobody has the former one then.
+    ///
+    /// # Errors
+    /// When it cannot be set.
+    pub fn renumber(&mut self, host: u8, last: u8) -> Result<Ipv4Addr> {
+        let host = &mut self.hosts[usize::from(host)];
+        host.address = Ipv4Addr::new(10, 99, 0, last);
+        inside(&host.space, "ip address flush dev eth0")?;
+        host.take_address()?;
+        Ok(host.address)
     }
 
     /// Nothing that `from` sends reaches `to` any more; silently, as when a cable is cut.
@@ -61,9 +85,9 @@ impl Switch {
     /// # Errors
     /// When the rule cannot be set.
     pub fn cut_one_way(&self, from: u8, to: u8) -> Result<()> {
-        let source = address(from);
+        let source = self.host(from).address;
         inside(
-            &self.hosts[usize::from(to)],
+            &self.host(to).space,
             &format!("iptables -A INPUT -s {source} -j DROP"),
         )
     }
@@ -95,15 +119,18 @@ impl Switch {
     /// When the rules cannot be removed.
     pub fn heal(&self) -> Result<()> {
         for host in &self.hosts {
-            inside(host, "iptables -F INPUT")?;
+            inside(&host.space, "iptables -F INPUT")?;
         }
         Ok(())
     }
 }
 
-/// A private network that nothing outside the namespaces sees.
-fn address(host: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 99, 0, host + 1)
+impl Host {
+    /// In a private network that nothing outside the namespaces sees.
+    fn take_address(&self) -> Result<()> {
+        let words = format!("ip address add {}/24 dev eth0", self.address);
+        inside(&self.space, &words)
+    }
 }
 
 fn inside(namespace: &NetworkNamespace, words: &str) -> Result<()> {

@@ -135,6 +135,12 @@ impl Waxseal {
         Ok(())
     }
 
+    /// Gives its next process a variable, in place of what it had.
+    pub fn set_variable(&mut self, name: &'static str, value: String) {
+        self.environment.retain(|(known, _)| *known != name);
+        self.environment.push((name, value));
+    }
+
     /// Starts the process and does not wait.
     ///
     /// # Errors

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use waxseal_tests::{
-    DaemonOptions, Dockerd, NetworkNamespace, Waxseal, eventually, holds_for, scenario,
+    DaemonOptions, Dockerd, NetworkNamespace, Waxseal, clock_environment, eventually, holds_for,
+    scenario,
 };
 
-use super::join::{clock_environment, refused};
+use super::join::refused;
 
 /// Until tasks have moved.
 const SOON: Duration = Duration::from_secs(40);

@@ -1,9 +1,9 @@
 //! Our own nodes join: what is refused, what workers say, wrong clocks.
 
-use std::{collections::BTreeMap, fs, io::Write, net::TcpListener, thread, time::Duration};
+use std::{collections::BTreeMap, io::Write, net::TcpListener, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use waxseal_tests::{DaemonOptions, Scene, Waxseal, eventually, require, scenario};
+use waxseal_tests::{DaemonOptions, Scene, Waxseal, clock_environment, eventually, scenario};
 
 use super::texts;
 
@@ -304,19 +304,4 @@ fn with_clock(scene: &Scene, name: &str, offset: &str) -> Result<Waxseal> {
         ..DaemonOptions::default()
     };
     Waxseal::start(scene, name, &options)
-}
-
-/// What moves the wall clock of a process, and not its monotonic one.
-pub(crate) fn clock_environment(offset: &str) -> Result<Vec<(&'static str, String)>> {
-    require("faketime", "faketime")?;
-    let library = fs::read_dir("/usr/lib")?
-        .filter_map(Result::ok)
-        .map(|entry| entry.path().join("faketime/libfaketime.so.1"))
-        .find(|path| path.is_file())
-        .context("libfaketime.so.1 is not below /usr/lib")?;
-    Ok(vec![
-        ("LD_PRELOAD", library.display().to_string()),
-        ("FAKETIME", offset.to_owned()),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-    ])
 }

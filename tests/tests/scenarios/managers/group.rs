@@ -21,6 +21,13 @@ use super::{FAILOVER, SOON};
 /// Deaths of a manager under load.
 const KILLS: usize = 4;
 const LONG_KILLS: usize = 60;
+/// How often three of seven die.
+const TRIPLES: usize = 1;
+const LONG_TRIPLES: usize = 12;
+/// Entries that a manager missed, and the time to get them.
+const ENTRIES: u64 = 400;
+const LONG_ENTRIES: u64 = 100_000;
+const CATCH_UP: Duration = Duration::from_secs(60);
 /// Clients at each manager.
 const CLIENTS: usize = 2;
 /// Load before a manager dies, and until it is started again.
@@ -286,6 +293,81 @@ fn five_managers_lose_two() -> Result<()> {
         group.settled()?;
         load.finish(&all, scene.dir())?;
         Ok(())
+    })
+}
+
+#[test]
+fn seven_managers_lose_any_three() -> Result<()> {
+    scenario("seven", |scene| {
+        let mut group = Managers::start(scene, 7, &[])?;
+        let all = group.engines(0..7);
+        let load = Workload::start(&all, 1, &[])?;
+        let rounds = if long_run() { LONG_TRIPLES } else { TRIPLES };
+        for round in 0..rounds {
+            sleep(LOAD);
+            // With the leader, and without it.
+            let first = group.leader(round % 7)? + round % 2;
+            let step = 1 + round % 3;
+            let dead: Vec<usize> = (0..3).map(|number| (first + number * step) % 7).collect();
+            for index in &dead {
+                group.nodes[*index].kill()?;
+            }
+            for index in (0..7).filter(|index| !dead.contains(index)) {
+                let name = format!("four{round}-{index}");
+                let time = next_write(&group.nodes[index].engine, &name, FAILOVER)?;
+                println!("{dead:?} died; next write through {index}: {time:?}");
+            }
+            for index in dead {
+                group.nodes[index].up()?;
+            }
+            group.settled()?;
+        }
+        load.finish(&all, scene.dir())?;
+        Ok(())
+    })
+}
+
+/// One that was away catches up while the others go on.
+#[test]
+fn a_manager_that_missed_many_entries_catches_up() -> Result<()> {
+    scenario("catch-up", |scene| {
+        let mut group = Managers::start(scene, 3, &[])?;
+        let away = group.followers()?[0];
+        group.nodes[away].kill()?;
+        let engine = group.nodes[group.leader((away + 1) % 3)?].engine.clone();
+        // Each waits for the one before, so that none shares an entry; what is made goes again.
+        let mut connection = engine.connect()?;
+        let entries = if long_run() { LONG_ENTRIES } else { ENTRIES };
+        let begin = Instant::now();
+        for _ in 0..entries / 2 {
+            let body = json!({"Name": "short-lived", "Data": "eA=="});
+            let made = connection.call("POST", "/secrets/create", Some(&body))?;
+            let id = made.expect(201)?.json()?["ID"].clone();
+            let path = format!("/secrets/{}", id.as_str().context("no id")?);
+            connection.call("DELETE", &path, None)?.expect(204)?;
+        }
+        next_write(&engine, "last", FAILOVER)?;
+        let wrote = begin.elapsed();
+        let all = group.engines(0..3);
+        let begin = Instant::now();
+        group.nodes[away].up()?;
+        next_write(&engine, "meanwhile", FAILOVER)?;
+        let secrets = eventually("it has caught up", CATCH_UP, || {
+            group.nodes[away].engine.get("/secrets")
+        })?;
+        println!(
+            "{entries} entries, written in {wrote:?}, caught up in {:?}",
+            begin.elapsed()
+        );
+        let count = secrets.as_array().map_or(0, Vec::len);
+        ensure!(count == 2, "{count} secrets");
+        group.settled()?;
+        // It is as good as the others: it carries on when one of them goes.
+        let other = (0..3).find(|index| *index != away).context("no other")?;
+        group.nodes[other].kill()?;
+        next_write(&all[away], "after", FAILOVER)?;
+        group.nodes[other].up()?;
+        group.settled()
     })
 }
 

@@ -12,7 +12,7 @@ use super::{FAILOVER, SOON};
 const SECRETS: u64 = 50;
 
 /// No secret stands on the disk of any of them.
-fn clean(group: &Managers, markers: &Markers, when: &str) -> Result<()> {
+pub(super) fn clean(group: &Managers, markers: &Markers, when: &str) -> Result<()> {
     for node in &group.nodes {
         // What is renamed while it is looked for is looked for again.
         let found = eventually("every file is read", SOON, || {
@@ -27,7 +27,7 @@ fn clean(group: &Managers, markers: &Markers, when: &str) -> Result<()> {
     Ok(())
 }
 
-fn files(dir: PathBuf) -> Result<Vec<PathBuf>> {
+pub(super) fn files(dir: PathBuf) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut dirs = vec![dir];
     while let Some(dir) = dirs.pop() {
@@ -43,13 +43,13 @@ fn files(dir: PathBuf) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn key_file(node: &Waxseal) -> Result<String> {
+pub(super) fn key_file(node: &Waxseal) -> Result<String> {
     let path = node.data_root().join("swarm/certificates/swarm-node.key");
     fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
 /// Whether the private key is sealed in each one's key file.
-fn sealed(group: &Managers, sealed: bool) -> Result<()> {
+pub(super) fn sealed(group: &Managers, sealed: bool) -> Result<()> {
     for node in &group.nodes {
         eventually(format!("sealed: {sealed}"), SOON, || {
             let open = key_file(node)?.contains("BEGIN PRIVATE KEY");
@@ -60,7 +60,7 @@ fn sealed(group: &Managers, sealed: bool) -> Result<()> {
     Ok(())
 }
 
-fn fill(node: &Waxseal, markers: &Markers) -> Result<()> {
+pub(super) fn fill(node: &Waxseal, markers: &Markers) -> Result<()> {
     let mut connection = node.engine.connect()?;
     for number in 0..SECRETS {
         let data = STANDARD.encode(markers.secret(number));

@@ -4,31 +4,13 @@ use std::{thread::sleep, time::Duration};
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use waxseal_tests::{
-    DaemonOptions, Managers, Scene, Switch, Workload, eventually, next_write, scenario,
-};
+use waxseal_tests::{Workload, eventually, next_write, scenario};
 
-use super::{FAILOVER, SOON};
+use super::{FAILOVER, SOON, host, on_switch};
 
 /// For a partition that holds.
 const WHILE: Duration = Duration::from_secs(4);
 const CLIENTS: usize = 2;
-
-fn on_switch(scene: &Scene, count: u8) -> Result<(Switch, Managers)> {
-    let switch = Switch::new(scene, count)?;
-    let options = (0..count)
-        .map(|host| DaemonOptions {
-            quiet: true,
-            ..switch.options(host)
-        })
-        .collect();
-    let group = Managers::with(scene, options, &[])?;
-    Ok((switch, group))
-}
-
-fn host(index: usize) -> u8 {
-    u8::try_from(index).unwrap_or(u8::MAX)
-}
 
 #[test]
 fn a_leader_that_is_cut_off_acknowledges_nothing_more() -> Result<()> {
