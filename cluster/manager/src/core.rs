@@ -67,6 +67,7 @@ impl Core {
             let proposed = group.propose_as_leader(encoded?).await;
             proposed.map_err(|rejected| match rejected {
                 Rejected::NotProposed(_) => ProposeError::NoLeader,
+                Rejected::NoRoom { reason, .. } => ProposeError::NoSpace { reason },
                 Rejected::Unknown(_) => ProposeError::Unknown,
                 Rejected::Failed(error) => error,
             })

@@ -30,14 +30,17 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(20);
 /// Those who miss a leader do not stand at the same moment.
 const JITTER: Duration = Duration::from_millis(250);
+/// A manager whose disk is full leaves it to others for so long.
+const NO_ROOM: Duration = Duration::from_secs(3);
 /// Pause after a poll that was lost, with as much jitter.
 const LOST: Duration = Duration::from_millis(100);
 /// Time for the answers to a poll.
 const POLL: Duration = Duration::from_millis(400);
 /// Time for an election.
 const ELECTION: Duration = Duration::from_millis(700);
-/// Whoever does not say by then what this manager had is not waited for, if a quorum did.
-const ASK: Duration = Duration::from_secs(3);
+/// Whoever does not say by then what this manager had is not waited for, if a quorum did;
+/// it votes for nobody in this time anyway.
+const ASK: Duration = PROMISE;
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 impl Engine {
@@ -70,6 +73,10 @@ impl Engine {
                     continue;
                 }
                 if now < due.max(not_before) || !self.pulse.has_floor() {
+                    continue;
+                }
+                // One whose disk takes commands goes first.
+                if now < due + NO_ROOM && !self.has_room() {
                     continue;
                 }
                 if self.poll(&others).await && self.stand(false).await.is_ok() {

@@ -16,6 +16,7 @@ use openraft::{
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use waxseal_autolock::{Dek, Owner};
+use waxseal_cluster::MAX_COMMAND_BYTES;
 use waxseal_raft_store::{LogLimits, LogStore, Member, SnapshotPolicy, SnapshotStore, StoreError};
 
 use crate::{
@@ -25,6 +26,7 @@ use crate::{
     peers::Peers,
     pulse::{Floor, Pulse, Quorum},
     raft::{Identity, Raft, RaftId, TypeConfig, network::Network},
+    room::Room,
     state_machine::StateMachine,
 };
 
@@ -63,6 +65,7 @@ pub(crate) struct Engine {
     pub(crate) changing: Arc<Mutex<()>>,
     /// The leadership is handed over once at a time.
     pub(crate) handing: Arc<Mutex<()>>,
+    pub(crate) room: Room,
 }
 
 impl Engine {
@@ -97,9 +100,10 @@ impl Engine {
         ));
         let pulse = Pulse::new();
         if let Some(member) = alone {
-            force_alone(&me, member, &mut log, &mut machine)
-                .await
-                .map_err(|error| monitor.start_error(error))?;
+            let forced = force_alone(&me, member, &mut log, &mut machine).await;
+            if !forced.map_err(|error| monitor.start_error(error))? {
+                return Err(StartError::NothingToForce);
+            }
         }
         let others = resume_as_follower(&me, &mut log, &mut machine)
             .await
@@ -129,6 +133,7 @@ impl Engine {
             leader: watch::Sender::default(),
             changing: Arc::default(),
             handing: Arc::default(),
+            room: Room::default(),
         })
     }
 
@@ -272,6 +277,11 @@ impl Engine {
         self.raft.data_metrics().borrow().last_log
     }
 
+    /// Whether the disk has room for whatever may be proposed.
+    pub(crate) fn has_room(&self) -> bool {
+        self.log.can_accept(MAX_COMMAND_BYTES).is_ok()
+    }
+
     /// Lets `decide` see who has to agree.
     pub(crate) fn with_quorum<R>(&self, decide: impl FnOnce(&Quorum<'_>) -> R) -> R {
         let view = self.raft.server_metrics();
@@ -330,13 +340,14 @@ async fn resume_as_follower(
 
 /// Makes this manager the only member by an entry behind all that its log has, as the
 /// leader of a term of its own. Every entry is kept, and committed with it. Broken off
-/// between vote and entry, nothing has changed but the term.
+/// between vote and entry, nothing has changed but the term. Answers false if there is
+/// nothing, and leaves it so.
 async fn force_alone(
     me: &Identity,
     member: Member,
     log: &mut LogStore<TypeConfig>,
     machine: &mut StateMachine,
-) -> Result<(), openraft::StorageError<RaftId>> {
+) -> Result<bool, openraft::StorageError<RaftId>> {
     let vote = log.read_vote().await?.unwrap_or_default();
     let (applied, _) = machine.applied_state().await?;
     let mut last = log.get_log_state().await?.last_log_id;
@@ -346,6 +357,9 @@ async fn force_alone(
             log.purge(applied).await?;
         }
         last = applied;
+    }
+    if last.is_none() {
+        return Ok(false);
     }
     let term = vote
         .leader_id
@@ -365,7 +379,8 @@ async fn force_alone(
         ),
         payload: EntryPayload::Membership(membership),
     };
-    log.append_synced(entry).await
+    log.append_synced(entry).await?;
+    Ok(true)
 }
 
 pub(crate) fn refused(error: impl std::fmt::Display) -> StartError {

@@ -88,6 +88,12 @@ pub enum StartError {
         /// nothing may be removed then, and it has to ask on.
         may_count: bool,
     },
+    /// There is nothing to go on with alone: it never got anything from the others.
+    #[error(
+        "this manager holds nothing of the swarm yet; run `docker swarm init --force-new-cluster` \
+         on one that was a member, or `docker swarm leave --force` here"
+    )]
+    NothingToForce,
     /// The log was not applied in time.
     #[error(
         "the manager did not catch up with its log within {} s; check the disk, then start again",

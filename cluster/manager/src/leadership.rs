@@ -15,13 +15,12 @@ use tokio_util::sync::CancellationToken;
 use waxseal_ca::Clock;
 use waxseal_cluster::{date_time, plan::MemberView};
 use waxseal_raft_store::Member;
-use waxseal_wire::waxseal::{BeatRequest, CampaignRequest, RaftMatched};
+use waxseal_wire::waxseal::{BeatRequest, RaftMatched};
 
 use crate::{
     engine::{Engine, HEARTBEAT},
-    error::MembershipError,
     peers::Lane,
-    pulse::{NoVote, PROMISE},
+    pulse::NoVote,
     raft::{RaftId, codec},
     timekeeping::Timekeeper,
 };
@@ -40,11 +39,6 @@ const LOST_BEATS: u32 = 2;
 /// An engine that did nothing for so long hangs, on its disk as a rule: it looks at
 /// its clock more often. A leader with such an engine gives no sign of life.
 const HANGS: Duration = Duration::from_secs(4);
-/// Time for another manager to take over.
-const HAND_OVER: Duration = Duration::from_secs(6);
-/// Time for a candidate to be elected before it is asked again.
-const ELECTED: Duration = Duration::from_millis(150);
-const ASK_PAUSE: Duration = Duration::from_millis(5);
 /// A leader whose disk takes longer for the median write hands over.
 const SLOW: Duration = Duration::from_millis(500);
 const PACE_LOOK: Duration = Duration::from_millis(500);
@@ -140,8 +134,13 @@ impl Engine {
         matches!(confirmed, Ok(Ok(_)))
     }
 
-    fn publish(&self, leader: Leader) {
+    pub(crate) fn publish(&self, leader: Leader) {
         self.leader.send_if_modified(|known| {
+            let leader = match leader {
+                // It was looked up before.
+                Leader::Me { .. } if self.pulse.is_handing_over() => Leader::None,
+                leader => leader,
+            };
             let is_news = *known != leader;
             if is_news {
                 tracing::info!(?leader, "the leader of the swarm changed");
@@ -151,7 +150,7 @@ impl Engine {
         });
     }
 
-    fn is_mine(&self, vote: &Vote<RaftId>) -> bool {
+    pub(crate) fn is_mine(&self, vote: &Vote<RaftId>) -> bool {
         vote.committed && vote.leader_id.node_id == self.me.raft_id
     }
 
@@ -213,12 +212,15 @@ impl Engine {
         Box::new(move || engine.has_lease())
     }
 
-    /// Hands over while this manager leads on a disk that is too slow, until `stopped`
-    /// (requirements.md, Elections).
+    /// Hands over while this manager leads on a disk that is too slow (requirements.md,
+    /// Elections) or full, or by a wrong clock, until `stopped`.
     pub(crate) async fn keep_pace(self, stopped: CancellationToken) {
         let keeping = async {
             loop {
-                time::sleep(PACE_LOOK).await;
+                let no_room = tokio::select! {
+                    () = time::sleep(PACE_LOOK) => false,
+                    () = self.room.missed() => true,
+                };
                 if self.is_alone() {
                     continue;
                 }
@@ -231,11 +233,14 @@ impl Engine {
                         median_ms = pace.as_millis(),
                         "the disk of the log is slow; another manager is to lead"
                     );
+                } else if leads && no_room {
+                    tracing::warn!("the disk of the log is full; another manager is to lead");
                 } else {
                     continue;
                 }
                 if let Err(error) = self.transfer_leadership(None).await {
                     tracing::warn!(%error, "no other manager took over");
+                    self.room.not_elsewhere();
                 }
                 // Others may be as slow; nobody's clock is better than all.
                 if pace.is_some() {
@@ -397,122 +402,5 @@ impl Engine {
         });
         let _ = standing.await;
         Ok(())
-    }
-
-    /// Hands the leadership over (spec/dependencies.md §3, rule 5); returns once another
-    /// leads. Once begun it goes on, also if what asked for it ends with the leadership.
-    ///
-    /// # Errors
-    /// [`MembershipError`].
-    pub(crate) async fn transfer_leadership(
-        &self,
-        to: Option<RaftId>,
-    ) -> Result<(), MembershipError> {
-        // The end of one must not give the lease back that another has given up.
-        let one = Arc::clone(&self.handing).lock_owned().await;
-        let engine = self.clone();
-        let handing = tokio::spawn(async move {
-            let stopped = engine.monitor.stopped.clone();
-            let handed = stopped.run_until_cancelled(engine.hand_over(to)).await;
-            drop(one);
-            handed.unwrap_or(Err(MembershipError::Stopped))
-        });
-        handing.await.unwrap_or(Err(MembershipError::Stopped))
-    }
-
-    async fn hand_over(&self, to: Option<RaftId>) -> Result<(), MembershipError> {
-        let vote = self.raft.server_metrics().borrow().vote;
-        if !self.is_mine(&vote) {
-            return Err(MembershipError::NotLeader);
-        }
-        // This manager's engine votes for no other in the time of its own lease, which it
-        // counts from its election. It leads until then: the heir must have heard it.
-        time::sleep(PROMISE.saturating_sub(self.pulse.leads_for())).await;
-        let target = self.heir(to)?;
-        let _silent = Silent::new(self);
-        let handed = time::timeout(HAND_OVER, self.hand_to(target, &vote)).await;
-        handed.unwrap_or(Err(MembershipError::NotTaken { within: HAND_OVER }))
-    }
-
-    /// Who takes over: the one that was asked for, or the reachable one with most of the log.
-    fn heir(&self, to: Option<RaftId>) -> Result<RaftId, MembershipError> {
-        let voters: Vec<_> = self.members().into_iter().filter(|m| m.voter).collect();
-        if let Some(raft_id) = to {
-            let is_voter = voters.iter().any(|member| member.raft_id == raft_id);
-            return match is_voter && raft_id != self.me.raft_id {
-                true => Ok(raft_id),
-                false => Err(MembershipError::Unknown { raft_id }),
-            };
-        }
-        let others = voters
-            .into_iter()
-            .filter(|member| member.raft_id != self.me.raft_id && member.reachable);
-        others
-            .map(|member| member.raft_id)
-            .max_by_key(|raft_id| self.matched(*raft_id))
-            .ok_or(MembershipError::NotTaken {
-                within: Duration::ZERO,
-            })
-    }
-
-    fn matched(&self, member: RaftId) -> Option<openraft::LogId<RaftId>> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        metrics
-            .replication
-            .as_ref()
-            .and_then(|known| *known.get(&member)?)
-    }
-
-    async fn hand_to(&self, heir: RaftId, vote: &Vote<RaftId>) -> Result<(), MembershipError> {
-        loop {
-            if self.raft.server_metrics().borrow().vote == *vote {
-                // 1. It has all there is.
-                while self.matched(heir) < self.last_log() {
-                    time::sleep(ASK_PAUSE).await;
-                }
-                // 2. It stands for election.
-                if let Ok(channel) = self.peers.channel(heir, Lane::Pulse).await {
-                    let request = CampaignRequest {
-                        header: Some(self.me.header(heir)),
-                        vote: Some(codec::vote_out(vote)),
-                    };
-                    if let Err(status) = channel.raft().campaign(request).await {
-                        tracing::debug!(%status, "the manager does not take over");
-                    }
-                }
-            }
-            // 3. It, or whoever won, leads.
-            let asked = Instant::now();
-            while asked.elapsed() < ELECTED {
-                if self
-                    .pulse
-                    .leader(Instant::now())
-                    .is_some_and(|other| other > *vote)
-                {
-                    return Ok(());
-                }
-                time::sleep(ASK_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// While it is there this manager gives no signs of life, and what it commits is not
-/// acknowledged by its lease. After that it leads as before, if it still does.
-struct Silent<'a>(&'a Engine);
-
-impl Silent<'_> {
-    fn new(engine: &Engine) -> Silent<'_> {
-        engine.pulse.hand_over(true);
-        engine.raft.runtime_config().heartbeat(false);
-        Silent(engine)
-    }
-}
-
-impl Drop for Silent<'_> {
-    fn drop(&mut self) {
-        self.0.raft.runtime_config().heartbeat(true);
-        self.0.pulse.hand_over(false);
     }
 }

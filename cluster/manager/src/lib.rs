@@ -13,6 +13,7 @@ mod elections;
 mod engine;
 mod error;
 mod guard;
+mod handover;
 mod hello;
 mod joining;
 mod leadership;
@@ -27,6 +28,7 @@ mod proposer;
 mod pulse;
 mod raft;
 mod roles;
+mod room;
 mod state_machine;
 #[cfg(test)]
 mod testing;

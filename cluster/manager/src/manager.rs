@@ -191,6 +191,7 @@ impl Manager {
             engine.raft.clone(),
             engine.log.clone(),
             engine.leader(),
+            engine.room.clone(),
             tasks.clone(),
         );
         tasks.spawn(ended.clone().run_until_cancelled_owned(proposing));

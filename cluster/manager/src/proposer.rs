@@ -15,6 +15,7 @@ use crate::{
     error::ProposeError,
     leadership::Leader,
     raft::{Outcomes, Payload, Raft, TypeConfig},
+    room::Room,
 };
 
 /// Commands in one entry at most.
@@ -37,6 +38,13 @@ struct Proposal {
 pub(crate) enum Rejected {
     /// It certainly takes no effect: this manager does not lead.
     NotProposed(Wiped),
+    /// Nor has it any yet: this manager's disk is full, and another one is to lead.
+    NoRoom {
+        /// The command.
+        command: Wiped,
+        /// What is full and what to do.
+        reason: String,
+    },
     /// It may take effect, or have taken it.
     Unknown(Wiped),
     /// It takes none, wherever it is proposed.
@@ -55,6 +63,7 @@ impl Proposer {
         raft: Raft,
         log: LogStore<TypeConfig>,
         leader: watch::Receiver<Leader>,
+        room: Room,
         tasks: TaskTracker,
     ) -> (Proposer, impl Future<Output = ()>) {
         let (queue, waiting) = mpsc::channel(QUEUE);
@@ -62,6 +71,7 @@ impl Proposer {
             raft,
             log,
             leader,
+            room,
             tasks,
         };
         (Proposer { queue }, writer.run(waiting))
@@ -91,6 +101,7 @@ struct Writer {
     raft: Raft,
     log: LogStore<TypeConfig>,
     leader: watch::Receiver<Leader>,
+    room: Room,
     tasks: TaskTracker,
 }
 
@@ -134,6 +145,12 @@ impl Writer {
     async fn write(&mut self, batch: Batch, leadership: &Leader) {
         let payload = match self.payload(&batch.commands) {
             Ok(payload) => payload,
+            Err(ProposeError::NoSpace { reason }) if self.room.is_missed() => {
+                return batch.answer_all(|command| Rejected::NoRoom {
+                    command,
+                    reason: reason.clone(),
+                });
+            }
             Err(error) => return batch.answer_all(|_| Rejected::Failed(error.clone())),
         };
         let raft = self.raft.clone();

@@ -369,9 +369,13 @@ impl Pulse {
     }
 
     pub(crate) fn is_reachable(&self, member: RaftId, now: Instant) -> bool {
+        self.answered_within(member, REACHABLE, now)
+    }
+
+    pub(crate) fn answered_within(&self, member: RaftId, within: Duration, now: Instant) -> bool {
         let state = self.lock();
         let answered = state.answered.get(&member);
-        answered.is_some_and(|at| now.saturating_duration_since(*at) < REACHABLE)
+        answered.is_some_and(|at| now.saturating_duration_since(*at) < within)
     }
 
     /// Whether this manager leads and a quorum promised to elect no other now.

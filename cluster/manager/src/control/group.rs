@@ -80,6 +80,8 @@ enum Attempt {
     Ended(Result<Applied, ProposeError>),
     /// It certainly took no effect.
     NotProposed(Wiped),
+    /// Nor did it here, as the leader's disk is full; why.
+    NoRoom(Wiped, String),
     Unknown(Wiped),
 }
 
@@ -211,6 +213,10 @@ impl Group {
         match self.proposer.propose(command).await {
             Ok(applied) => Attempt::Ended(Ok(applied)),
             Err(Rejected::NotProposed(command)) => Attempt::NotProposed(command),
+            Err(Rejected::NoRoom { reason, .. }) if self.managers().len() < 2 => {
+                Attempt::Ended(Err(ProposeError::NoSpace { reason }))
+            }
+            Err(Rejected::NoRoom { command, reason }) => Attempt::NoRoom(command, reason),
             Err(Rejected::Unknown(command)) => Attempt::Unknown(command),
             Err(Rejected::Failed(error)) => Attempt::Ended(Err(error)),
         }
@@ -223,6 +229,8 @@ impl Group {
         let mut until = Instant::now() + LEADER_WAIT;
         // Whether an attempt before this one may have taken effect.
         let mut repeated = false;
+        // What the leader said that has no room, until another leads.
+        let mut no_room = None;
         loop {
             let command = match attempt {
                 Attempt::Ended(Err(ProposeError::Refused(_))) if repeated => {
@@ -230,6 +238,10 @@ impl Group {
                 }
                 Attempt::Ended(outcome) => return outcome,
                 Attempt::NotProposed(command) => command,
+                Attempt::NoRoom(command, reason) => {
+                    no_room = Some(reason);
+                    command
+                }
                 Attempt::Unknown(command) => {
                     self.linearize().await.map_err(|_| ProposeError::Unknown)?;
                     match fate::of(&self.state(), &command) {
@@ -251,9 +263,10 @@ impl Group {
             };
             let course = self.course_until(until).await;
             let Some(course) = course else {
-                return Err(match repeated {
-                    true => ProposeError::Unknown,
-                    false => ProposeError::NoLeader,
+                return Err(match no_room {
+                    _ if repeated => ProposeError::Unknown,
+                    Some(reason) => ProposeError::NoSpace { reason },
+                    None => ProposeError::NoLeader,
                 });
             };
             attempt = match course {
@@ -264,7 +277,7 @@ impl Group {
                     Err(error) => return Err(error.into()),
                 },
             };
-            if let Attempt::NotProposed(_) = attempt {
+            if let Attempt::NotProposed(_) | Attempt::NoRoom(..) = attempt {
                 time::sleep(PAUSE).await;
             }
         }
@@ -313,6 +326,8 @@ impl Group {
                     .await;
                 Attempt::Ended(Ok(applied))
             }
+            // It hands over, or nobody else has any either: then it says so again.
+            Some(Err(Told::NoRoom(reason))) => Attempt::NoRoom(command, reason),
             Some(Err(Told::Failed(error))) => {
                 // What the refusal is about is seen here too.
                 self.wait_applied(response.version).await;

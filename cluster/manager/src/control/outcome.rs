@@ -39,6 +39,7 @@ pub(super) fn to_wire(outcome: Result<Applied, Rejected>) -> Outcome {
         Err(Rejected::NotProposed(_)) => {
             return failure(Kind::NotProposed, ProposeError::NoLeader.to_string());
         }
+        Err(Rejected::NoRoom { reason, .. }) => ProposeError::NoSpace { reason },
         Err(Rejected::Unknown(_)) => ProposeError::Unknown,
         Err(Rejected::Failed(error)) => error,
     };
@@ -70,9 +71,7 @@ pub(super) fn from_wire(outcome: Outcome) -> Option<Result<Applied, Told>> {
         Outcome::Failure(failure) => Err(match failure.kind() {
             Kind::Unknown => Told::Unknown,
             Kind::NotProposed => Told::NotProposed,
-            Kind::NoSpace => Told::Failed(ProposeError::NoSpace {
-                reason: failure.text,
-            }),
+            Kind::NoSpace => Told::NoRoom(failure.text),
             // It was a command when it left here.
             Kind::Malformed => {
                 let what = "command";
@@ -86,6 +85,8 @@ pub(super) fn from_wire(outcome: Outcome) -> Option<Result<Applied, Told>> {
 #[derive(Debug)]
 pub(super) enum Told {
     NotProposed,
+    /// Its disk is full.
+    NoRoom(String),
     Unknown,
     Failed(ProposeError),
 }
@@ -213,7 +214,7 @@ mod tests {
         let reason = "full".to_owned();
         assert!(matches!(
             told(Rejected::Failed(ProposeError::NoSpace { reason })),
-            Err(Told::Failed(ProposeError::NoSpace { reason })) if reason == "full"
+            Err(Told::NoRoom(reason)) if reason == "full"
         ));
     }
 }

@@ -410,6 +410,19 @@ impl raft_server::Raft for RaftService {
         if engine.pulse.leader(Instant::now()) != Some(vote) {
             return Err(Status::failed_precondition("another manager leads"));
         }
+        if !engine.has_room() {
+            return Err(Status::resource_exhausted(
+                "this manager's disk is full as well",
+            ));
+        }
+        if campaign.ask {
+            return match engine.pulse.has_floor() {
+                true => Ok(Response::new(CampaignResponse {})),
+                false => Err(Status::failed_precondition(
+                    "this manager does not know yet what its disk may have lost",
+                )),
+            };
+        }
         engine.stand(true).await.map_err(|why| {
             Status::failed_precondition(format!("this manager cannot stand for election ({why:?})"))
         })?;

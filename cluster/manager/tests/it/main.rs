@@ -9,6 +9,7 @@ mod group;
 mod life;
 mod members;
 mod relay;
+mod restarts;
 mod roles;
 mod slow;
 mod support;

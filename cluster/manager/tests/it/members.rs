@@ -5,7 +5,7 @@ use std::time::Duration;
 use tonic::Code;
 use waxseal_ca::Role;
 use waxseal_cluster::objects::{NodeRole, RemoveNode, command::Op};
-use waxseal_manager::{JoinCluster, Leader, Manager, Start, StartError, component};
+use waxseal_manager::{JoinCluster, Leader, Manager, ProposeError, Start, StartError, component};
 use waxseal_wire::{
     Credentials, ManagerChannel,
     waxseal::{HelloRequest, RaftHeader, RaftVote, VoteRequest},
@@ -13,7 +13,7 @@ use waxseal_wire::{
 
 use crate::{
     group::{Group, Site},
-    support::{CLUSTER, DEADLINE, add_node, create_secret, dek},
+    support::{CLUSTER, DEADLINE, World, add_node, create_secret, dek},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -274,6 +274,15 @@ async fn one_goes_on_alone_when_the_others_are_lost() {
     group.join(5).await.unwrap();
     group.all_have(&["alone".into(), "after".into()]).await;
     group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_nothing_is_not_forced() {
+    let world = World::new();
+    let forced = world.start(Start::ForceNew).await;
+    assert!(matches!(forced, Err(StartError::NothingToForce)));
+    // Nothing was written.
+    world.found().await.shutdown(DEADLINE).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -603,6 +612,63 @@ async fn a_follower_with_a_full_disk_waits_for_space() {
     let last = full.manager().read(|state| state.secret("s89").is_none());
     assert!(last, "it had room");
     full.disk.set_capacity(None);
+    group.all_have(&ids).await;
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_with_a_full_disk_hands_over() {
+    let group = Group::of(3).await;
+    let full = group.leader().await;
+    let follower = group.sites[(full + 1) % 3].manager();
+    let disk = &group.sites[full].disk;
+    disk.set_capacity(Some(disk.used()));
+    // No call fails, whom it asks, until others have what it has no room for.
+    let mut ids = Vec::new();
+    while group.leader().await == full {
+        let id = format!("s{}", ids.len());
+        let asked = match ids.len() % 2 {
+            0 => follower,
+            _ => group.sites[full].manager(),
+        };
+        create_secret(asked, &id, 400_000).await.unwrap();
+        ids.push(id);
+    }
+    // Without room anywhere it is said so, by a leader that is one still.
+    for site in &group.sites {
+        site.disk.set_capacity(Some(site.disk.used()));
+    }
+    let begun = std::time::Instant::now();
+    let refused = loop {
+        let id = format!("more{}", ids.len());
+        match create_secret(follower, &id, 400_000).await {
+            Ok(()) => ids.push(id),
+            Err(refused) => break refused,
+        }
+    };
+    assert!(
+        matches!(refused, ProposeError::NoSpace { .. }),
+        "{refused}, after {:?}",
+        begun.elapsed()
+    );
+    let manager = group.sites[group.leader().await].manager();
+    let begun = std::time::Instant::now();
+    let refused = create_secret(manager, "at-once", 400_000).await;
+    assert!(matches!(refused, Err(ProposeError::NoSpace { .. })));
+    println!("refused after {:?}", begun.elapsed());
+    manager.linearize().await.unwrap();
+    for site in &group.sites {
+        site.disk.set_capacity(None);
+    }
+    group.write("after").await;
+    // The first one has much to catch up with.
+    let has = group.sites[full].manager();
+    let begun = std::time::Instant::now();
+    while has.read(|state| state.secret("after").is_none()) {
+        assert!(begun.elapsed() < DEADLINE * 4, "it lacks what came last");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    println!("caught up after {:?}", begun.elapsed());
     group.all_have(&ids).await;
     group.end().await;
 }
