@@ -233,6 +233,14 @@ impl Loops {
                 self.sessions.end_silent(&node_id);
             }
         }
+        for demotion in plan.demotions {
+            asked = true;
+            tracing::warn!(
+                node = %demotion.node_id,
+                "a manager's join came to nothing; its record is removed"
+            );
+            self.propose(Op::UpdateNode(demotion)).await?;
+        }
         for removal in plan.removals {
             asked = true;
             self.propose(Op::RemoveNode(removal)).await?;

@@ -5,6 +5,7 @@ use time::{Duration, OffsetDateTime};
 use super::{
     changes::Changes,
     reaper::orphaned,
+    roles::desired_role,
     task::node_state,
     times::{after, moment},
 };
@@ -12,8 +13,9 @@ use crate::{
     State, is_final,
     objects::{
         Node, NodeObservation, NodeRole, NodeState, NodeStatus, RemoveNode, TaskChange, TaskState,
+        UpdateNode,
     },
-    observed_state, timestamp,
+    observed_state, timestamp, version_of,
 };
 
 /// So many periods without a heartbeat make a node DOWN (swarmkit's value).
@@ -42,6 +44,8 @@ pub struct NodesPlan {
     pub observations: Vec<NodeObservation>,
     /// Node records that never had a session; one `RemoveNode` command each.
     pub removals: Vec<RemoveNode>,
+    /// Managers whose join came to nothing: workers first, then [`Self::removals`].
+    pub demotions: Vec<UpdateNode>,
     /// Tasks of nodes that are away for good become ORPHANED.
     pub task_changes: Vec<TaskChange>,
     /// When to ask again if nothing happens before.
@@ -51,7 +55,10 @@ pub struct NodesPlan {
 impl NodesPlan {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.observations.is_empty() && self.removals.is_empty() && self.task_changes.is_empty()
+        self.observations.is_empty()
+            && self.removals.is_empty()
+            && self.demotions.is_empty()
+            && self.task_changes.is_empty()
     }
 
     fn wake(&mut self, wait: Duration) {
@@ -90,8 +97,14 @@ pub fn check_nodes(
         if known == NodeState::Down {
             give_up_tasks(state, node, now, &mut plan, &mut changes);
         }
-        if let Some(removal) = removal(node, now, &mut plan) {
-            plan.removals.push(removal);
+        if has_joined(node) || !given_up(node, now, &mut plan) {
+            continue;
+        }
+        match (desired_role(node), node.role()) {
+            (NodeRole::Manager, _) => plan.demotions.extend(demotion(node)),
+            (NodeRole::Worker, NodeRole::Worker) => plan.removals.push(removal(node, now)),
+            // The record follows the wish.
+            (NodeRole::Worker, NodeRole::Manager) => {}
         }
     }
     plan.task_changes = changes.into_list();
@@ -174,29 +187,46 @@ fn give_up_tasks(
     }
 }
 
-/// Removes the record of a worker that has had a certificate for a day and never a
-/// session, so that joins which came to nothing do not pile up.
-fn removal(node: &Node, now: OffsetDateTime, plan: &mut NodesPlan) -> Option<RemoveNode> {
-    let spec = node.spec.as_ref();
-    let is_manager = node.role() == NodeRole::Manager
+/// Whether a node was ever more than a record: it had a session, or counts as a manager.
+fn has_joined(node: &Node) -> bool {
+    node_state(node) == NodeState::Ready
+        || node.first_session_at.is_some()
         || node.manager_status.is_some()
-        || spec.is_some_and(|spec| spec.desired_role() == NodeRole::Manager);
-    let is_ready = node_state(node) == NodeState::Ready;
-    if is_manager || is_ready || node.first_session_at.is_some() {
-        return None;
-    }
-    let made = moment(node.meta.as_ref().and_then(|meta| meta.created_at.as_ref()))?;
+}
+
+/// Whether a node has had a certificate for a day: a join that came to nothing by then
+/// is given up, so that such records do not pile up.
+fn given_up(node: &Node, now: OffsetDateTime, plan: &mut NodesPlan) -> bool {
+    let made = node.meta.as_ref().and_then(|meta| meta.created_at.as_ref());
+    let Some(made) = moment(made) else {
+        return false;
+    };
     let given_up = after(made, GIVEN_UP_AFTER);
     if given_up > now {
         plan.wake(given_up - now);
-        return None;
     }
+    given_up <= now
+}
+
+fn removal(node: &Node, now: OffsetDateTime) -> RemoveNode {
     let certificate = node.certificate.as_ref();
     let not_after = certificate.and_then(|certificate| certificate.not_after);
-    Some(RemoveNode {
+    RemoveNode {
         node_id: node.id.clone(),
         force: false,
         ban_expires_at: Some(not_after.unwrap_or_else(|| timestamp(now))),
+    }
+}
+
+/// One that comes back after all is refused when it asks to be taken in.
+fn demotion(node: &Node) -> Option<UpdateNode> {
+    let mut spec = node.spec.clone()?;
+    spec.set_desired_role(NodeRole::Worker);
+    Some(UpdateNode {
+        node_id: node.id.clone(),
+        expected_version: version_of(node.meta.as_ref()),
+        spec: Some(spec),
+        ..UpdateNode::default()
     })
 }
 
@@ -204,7 +234,7 @@ fn removal(node: &Node, now: OffsetDateTime, plan: &mut NodesPlan) -> Option<Rem
 mod tests {
     use super::*;
     use crate::{
-        objects::{Availability, ObserveNodes, TaskChange, UpdateNode, command::Op},
+        objects::{Availability, ObserveNodes, TaskChange, command::Op},
         plan::testing::{World, native_node, replicated},
     };
 
@@ -309,9 +339,39 @@ mod tests {
     }
 
     #[test]
+    fn a_manager_that_never_joined_is_demoted_and_goes() {
+        let mut world = World::new();
+        let mut node = native_node("n1");
+        node.status = None;
+        node.role = NodeRole::Manager as i32;
+        node.spec.as_mut().unwrap().desired_role = NodeRole::Manager as i32;
+        world.add_node(node);
+        world.pass(Duration::hours(23));
+        assert!(check(&world, None, LONG).is_empty());
+        world.pass(Duration::hours(1));
+        let plan = check(&world, None, LONG);
+        let [demotion] = plan.demotions.as_slice() else {
+            panic!("and never one that is a manager: {plan:?}");
+        };
+        assert!(plan.removals.is_empty() && demotion.node_id == "n1");
+        world.apply(Op::UpdateNode(demotion.clone()));
+        // Its record says manager still: that is another plan's.
+        assert!(check(&world, None, LONG).is_empty());
+        world.apply(Op::UpdateNode(UpdateNode {
+            node_id: "n1".to_owned(),
+            role: Some(NodeRole::Worker as i32),
+            ..UpdateNode::default()
+        }));
+        let plan = check(&world, None, LONG);
+        world.apply(Op::RemoveNode(plan.removals[0].clone()));
+        assert!(check(&world, None, LONG).is_empty());
+    }
+
+    #[test]
     fn a_worker_on_its_way_to_manager_is_kept() {
         let mut world = World::new();
         let mut node = native_node("n1");
+        node.first_session_at = Some(timestamp(world.now));
         node.status = None;
         node.spec.as_mut().unwrap().desired_role = NodeRole::Manager as i32;
         world.add_node(node);
