@@ -39,6 +39,8 @@ pub struct LocalNode {
     pub node_addr: String,
     /// Whether this node runs a manager that serves.
     pub control_available: bool,
+    /// Whether it is a manager by its certificate, whose manager has not begun to serve.
+    pub entering: bool,
     /// Cause, in state error (and the locked text while locked).
     pub error: String,
     /// Known managers (node id, address), itself included.

@@ -106,11 +106,12 @@ async fn status<C: Cluster>(State(api): State<Shared<C>>) -> Result<Response, Pr
     })?)
 }
 
-/// `manager` or `worker`; nothing while that cannot be told.
+/// `manager`, `worker` or what is in between; nothing while that cannot be told.
 fn role(local: &LocalNode) -> Option<&'static str> {
     match local.state {
         LocalState::Locked => Some("manager"),
         LocalState::Active if local.control_available => Some("manager"),
+        LocalState::Active if local.entering => Some("becoming a manager"),
         LocalState::Active => Some("worker"),
         LocalState::Inactive | LocalState::Pending | LocalState::Error => None,
     }
@@ -133,6 +134,10 @@ fn next_steps(local: &LocalNode, group: Option<&Group>) -> Vec<&'static str> {
         LocalState::Error => vec![
             "see to the cause above and start the daemon again",
             "waxseal swarm leave --force, to make the node inactive; it must join again then",
+        ],
+        LocalState::Active if local.entering => vec![
+            "wait, the other managers take this one in; a warning says what stands in the way, if anything does",
+            "waxseal node demote NODE, on another manager, to make it a worker again",
         ],
         LocalState::Active if group.is_some_and(|group| group.leader.is_none()) => vec![
             "start the other managers, and unlock those that are locked: more than half must be up",

@@ -269,6 +269,7 @@ impl Cluster for InMemory {
             node_id: MANAGER.to_owned(),
             node_addr: "10.77.0.1".to_owned(),
             control_available: true,
+            entering: false,
             error: String::new(),
             remote_managers: vec![(MANAGER.to_owned(), "10.77.0.1:2377".to_owned())],
             warnings: Vec::new(),

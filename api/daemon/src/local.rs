@@ -78,6 +78,7 @@ impl Daemon {
             node_id: view.node_id.clone(),
             node_addr: view.node_addr.clone(),
             control_available: manager.is_some(),
+            entering: manager.is_none() && view.is_managers(),
             error: view.error.clone(),
             remote_managers,
             warnings,

@@ -192,12 +192,17 @@ impl Member {
         };
         let mut file = shared.node_file().map_err(|error| internal(&error))?;
         take_addresses(shared, &mut file, request)?;
-        file.phase = Phase::Forcing.into();
+        let phase = std::mem::replace(&mut file.phase, Phase::Forcing.into());
         let prepare = || Ok(shared.write_node_file(&file)?);
-        self.seat
-            .retake(&self.keys, Start::ForceNew, prepare)
-            .await
-            .map_err(|error| internal(&error))?;
+        let taken = self.seat.retake(&self.keys, Start::ForceNew, prepare).await;
+        if let Err(error) = taken {
+            if matches!(error, MemberError::Manager(StartError::NothingToForce)) {
+                // It goes on to ask to be taken in.
+                let restored = shared.change_node_file(|file| file.phase = phase);
+                restored.map_err(|error| internal(&error))?;
+            }
+            return Err(internal(&error));
+        }
         if let Some(manager) = self.seat.manager() {
             let own = own_address(&manager);
             self.agent.use_managers(own.into_iter().collect());

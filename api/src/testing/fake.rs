@@ -53,6 +53,7 @@ impl FakeCluster {
                     node_id: String::new(),
                     node_addr: String::new(),
                     control_available: false,
+                    entering: false,
                     error: String::new(),
                     remote_managers: Vec::new(),
                     warnings: Vec::new(),

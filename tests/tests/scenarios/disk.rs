@@ -410,6 +410,34 @@ fn rotations_that_overtake_each_other_lose_no_key() -> Result<()> {
 }
 
 #[test]
+fn a_forced_cluster_that_is_cut_short_can_be_left() -> Result<()> {
+    scenario("forced", |scene| {
+        let (mut node, fault) = with_faults(scene, "node")?;
+        node.init(&[])?;
+        made(&node.engine, "before")?;
+        // 1. Its disk fails on the way: it is no member of what was before any more, and
+        //    not of what is to come.
+        fault.broken("raft/", Op::Sync)?;
+        let force = ["swarm", "init", "--force-new-cluster"];
+        let said = node.docker.fails(&force)?;
+        ensure!(said.contains("could not be started"), "{said}");
+        // 2. What it was to become is given up.
+        node.docker.ok(&["swarm", "leave", "--force"])?;
+        node.reaches("inactive")?;
+        fault.clear()?;
+        // 3. Nothing of it is left.
+        node.init(&[])?;
+        ensure!(names(&node)?.is_empty());
+        made(&node.engine, "after")?;
+        node.restart()?;
+        node.reaches("active")?;
+        ensure!(names(&node)? == ["after"]);
+        node.docker.ok(&["swarm", "leave", "--force"])?;
+        Ok(())
+    })
+}
+
+#[test]
 fn the_product_knows_no_faults() -> Result<()> {
     scenario("nofault", |scene| {
         // It opens no such socket,

@@ -197,9 +197,8 @@ fn snapshots_of_version_1_are_read() -> Result<()> {
     Ok(())
 }
 
-/// Address and unlock key of the golden state directory.
+/// Address of the golden state directories.
 const GOLDEN_ADDRESS: &str = "127.77.77.77:2377";
-const GOLDEN_KEY: &str = "state-v1.key";
 
 /// The state directory of an autolocked manager, as a tar file.
 fn make_state(scene: &Scene) -> Result<(Vec<u8>, String)> {
@@ -279,14 +278,26 @@ fn unpack(bytes: &[u8], into: &Path) -> Result<()> {
 
 #[test]
 fn a_state_directory_of_version_1_is_opened() -> Result<()> {
+    is_opened("state-v1")
+}
+
+/// `node.pb` is at format 2 there.
+#[test]
+fn a_state_directory_of_version_2_is_opened() -> Result<()> {
+    is_opened("state-v2")
+}
+
+fn is_opened(name: &str) -> Result<()> {
     scenario("golden", |scene| {
         let mut made = None;
-        let bytes = golden("state-v1.tar.gz", || {
+        let bytes = golden(&format!("{name}.tar.gz"), || {
             let (bytes, key) = make_state(scene).expect("the state directory was made");
             made = Some(key);
             bytes
         })?;
-        let key = golden(GOLDEN_KEY, || made.unwrap_or_default().into_bytes())?;
+        let key = golden(&format!("{name}.key"), || {
+            made.unwrap_or_default().into_bytes()
+        })?;
         let key = String::from_utf8(key)?;
         let network = NetworkNamespace::new(scene)?;
         let mut node = unpacked(scene, &network, &bytes)?;
@@ -367,7 +378,7 @@ fn newer_file(name: &str, bytes: &[u8]) -> Result<Vec<u8>> {
 fn a_state_directory_of_a_newer_version_is_refused_and_kept() -> Result<()> {
     scenario("newer", |scene| {
         let bytes = golden("state-v1.tar.gz", Vec::new)?;
-        let key = String::from_utf8(golden(GOLDEN_KEY, Vec::new)?)?;
+        let key = String::from_utf8(golden("state-v1.key", Vec::new)?)?;
         let network = NetworkNamespace::new(scene)?;
         let mut node = unpacked(scene, &network, &bytes)?;
         for (name, is_seen_at_start) in [
