@@ -234,12 +234,24 @@ fn demotion(node: &Node) -> Option<UpdateNode> {
 mod tests {
     use super::*;
     use crate::{
-        objects::{Availability, ObserveNodes, TaskChange, command::Op},
+        objects::{Availability, ManagerStatus, ObserveNodes, TaskChange, command::Op},
         plan::testing::{World, native_node, replicated},
     };
 
     const PERIOD: Duration = Duration::seconds(5);
     const LONG: Duration = Duration::hours(1);
+
+    /// The leader has written of itself that it counts.
+    fn led(mut world: World) -> World {
+        world.apply(Op::ObserveNodes(ObserveNodes {
+            nodes: vec![NodeObservation {
+                node_id: "manager".to_owned(),
+                manager_status: Some(ManagerStatus::default()),
+                ..NodeObservation::default()
+            }],
+        }));
+        world
+    }
 
     fn beat(age_secs: i64) -> Option<Heartbeat> {
         Some(Heartbeat {
@@ -250,7 +262,7 @@ mod tests {
 
     /// A cluster with one worker that has had a session, in this state.
     fn world(state: NodeState) -> World {
-        let mut world = World::with_nodes(1);
+        let mut world = led(World::with_nodes(1));
         world.apply(Op::ObserveNodes(ObserveNodes {
             nodes: vec![NodeObservation {
                 node_id: "n1".to_owned(),
@@ -320,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_node_that_never_had_a_session_is_not_judged_and_goes_after_a_day() {
-        let mut world = World::new();
+        let mut world = led(World::new());
         let mut node = native_node("n1");
         node.status = None;
         node.description = None;
@@ -340,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_manager_that_never_joined_is_demoted_and_goes() {
-        let mut world = World::new();
+        let mut world = led(World::new());
         let mut node = native_node("n1");
         node.status = None;
         node.role = NodeRole::Manager as i32;
@@ -369,10 +381,10 @@ mod tests {
 
     #[test]
     fn a_worker_on_its_way_to_manager_is_kept() {
-        let mut world = World::new();
+        let mut world = led(World::new());
         let mut node = native_node("n1");
         node.first_session_at = Some(timestamp(world.now));
-        node.status = None;
+        node.status.as_mut().unwrap().set_state(NodeState::Down);
         node.spec.as_mut().unwrap().desired_role = NodeRole::Manager as i32;
         world.add_node(node);
         world.pass(Duration::days(3));
