@@ -29,6 +29,7 @@ mod networks;
 mod nodes;
 mod renew;
 mod respond;
+mod returns;
 mod secrets;
 mod server;
 mod services;

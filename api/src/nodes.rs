@@ -12,7 +12,7 @@ use http::StatusCode;
 use waxseal_cluster::{
     date_time, hostname,
     objects::{self, Membership, NodeRole, RemoveNode, UpdateNode, command::Op},
-    timestamp,
+    returns, timestamp,
 };
 
 use crate::{
@@ -45,14 +45,29 @@ async fn list<C: Cluster>(
 ) -> Result<Response, ApiError> {
     let filters = params.filters(FILTERS)?;
     check_values(&filters)?;
+    let now = timestamp(api.cluster.now());
     let nodes = api
         .read(move |state| {
             let shown = state.nodes().filter(|node| passes(&filters, node));
-            shown.cloned().collect::<Vec<_>>()
+            shown
+                .map(|node| (Arc::clone(node), standing(state, node, &now)))
+                .collect::<Vec<_>>()
         })
         .await?;
-    let nodes: Vec<_> = nodes.iter().map(|node| Node::from(&**node)).collect();
+    let nodes: Vec<_> = nodes
+        .iter()
+        .map(|(node, standing)| Node::from(&**node).with_message(standing.as_deref()))
+        .collect();
     respond::ok(&nodes)
+}
+
+/// What an operator should know of a node's certificate.
+fn standing(
+    state: &waxseal_cluster::State,
+    node: &objects::Node,
+    now: &prost_types::Timestamp,
+) -> Option<String> {
+    returns::standing(node, state.cluster()?, now)
 }
 
 /// Refuses values that no node can have.
@@ -108,7 +123,11 @@ async fn inspect<C: Cluster>(
     State(api): State<Shared<C>>,
     Id(id): Id,
 ) -> Result<Response, ApiError> {
-    respond::ok(&Node::from(&*find(&api, &id).await?))
+    let node = find(&api, &id).await?;
+    let now = timestamp(api.cluster.now());
+    let read = Arc::clone(&node);
+    let standing = api.read(move |state| standing(state, &read, &now)).await?;
+    respond::ok(&Node::from(&*node).with_message(standing.as_deref()))
 }
 
 async fn update<C: Cluster>(

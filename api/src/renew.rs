@@ -1,18 +1,31 @@
-//! `POST /waxseal/v1/nodes/{id}/renew`: a node renews its certificate now.
+//! `POST /waxseal/v1/nodes/{id}/renew`: a node renews its certificate now; and
+//! `GET /waxseal/v1/nodes/certificates`: how far each is.
 //!
 //! The record is marked; the dispatcher shows it to the node, which asks for a new certificate
 //! by itself. Docker Engines do the same.
 
-use axum::{Router, extract::State, response::Response, routing::post};
+use axum::{
+    Router,
+    extract::State,
+    response::Response,
+    routing::{get, post},
+};
 use http::StatusCode;
-use waxseal_cluster::objects::{
-    Certificate, IssuanceState, IssuanceStatus, Node, RequestCertificate, command::Op,
+use serde::Serialize;
+use waxseal_cluster::{
+    hostname,
+    objects::{
+        Certificate, IssuanceState, IssuanceStatus, Node, NodeState, RequestCertificate,
+        command::Op,
+    },
+    returns, timestamp,
 };
 
 use crate::{
     cluster::Cluster,
     error::{ApiError, Code, found},
     extract::{Caller, Id},
+    json::common::{Time, hex},
     respond,
     server::Shared,
     status::Problem,
@@ -20,7 +33,64 @@ use crate::{
 
 /// The routes of this module.
 pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new().route("/waxseal/v1/nodes/{id}/renew", post(renew::<C>))
+    Router::new()
+        .route("/waxseal/v1/nodes/{id}/renew", post(renew::<C>))
+        .route("/waxseal/v1/nodes/certificates", get(list::<C>))
+}
+
+/// The newest certificate of a node, or its request for one.
+#[derive(Serialize)]
+struct Newest {
+    node_id: String,
+    hostname: String,
+    /// Whether the node has a session.
+    ready: bool,
+    state: &'static str,
+    serial: String,
+    not_after: Time,
+    /// Why it was not signed.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    error: String,
+    /// What stands in the way, and what helps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    standing: Option<String>,
+}
+
+async fn list<C: Cluster>(State(api): State<Shared<C>>) -> Result<Response, Problem> {
+    let now = timestamp(api.cluster.now());
+    let listed: Vec<_> = api
+        .read(move |state| {
+            let standing = |node: &Node| returns::standing(node, state.cluster()?, &now);
+            let nodes = state.nodes();
+            nodes
+                .map(|node| newest(node, standing(node)))
+                .collect::<Vec<_>>()
+        })
+        .await?;
+    Ok(respond::ok(&listed)?)
+}
+
+fn newest(node: &Node, standing: Option<String>) -> Newest {
+    let none = Certificate::default();
+    let certificate = node.certificate.as_ref().unwrap_or(&none);
+    let status = certificate.status.as_ref();
+    let node_state = node.status.as_ref().map(|status| status.state());
+    Newest {
+        node_id: node.id.clone(),
+        hostname: hostname(node).to_owned(),
+        ready: node_state == Some(NodeState::Ready),
+        state: match state_of(node) {
+            IssuanceState::Unknown => "none",
+            IssuanceState::Renew | IssuanceState::Pending => "requested",
+            IssuanceState::Issued => "issued",
+            IssuanceState::Failed => "failed",
+            IssuanceState::Rotate => "marked",
+        },
+        serial: hex(&certificate.serial),
+        not_after: Time::of(certificate.not_after.as_ref()),
+        error: status.map_or_else(String::new, |status| status.err.clone()),
+        standing,
+    }
 }
 
 /// Answers 202: the node has been asked, or a renewal was under way already.

@@ -38,8 +38,8 @@ use crate::{
     error::{ApiError, Code, PageNotFound},
     events,
     extract::{MAX_BODY_BYTES, RequestInfo},
-    logs, managers, networks, nodes, renew, respond, secrets, services, status, swarm, system,
-    tasks,
+    logs, managers, networks, nodes, renew, respond, returns, secrets, services, status, swarm,
+    system, tasks,
     version::{ApiVersion, Prefix, prefix},
 };
 
@@ -283,6 +283,7 @@ fn routes<C: Cluster>() -> Router<Shared<C>> {
         .merge(distribution::routes())
         .merge(status::routes())
         .merge(renew::routes())
+        .merge(returns::routes())
         .merge(managers::routes())
         .fallback(elsewhere::fallback)
         .method_not_allowed_fallback(elsewhere::fallback)

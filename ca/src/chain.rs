@@ -14,7 +14,7 @@ use x509_parser::prelude::FromDer;
 use crate::identity::{IdentityError, NodeIdentity, peer_identity};
 use crate::key::NodeKey;
 use crate::pem::{self, Limits, Outside, PemError};
-use crate::root::{TrustBundle, may_sign_certificates};
+use crate::root::{MAX_BUNDLE_BYTES, MAX_ROOTS, TrustBundle, may_sign_certificates};
 use crate::skew::stamp;
 
 /// Most certificates in a chain: leaf, a cross-signed root, and room for an external signer's
@@ -55,6 +55,22 @@ pub struct IssuerInfo {
     pub subject_der: Vec<u8>,
     /// Public key of the issuer, a DER SubjectPublicKeyInfo.
     pub public_key_der: Vec<u8>,
+}
+
+impl IssuerInfo {
+    /// Subjects and keys of the CA certificates in a PEM text, which are not verified.
+    ///
+    /// # Errors
+    /// [`ChainError::Pem`], and [`ChainError::Identity`] for what is no certificate.
+    pub fn all_from_pem(pem: &[u8]) -> Result<Vec<IssuerInfo>, ChainError> {
+        let limits = Limits {
+            bytes: MAX_BUNDLE_BYTES,
+            blocks: MAX_ROOTS,
+        };
+        let blocks =
+            pem::read(pem, limits, Outside::Skip).map_err(|problem| ChainError::Pem { problem })?;
+        blocks.iter().map(|block| issuer_info(&block.der)).collect()
+    }
 }
 
 /// A chain that is not even looked at.
@@ -428,6 +444,25 @@ impl NodeCredentials {
             key,
             certified,
         }))
+    }
+
+    /// What a node has on its disk, of which certificates may have expired: as
+    /// [`NodeCredentials::new`], at the time at which the first of them ended, if that is past.
+    /// No peer takes them then; their key proves who this node is ([`crate::reclaim`]).
+    ///
+    /// # Errors
+    /// See [`CredentialsError`].
+    pub fn lapsed(
+        chain_pem: &[u8],
+        key: NodeKey,
+        trust: &TrustBundle,
+        now: OffsetDateTime,
+    ) -> Result<Arc<Self>, CredentialsError> {
+        let mut at = now;
+        for der in &chain_from_pem(chain_pem)? {
+            at = at.min(parse(der)?.validity().not_after.to_datetime());
+        }
+        Self::new(chain_pem, key, trust, at)
     }
 
     /// Who this node is.

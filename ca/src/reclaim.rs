@@ -259,10 +259,12 @@ pub enum ReclaimDecision {
         /// The verified request.
         csr: Csr,
     },
-    /// The same request was granted before; its certificate is there, or comes.
+    /// This key was granted before; its certificate is there, or comes.
     Again {
         /// For whom.
         node_id: String,
+        /// The key.
+        key: PublicKeyDigest,
     },
     /// To be put on record, for an operator to approve.
     Wait {
@@ -440,6 +442,7 @@ fn decide(
     if newest.public_key == new_key && former.is_some() {
         return Ok(ReclaimDecision::Again {
             node_id: identity.node_id,
+            key: new_key,
         });
     }
     // 6. Whether it may by itself, or an operator said so.

@@ -7,9 +7,10 @@ use std::time::Duration;
 use prost_types::Timestamp;
 
 use crate::{
-    objects::{Cluster, Node, PendingReturn},
+    feature::is_ours,
+    objects::{Cluster, Node, NodeState, PendingReturn},
     state::State,
-    timestamps::instant,
+    timestamps::{date_time, instant},
 };
 
 /// The cluster's feature level from which on returns are on record.
@@ -77,4 +78,152 @@ pub fn may_return_with(node: &Node, serial: &[u8]) -> bool {
             .into_iter()
             .flatten()
             .any(|known| known == serial)
+}
+
+/// What an operator should know of a node whose certificate counts no more, or may be in two
+/// places, and the command that helps; nothing of a node that is well.
+pub fn standing(node: &Node, cluster: &Cluster, now: &Timestamp) -> Option<String> {
+    let id = &node.id;
+    if let Some(clone) = &node.possible_clone {
+        let addr = &clone.addr;
+        return Some(format!(
+            "a certificate of it that was replaced was presented from {addr}, so that it may have \
+             been copied: see `waxseal node returns`"
+        ));
+    }
+    if let Some(pending) = pending_return(node, now) {
+        let (addr, reason) = (&pending.addr, &pending.reason);
+        return Some(format!(
+            "asks from {addr} to be let back in ({reason}): run `waxseal node approve {id}`"
+        ));
+    }
+    let state = node.status.as_ref().map(|status| status.state());
+    if state == Some(NodeState::Ready) {
+        return None;
+    }
+    let why = why_away(node, cluster, now)?;
+    Some(match (is_ours(node), return_window(cluster).is_zero()) {
+        (false, _) => format!(
+            "{why}, and a Docker Engine cannot prove itself anew: run `docker swarm leave` on it, \
+             join it with `docker swarm join-token worker`, then remove this record with `docker \
+             node rm {id}`"
+        ),
+        (true, false) => format!("{why}: it proves itself with its key when it is back"),
+        (true, true) => {
+            format!("{why}: once it is back, it waits for `waxseal node approve {id}`")
+        }
+    })
+}
+
+/// Why the certificate that a node holds does not count.
+fn why_away(node: &Node, cluster: &Cluster, now: &Timestamp) -> Option<String> {
+    let certificate = node.certificate.as_ref();
+    let ended = certificate.and_then(|certificate| certificate.not_after.as_ref());
+    if let Some(ended) = ended.filter(|ended| instant(ended) < instant(now)) {
+        let day = date_time(ended).map_or_else(String::new, |at| format!(" on {}", at.date()));
+        return Some(format!("its certificate expired{day}"));
+    }
+    let root = cluster.root_ca.as_ref()?;
+    let held = node.description.as_ref()?.tls_info.as_ref()?;
+    let missed = !held.trust_root.is_empty()
+        && held.trust_root != root.ca_cert
+        && root.root_rotation.is_none();
+    missed.then(|| "it was away when the root was rotated".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        objects::{
+            Certificate, NodeDescription, NodeRole, NodeStatus, NodeTlsInfo, PossibleClone, RootCa,
+            RootRotation,
+        },
+        testing::{at, describe, node},
+    };
+
+    const NOW: Timestamp = Timestamp {
+        seconds: 1_000,
+        nanos: 0,
+    };
+
+    fn cluster() -> Cluster {
+        Cluster {
+            root_ca: Some(RootCa {
+                ca_cert: b"present".to_vec(),
+                ..RootCa::default()
+            }),
+            ..Cluster::default()
+        }
+    }
+
+    fn down(plugins: &[(&str, &str)], trust: &[u8], not_after: i64) -> Node {
+        let mut down = node("n1", NodeRole::Worker);
+        down.description = Some(NodeDescription {
+            tls_info: Some(NodeTlsInfo {
+                trust_root: trust.to_vec(),
+                ..NodeTlsInfo::default()
+            }),
+            ..NodeDescription::default()
+        });
+        describe(&mut down, plugins);
+        down.status = Some(NodeStatus {
+            state: NodeState::Down.into(),
+            ..NodeStatus::default()
+        });
+        down.certificate = Some(Certificate {
+            not_after: Some(at(not_after)),
+            ..Certificate::default()
+        });
+        down
+    }
+
+    fn told(node: &Node) -> String {
+        standing(node, &cluster(), &NOW).unwrap_or_default()
+    }
+
+    #[test]
+    fn nodes_that_are_well_or_only_down_are_told_nothing_of() {
+        assert_eq!(told(&down(&[], b"present", 2_000)), "");
+        assert_eq!(told(&down(&[], b"", 2_000)), "");
+        let mut ready = down(&[], b"former", 10);
+        ready.status.as_mut().unwrap().set_state(NodeState::Ready);
+        assert_eq!(told(&ready), "");
+        let mut rotating = cluster();
+        let root = rotating.root_ca.as_mut().unwrap();
+        root.root_rotation = Some(RootRotation::default());
+        let before = down(&[], b"former", 2_000);
+        assert_eq!(standing(&before, &rotating, &NOW), None);
+    }
+
+    #[test]
+    fn engines_leave_and_join_and_ours_prove_themselves() {
+        for (trust, not_after, why) in [
+            (&b"present"[..], 10, "expired on 1970-01-01"),
+            (b"former", 2_000, "away when the root was rotated"),
+        ] {
+            let engine = told(&down(&[("Network", "host")], trust, not_after));
+            assert!(engine.contains(why), "{engine}");
+            assert!(engine.contains("docker swarm leave"), "{engine}");
+            let ours = told(&down(&[("Waxseal", "host")], trust, not_after));
+            assert!(ours.contains(why) && ours.contains("its key"), "{ours}");
+            assert!(!ours.contains("leave"), "{ours}");
+        }
+    }
+
+    #[test]
+    fn a_clone_is_told_before_all_else() {
+        let mut noted = down(&[("Waxseal", "host")], b"former", 10);
+        noted.pending_return = Some(PendingReturn {
+            addr: "192.0.2.1".into(),
+            asked_at: Some(NOW),
+            ..PendingReturn::default()
+        });
+        assert!(told(&noted).contains("waxseal node approve n1"));
+        noted.possible_clone = Some(PossibleClone {
+            addr: "192.0.2.2".into(),
+            ..PossibleClone::default()
+        });
+        assert!(told(&noted).contains("192.0.2.2"));
+    }
 }

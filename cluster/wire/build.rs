@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "control.proto",
             "relay.proto",
             "raft.proto",
+            "return.proto",
         ],
         ["proto", "../proto"],
     )?;

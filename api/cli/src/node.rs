@@ -1,5 +1,8 @@
 //! `waxseal node`.
 
+mod renew;
+mod returns;
+
 use clap::Subcommand;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -51,8 +54,15 @@ enum Verb {
     Rm(RemoveArgs),
     /// List the tasks on nodes
     Ps(PsArgs),
-    /// Have nodes renew their certificates now
-    Renew(RenewArgs),
+    /// Have nodes renew their certificates now, and wait until they have
+    #[command(arg_required_else_help = true)]
+    Renew(renew::Args),
+    /// List nodes that ask to be let back in, or that may have been copied
+    Returns(returns::ListArgs),
+    /// Let a node back in whose certificate counts no more and that `node returns` shows
+    Approve(returns::ApproveArgs),
+    /// Show or set for how long after its certificate stopped counting a node returns by itself
+    ReturnWindow(returns::WindowArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -121,13 +131,6 @@ struct PsArgs {
     quiet: bool,
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-}
-
-#[derive(Debug, clap::Args)]
-struct RenewArgs {
-    /// Names, ids, starts of ids, or self
-    #[arg(required = true, value_name = "NODE")]
-    nodes: Vec<String>,
 }
 
 /// A node, as far as it is shown.
@@ -249,7 +252,10 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
             remove_each(client, ROUTE, &args.nodes, query).await
         }
         Verb::Ps(args) => ps(client, args).await,
-        Verb::Renew(args) => renew(client, args).await,
+        Verb::Renew(args) => renew::run(client, args).await,
+        Verb::Returns(args) => returns::list(client, args).await,
+        Verb::Approve(args) => returns::approve(client, args).await,
+        Verb::ReturnWindow(args) => returns::window(client, args).await,
     }
 }
 
@@ -278,6 +284,11 @@ async fn list(client: &Client, args: ListArgs) -> Result<(), Failure> {
         "VERSION",
     ];
     let mut table = Table::new(&headings);
+    let messages: Vec<_> = nodes
+        .iter()
+        .filter(|node| !node.status.message.is_empty())
+        .map(|node| format!("{}: {}", shown(&node.id), shown(&node.status.message)))
+        .collect();
     for node in nodes {
         let own = if node.id == own_id { "*" } else { "" };
         let manager = node.manager().to_owned();
@@ -293,7 +304,8 @@ async fn list(client: &Client, args: ListArgs) -> Result<(), Failure> {
             node.description.engine.engine_version,
         ]);
     }
-    table.print()
+    table.print()?;
+    messages.iter().try_for_each(output::line)
 }
 
 /// `self` as this node's id.
@@ -443,16 +455,4 @@ async fn ps(client: &Client, args: PsArgs) -> Result<(), Failure> {
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     let path = format!("/tasks?{}", filters(&[("node", &ids)]));
     tasks::show(client, &path, args.quiet, args.format).await
-}
-
-/// A node answers a renewal by itself, as soon as its manager tells it.
-async fn renew(client: &Client, args: RenewArgs) -> Result<(), Failure> {
-    for node in &args.nodes {
-        let id = resolved(client, node).await?;
-        client
-            .post_empty(&format!("/waxseal/v1/nodes/{}/renew", segment(&id)))
-            .await?;
-        output::line(format!("{} renews its certificate", shown(node)))?;
-    }
-    Ok(())
 }

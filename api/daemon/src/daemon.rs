@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use waxseal_agent::{Executor, Found, HostFacts, ManagerAddress};
 use waxseal_api::{ClusterError, DaemonInfo};
 use waxseal_autolock::{LockEvent, LockState, OpenError, UnlockKey};
-use waxseal_ca::{ChainError, Clock, CredentialsError};
+use waxseal_ca::{Clock, TrustError};
 use waxseal_cluster::ChangeRecord;
 use waxseal_manager::Manager;
 use zeroize::Zeroizing;
@@ -207,8 +207,8 @@ impl BeginError {
     fn is_expired(&self) -> bool {
         matches!(
             self,
-            BeginError::Keys(KeysError::Certificate {
-                source: CredentialsError::Chain(ChainError::Expired { .. }),
+            BeginError::Keys(KeysError::Root {
+                source: TrustError::Expired { .. },
                 ..
             })
         )

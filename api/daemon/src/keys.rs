@@ -149,7 +149,8 @@ impl Keys {
             .map_err(|source| KeysError::Root { path, source })
     }
 
-    /// The certificate that fits the key; a replacement that was cut short is completed.
+    /// The certificate that fits the key, expired or not; a replacement that was cut short is
+    /// completed.
     pub(crate) fn credentials(
         &self,
         trust: &TrustBundle,
@@ -159,7 +160,7 @@ impl Keys {
             let path = self.dir.join(name);
             let pem = read_bounded(&path)?;
             let key = NodeKey::from_pkcs8_pem(self.file.node_key_pkcs8_pem().as_bytes())?;
-            NodeCredentials::new(pem.as_bytes(), key, trust, now)
+            NodeCredentials::lapsed(pem.as_bytes(), key, trust, now)
                 .map_err(|source| KeysError::Certificate { path, source })
         };
         let present = load(CERTIFICATE);

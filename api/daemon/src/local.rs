@@ -63,7 +63,13 @@ impl Daemon {
             let session = agent.session.error();
             warnings.extend(session.map(|error| format!("no session with a manager: {error}")));
             let renewal = agent.renewal.error.as_ref();
-            let failed = |error| format!("the certificate could not be renewed: {error}");
+            let failed = |error| match agent.renewal.away {
+                None => format!("the certificate could not be renewed: {error}"),
+                Some(away) => format!(
+                    "this node is away from its cluster ({away}) and proves itself with its \
+                     former key: {error}"
+                ),
+            };
             warnings.extend(renewal.map(failed));
             warnings.extend(agent.ignored.iter().map(|text| (*text).to_owned()));
         }

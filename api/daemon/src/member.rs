@@ -5,7 +5,9 @@ use std::{io, sync::Arc, time::Duration};
 use futures::future::BoxFuture;
 use tokio::sync::{Mutex, broadcast, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use waxseal_agent::{Agent, AgentConfig, AgentStatus, IdentityStore, ManagerAddress, Renewals};
+use waxseal_agent::{
+    Agent, AgentConfig, AgentStatus, IdentityStore, ManagerAddress, OwnAuthority, Renewals,
+};
 use waxseal_api::{ClusterError, InitRequest};
 use waxseal_autolock::{Dek, DekId, UnlockKey};
 use waxseal_ca::{LiveTls, NodeCredentials, Role, TrustBundle};
@@ -248,6 +250,7 @@ fn start_agent(
         tls: Arc::clone(tls),
         managers,
         store: Arc::clone(keys) as Arc<dyn IdentityStore>,
+        own_authority: Some(Arc::clone(&keys.seat) as Arc<dyn OwnAuthority>),
         executor: Arc::clone(&shared.executor),
         facts: shared.facts.clone(),
     };

@@ -9,8 +9,10 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use futures::future::BoxFuture;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
+use waxseal_agent::{OwnAuthority, OwnChain};
 use waxseal_autolock::{Dek, DekRing, Owner};
 use waxseal_ca::{LiveTls, Role};
 use waxseal_manager::{Leader, Manager, ManagerConfig, Start};
@@ -189,6 +191,22 @@ impl Seat {
             let cause = failed.wait_for(Option::is_some).await.ok()?;
             cause.clone()
         }
+    }
+}
+
+impl OwnAuthority for Seat {
+    fn certify<'a>(
+        &'a self,
+        csr_pem: &'a str,
+    ) -> BoxFuture<'a, Option<Result<OwnChain, tonic::Status>>> {
+        Box::pin(async move {
+            let manager = self.manager()?;
+            let certified = manager.certify_self(csr_pem.as_bytes()).await?;
+            Some(certified.map(|own| OwnChain {
+                chain_pem: own.chain_pem,
+                root_pem: own.root_pem,
+            }))
+        })
     }
 }
 

@@ -193,6 +193,16 @@ impl Serialize for AsBase64<'_> {
     }
 }
 
+/// Lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// Nanoseconds of a duration object; absent is 0.
 pub(crate) fn nanos(duration: Option<&prost_types::Duration>) -> i64 {
     duration.map_or(0, |duration| {

@@ -225,6 +225,16 @@ impl<'a> From<&'a objects::NodeDescription> for Description<'a> {
     }
 }
 
+impl<'a> Node<'a> {
+    /// With what an operator should know beside what its manager observed.
+    pub(crate) fn with_message(mut self, message: Option<&'a str>) -> Node<'a> {
+        if let Some(message) = message {
+            self.status.message = message.into();
+        }
+        self
+    }
+}
+
 impl<'a> From<Option<&'a objects::NodeStatus>> for Status<'a> {
     fn from(status: Option<&'a objects::NodeStatus>) -> Status<'a> {
         Status {

@@ -15,7 +15,7 @@ use crate::{
     session::hold_sessions,
     shared::Shared,
     status::AgentStatus,
-    store::IdentityStore,
+    store::{IdentityStore, OwnAuthority},
     worker::{NotRemoved, Worker},
 };
 
@@ -29,6 +29,8 @@ pub struct AgentConfig {
     pub managers: Vec<ManagerAddress>,
     /// Keeps what is to outlive the process.
     pub store: Arc<dyn IdentityStore>,
+    /// This node's own CA, if it may lead.
+    pub own_authority: Option<Arc<dyn OwnAuthority>>,
     /// Runs the tasks.
     pub executor: Arc<dyn Executor>,
     /// What this node says of itself.

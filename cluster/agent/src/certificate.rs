@@ -178,6 +178,11 @@ pub(crate) struct IssuedChain {
 }
 
 impl IssuedChain {
+    /// A chain in PEM, as it came.
+    pub(crate) fn new(chain_pem: Vec<u8>) -> IssuedChain {
+        IssuedChain { chain_pem }
+    }
+
     /// Whether the chain leads to these roots.
     pub(crate) fn leads_to(&self, trust: &TrustBundle, now: OffsetDateTime) -> bool {
         chain_from_pem(&self.chain_pem)

@@ -3,7 +3,8 @@
 use std::{io, sync::Arc, time::Duration};
 
 use futures::FutureExt;
-use tokio::time;
+use time::OffsetDateTime;
+use tokio::time as timer;
 use tracing::{debug, info, warn};
 use waxseal_ca::{
     ChainError, NodeCredentials, Purpose, TrustBundle, TrustError, chain_from_pem, renewal_backoff,
@@ -15,13 +16,25 @@ use waxseal_wire::{DialError, ManagerChannel, peer_text, swarmkit::GetRootCaCert
 use crate::{
     certificate::{CertificateError, IssuedChain, PreparedRequest, bounded},
     random::spread,
+    returning::{ReturnError, Returned, return_by_any},
     shared::Shared,
+    store::OwnChain,
 };
 
 /// The wait before a renewal on demand, so that a manager's other changes come along.
 const DEMAND_DELAY: Duration = Duration::from_millis(500);
 /// The longest sleep before the wall clock is looked at again: it may jump.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
+/// The least wait after a failure, whatever managers say meanwhile.
+const LEAST_PAUSE: Duration = Duration::from_secs(5);
+/// The longest wait before a node tries again to come back: whoever restores its way should
+/// not have to wait for it.
+const RETURN_BACKOFF: Duration = Duration::from_secs(60);
+/// How often a node that waits for an operator asks.
+const APPROVAL_CHECK: Duration = Duration::from_secs(10);
+/// A certificate this old may be renewed again by its date, if half of what it had left is not
+/// over sooner.
+const LEAST_AGE: time::Duration = time::Duration::minutes(10);
 /// Time for one renewal, polling included.
 const ATTEMPT_DEADLINE: Duration = Duration::from_secs(120);
 
@@ -49,69 +62,208 @@ enum RenewError {
     Root(#[from] TrustError),
     #[error("{}", waxseal_wire::engine_text(.0))]
     Call(tonic::Status),
+    #[error(transparent)]
+    Return(#[from] ReturnError),
 }
 
-/// Renews at a random time in 50–80 % of each certificate's life, or when it is wanted.
-/// Never ends by itself.
+impl RenewError {
+    /// Whether certificates stood in the way, so that renewing over them is in vain.
+    fn is_certificate_failure(&self) -> bool {
+        matches!(self, RenewError::Unreachable(error) if error.is_certificate_failure())
+    }
+}
+
+/// Renews at a random time in 50–80 % of each certificate's life, or when it is wanted; gets
+/// the identity back when it was lost. Never ends by itself.
 pub(crate) async fn renew_for_ever(shared: Arc<Shared>) {
+    let mut renewed_at = None;
     loop {
-        wait_until_due(&shared).await;
+        let mut wanted = wait_until_due(&shared, renewed_at).await;
         let mut failures = 0u32;
-        while let Err(error) = renew_in_time(&shared).await {
+        // The same request until it is answered: a lost answer costs nothing.
+        let mut prepared = None;
+        while let Err(error) = renew_in_time(&shared, wanted, &mut prepared).await {
             failures = failures.saturating_add(1);
             warn!(%error, failures, "renewing the certificate failed");
             shared
                 .status
                 .send_modify(|status| status.renewal.error = Some(error.to_string()));
-            time::sleep(renewal_backoff(failures, spread())).await;
+            if pause(&shared, &error, failures).await {
+                wanted = Wanted::Return;
+            }
         }
-        shared
-            .status
-            .send_modify(|status| status.renewal.error = None);
+        renewed_at = Some(shared.now());
+        shared.status.send_modify(|status| {
+            status.renewal.error = None;
+            status.renewal.away = None;
+        });
+        // What is known by now is no news.
+        let _ = shared.absent.notified().now_or_never();
         // A manager's wish that came meanwhile is repeated in the new session if it still
         // holds. Requests of this node's own parts are counted apart and not forgotten.
         let _ = shared.renew.notified().now_or_never();
     }
 }
 
-async fn wait_until_due(shared: &Shared) {
+/// What is to be done for a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// Renew with the present one.
+    Renewal,
+    /// No manager takes the present one, or none is verified by the trust at hand.
+    Return,
+}
+
+/// The wait after a failure; answers whether managers took note of certificates meanwhile.
+async fn pause(shared: &Shared, error: &RenewError, failures: u32) -> bool {
+    let wait = match error {
+        RenewError::Return(error) if error.is_waiting() => {
+            APPROVAL_CHECK + Duration::from_millis(spread() % 1_000)
+        }
+        RenewError::Return(_) => renewal_backoff(failures, spread()).min(RETURN_BACKOFF),
+        _ => renewal_backoff(failures, spread()),
+    };
+    let sooner = async {
+        timer::sleep(wait.min(LEAST_PAUSE)).await;
+        shared.absent.notified().await;
+    };
+    tokio::select! {
+        () = timer::sleep(wait) => false,
+        () = sooner => true,
+    }
+}
+
+async fn wait_until_due(shared: &Shared, renewed_at: Option<OffsetDateTime>) -> Wanted {
     let Some(identity) = shared.tls.identity() else {
         // Nothing to renew; the agent starts only with an identity.
         return std::future::pending().await;
     };
-    let due = renewal_time(identity.not_before, identity.not_after, spread());
+    let mut due = renewal_time(identity.not_before, identity.not_after, spread());
+    // A life of minutes is over by half before it begins, as it is backdated: what was renewed
+    // just now is not renewed again at once.
+    if let Some(renewed_at) = renewed_at {
+        let left: time::Duration = identity.not_after - renewed_at;
+        let rest: time::Duration = left / 2;
+        due = due.max(renewed_at + rest.clamp(time::Duration::ZERO, LEAST_AGE));
+    }
     shared
         .status
         .send_modify(|status| status.renewal.due = Some(due));
     loop {
         let left = Duration::try_from(due - shared.now()).unwrap_or(Duration::ZERO);
         if left.is_zero() {
-            return;
+            return Wanted::Renewal;
         }
         tokio::select! {
-            () = time::sleep(left.min(CLOCK_CHECK)) => {}
+            () = timer::sleep(left.min(CLOCK_CHECK)) => {}
             () = shared.renew.notified() => break,
+            () = shared.absent.notified() => return Wanted::Return,
             () = shared.renewal_requests.wait() => break,
         }
     }
-    time::sleep(DEMAND_DELAY).await;
+    timer::sleep(DEMAND_DELAY).await;
+    Wanted::Renewal
 }
 
-async fn renew_in_time(shared: &Shared) -> Result<(), RenewError> {
-    match time::timeout(ATTEMPT_DEADLINE, renew(shared)).await {
+async fn renew_in_time(
+    shared: &Shared,
+    wanted: Wanted,
+    prepared: &mut Option<PreparedRequest>,
+) -> Result<(), RenewError> {
+    let renewing = async {
+        // What asked for a certificate until now gets this one.
+        shared.renewal_requests.meet();
+        // 1. A manager that leads needs nobody else, nor a certificate that counts.
+        if renew_here(shared).await? {
+            return Ok(());
+        }
+        // 2. With the certificate at hand, as long as it counts.
+        if !shared.has_expired() && wanted == Wanted::Renewal {
+            match renew(shared).await {
+                Err(error) if error.is_certificate_failure() => {}
+                outcome => return outcome,
+            }
+        }
+        // 3. With its key alone.
+        come_back(shared, prepared).await
+    };
+    match timer::timeout(ATTEMPT_DEADLINE, renewing).await {
         Ok(outcome) => outcome,
         Err(_) => Err(RenewError::Timeout),
     }
 }
 
+/// Has the certificate renewed by this node's own CA; nothing if it does not lead.
+async fn renew_here(shared: &Shared) -> Result<bool, RenewError> {
+    let Some(authority) = &shared.own_authority else {
+        return Ok(false);
+    };
+    let prepared = PreparedRequest::new()?;
+    let Some(certified) = authority.certify(prepared.csr_pem()).await else {
+        return Ok(false);
+    };
+    shared.note_csr(prepared.csr_pem());
+    let OwnChain {
+        chain_pem,
+        root_pem,
+    } = certified.map_err(RenewError::Call)?;
+    let chain = IssuedChain::new(chain_pem);
+    let now = shared.now();
+    let mut trust = shared.tls.trust();
+    if !chain.leads_to(&trust, now) {
+        // By its own log, which no other node wrote.
+        trust = Arc::new(TrustBundle::from_pem(&root_pem, now)?);
+    }
+    let credentials = chain.check(prepared, &trust, now)?;
+    take_identity(shared, credentials, trust).await?;
+    Ok(true)
+}
+
+/// Gets back what no manager takes any more.
+async fn come_back(
+    shared: &Shared,
+    prepared: &mut Option<PreparedRequest>,
+) -> Result<(), RenewError> {
+    let away = match shared.has_expired() {
+        true => "its certificate has expired",
+        false => "the managers do not take its certificate, or it does not trust theirs",
+    };
+    shared
+        .status
+        .send_modify(|status| status.renewal.away = Some(away));
+    let returned = return_by_any(shared, prepared).await?;
+    match returned {
+        Returned::Identity { credentials, trust } => {
+            info!(reason = away, "taken back by the managers");
+            take_identity(shared, credentials, trust).await
+        }
+        Returned::Trust(trust) => {
+            let saved = shared.store.save_trust(&trust).await;
+            saved.map_err(RenewError::Store)?;
+            info!(digest = %trust.digest(), "the cluster's root certificate changed");
+            shared.tls.swap_trust(trust);
+            shared.renewals.send_modify(|count| *count += 1);
+            Ok(())
+        }
+    }
+}
+
 async fn renew(shared: &Shared) -> Result<(), RenewError> {
-    // 1. A new key, certified under the old identity. What asked for one until now gets it.
-    shared.renewal_requests.meet();
+    // 1. A new key, certified under the old identity.
     let prepared = PreparedRequest::new()?;
     shared.note_csr(prepared.csr_pem());
     let (channel, chain) = issue_by_any(shared, &prepared).await?;
-    // 2. It has to be for this node and to be trusted; roots may have changed meanwhile.
+    // 2. It has to be trusted; roots may have changed meanwhile.
     let (credentials, trust) = check(shared, &channel, chain, prepared).await?;
+    take_identity(shared, credentials, trust).await
+}
+
+/// Puts a new identity into use, which has to be this node's.
+async fn take_identity(
+    shared: &Shared,
+    credentials: Arc<NodeCredentials>,
+    trust: Arc<TrustBundle>,
+) -> Result<(), RenewError> {
     let (new, old) = (credentials.identity(), shared.tls.identity());
     if old.is_some_and(|old| old.node_id != new.node_id || old.cluster_id != new.cluster_id) {
         return Err(RenewError::OtherNode {
@@ -119,7 +271,7 @@ async fn renew(shared: &Shared) -> Result<(), RenewError> {
             cluster_id: peer_text(&new.cluster_id),
         });
     }
-    // 3. Kept before it is used.
+    // Kept before it is used.
     shared
         .store
         .save_identity(&credentials, &trust)
@@ -181,6 +333,11 @@ async fn check(
     let newer = Arc::new(TrustBundle::from_pem(&pem, now)?);
     vouches_for_us(shared, &newer)?;
     Ok((chain.check(prepared, &newer, now)?, newer))
+}
+
+/// Whether the certificate that this node holds counts now, under these roots.
+pub(crate) fn counts_under(shared: &Shared, trust: &TrustBundle) -> bool {
+    !shared.has_expired() && vouches_for_us(shared, trust).is_ok()
 }
 
 /// Whether these roots cover the certificate that this node holds.

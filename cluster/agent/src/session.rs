@@ -86,6 +86,11 @@ impl SessionEnd {
         }
     }
 
+    /// Whether certificates stood in the way of a connection, on either side.
+    fn is_certificate_failure(&self) -> bool {
+        matches!(self, SessionEnd::Unreachable(error) if error.is_certificate_failure())
+    }
+
     /// Whether the managers have another role on record for this node: its next
     /// certificate names it, and is taken with the present one.
     fn is_role_change(&self) -> bool {
@@ -241,6 +246,11 @@ impl Holder {
         let failures = self.failures;
         if end.is_role_change() {
             self.shared.renew.notify_one();
+        }
+        // Each of the managers has been tried since there was a session.
+        let managers = self.shared.status.borrow().managers.len();
+        if end.is_certificate_failure() && failures as usize >= managers {
+            self.shared.absent.notify_one();
         }
         let tasks_end = end.is_removal() && self.shared.executor.stops_orphans();
         if tasks_end

@@ -25,7 +25,7 @@ use crate::{
     random::spread,
     reports::Reports,
     status::AgentStatus,
-    store::IdentityStore,
+    store::{IdentityStore, OwnAuthority},
 };
 
 /// Time for a manager to be connected to while there are others.
@@ -35,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tls: Arc<LiveTls>,
     pub(crate) store: Arc<dyn IdentityStore>,
+    pub(crate) own_authority: Option<Arc<dyn OwnAuthority>>,
     pub(crate) executor: Arc<dyn Executor>,
     pub(crate) facts: HostFacts,
     pub(crate) node_id: String,
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) reports: Reports,
     /// A manager wants a renewal before it is due.
     pub(crate) renew: Notify,
+    /// No manager knows this node by its certificate, or this node none by its trust.
+    pub(crate) absent: Notify,
     /// This node wants one.
     pub(crate) renewal_requests: RenewalRequests,
     /// What may be sent of logs, over all sessions.
@@ -64,6 +67,7 @@ impl Shared {
             clock: parts.clock,
             tls: parts.tls,
             store: parts.store,
+            own_authority: parts.own_authority,
             executor: parts.executor,
             facts: parts.facts,
             node_id,
@@ -73,12 +77,19 @@ impl Shared {
             }),
             reports: Reports::default(),
             renew: Notify::new(),
+            absent: Notify::new(),
             renewal_requests: RenewalRequests::default(),
             log_budget: LogBudget::new(),
             renewals: watch::Sender::new(0),
             newest_csr: Mutex::default(),
             observed: Mutex::default(),
         }
+    }
+
+    /// Whether the certificate at hand has ended.
+    pub(crate) fn has_expired(&self) -> bool {
+        let identity = self.tls.identity();
+        identity.is_some_and(|identity| identity.not_after < self.now())
     }
 
     pub(crate) fn now(&self) -> OffsetDateTime {

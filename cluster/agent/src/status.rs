@@ -70,4 +70,6 @@ pub struct RenewalStatus {
     pub due: Option<OffsetDateTime>,
     /// Why the last one failed; `None` after a success.
     pub error: Option<String>,
+    /// Why this node has to prove itself with its former key to get one.
+    pub away: Option<&'static str>,
 }

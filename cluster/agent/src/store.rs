@@ -7,6 +7,26 @@ use waxseal_ca::{NodeCredentials, TrustBundle};
 
 use crate::managers::ManagerAddress;
 
+/// The CA of this very node, while it leads its cluster.
+pub trait OwnAuthority: Send + Sync {
+    /// Certifies a key of this node; `None` where it does not lead.
+    ///
+    /// # Errors
+    /// As other managers answer.
+    fn certify<'a>(
+        &'a self,
+        csr_pem: &'a str,
+    ) -> BoxFuture<'a, Option<Result<OwnChain, tonic::Status>>>;
+}
+
+/// What a node certified for itself.
+pub struct OwnChain {
+    /// The certificate and its intermediates, in PEM.
+    pub chain_pem: Vec<u8>,
+    /// The root that its own state has, in PEM.
+    pub root_pem: Vec<u8>,
+}
+
 /// Keeps a node's identity and the managers it knows.
 ///
 /// The agent uses a new identity or trust bundle only after it is kept, so that a

@@ -32,10 +32,11 @@ use waxseal_cluster::ChangeRecord;
 use waxseal_wire::{
     Connections, DispatcherService, limits,
     swarmkit::{log_broker_server::LogBrokerServer, node_ca_server::NodeCaServer},
+    waxseal::reclaim_server::ReclaimServer,
 };
 
 use crate::{
-    ca::{Ca, IssuerError, NodeCaService},
+    ca::{Ca, IssuerError, NodeCaService, ReclaimService},
     core::Core,
     dispatcher::{Dispatcher, Sessions},
     engine::Engine,
@@ -53,6 +54,7 @@ const END: Duration = Duration::from_secs(2);
 /// What leads.
 pub(crate) struct Leading {
     pub(crate) subscriptions: Arc<Subscriptions>,
+    pub(crate) ca: Arc<Ca>,
     routes: Routes,
     tasks: TaskTracker,
     stopped: CancellationToken,
@@ -188,6 +190,7 @@ impl Lead {
         tasks.spawn(roles.run());
         Ok(Leading {
             subscriptions: Arc::clone(&loops.subscriptions),
+            ca: Arc::clone(&loops.ca),
             routes,
             tasks,
             _stop: stopped.clone().drop_guard(),
@@ -212,7 +215,10 @@ fn routes(loops: &Loops, tasks: &TaskTracker) -> Routes {
         .max_decoding_message_size(limits::JOIN_MESSAGE_LIMIT);
     let log_broker =
         LogBrokerServer::new(log_broker).max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT);
+    let reclaim = ReclaimServer::new(ReclaimService(Arc::clone(ca)))
+        .max_decoding_message_size(limits::JOIN_MESSAGE_LIMIT);
     Routes::new(node_ca)
+        .add_service(reclaim)
         .add_service(DispatcherService::new(dispatcher))
         .add_service(log_broker)
         .prepare()

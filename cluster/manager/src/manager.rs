@@ -33,12 +33,15 @@ use waxseal_wire::{
         dispatcher_server::DispatcherServer, log_broker_server::LogBrokerServer,
         node_ca_server::NodeCaServer,
     },
-    waxseal::{control_server::ControlServer, hello_server::HelloServer, raft_server::RaftServer},
+    waxseal::{
+        control_server::ControlServer, hello_server::HelloServer, raft_server::RaftServer,
+        reclaim_server::ReclaimServer, root_path_server::RootPathServer,
+    },
 };
 
 use crate::{
     authorize,
-    ca::{CaService, NodeCaService},
+    ca::{CaService, NodeCaService, OwnCertificate, ReclaimService, RootPathService},
     control::{ControlService, Group, Link, Logs, LogsError, ReadError, Voucher, across_leaders},
     core::Core,
     dispatcher::Dispatcher,
@@ -353,6 +356,18 @@ impl Manager {
     /// after [`Manager::linearize`] what any did. Nothing in `read` may wait.
     pub fn read<R>(&self, read: impl FnOnce(&State) -> R) -> R {
         self.core.read(read)
+    }
+
+    /// Certifies a key of this manager's own node; `None` where it does not lead.
+    ///
+    /// # Errors
+    /// As the call that other nodes make.
+    pub async fn certify_self(
+        &self,
+        csr_pem: &[u8],
+    ) -> Option<Result<OwnCertificate, tonic::Status>> {
+        let leading = self.stage.leading()?;
+        Some(leading.ca.certify_self(csr_pem).await)
     }
 
     /// Returns once [`Manager::read`] shows everything that was acknowledged, by
@@ -671,14 +686,18 @@ fn open_door(
         .max_decoding_message_size(limits::JOIN_MESSAGE_LIMIT);
     let hello = HelloServer::new(HelloService(Arc::clone(core)))
         .max_decoding_message_size(limits::JOIN_MESSAGE_LIMIT);
+    let root_path = RootPathServer::new(RootPathService(Arc::clone(core)))
+        .max_decoding_message_size(limits::JOIN_MESSAGE_LIMIT);
     let routes = Routes::new(ca)
         .add_service(hello)
+        .add_service(root_path)
         .add_service(
             ControlServer::new(control_service(core, stage, engine))
                 .max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT),
         )
         .add_service(RaftServer::new(raft).max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT))
         .add_service(OnStage::<NodeCaServer<NodeCaService>>::new(stage))
+        .add_service(OnStage::<ReclaimServer<ReclaimService>>::new(stage))
         .add_service(OnStage::<DispatcherServer<Dispatcher>>::new(stage))
         .add_service(OnStage::<LogBrokerServer<LogBroker>>::new(stage));
     let options = TlsOptions {

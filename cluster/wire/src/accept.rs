@@ -54,6 +54,7 @@ use crate::{
     bypass::{Bypassed, Lines, Side},
     limits,
     peer::Peer,
+    reclaim::reclaim_binding,
 };
 
 /// Pause after `accept` failed for want of descriptors or memory.
@@ -252,6 +253,10 @@ impl Server {
             .iter()
             .map(|certificate| certificate.clone().into_owned())
             .collect();
+        let binding = match chain.is_empty() {
+            true => reclaim_binding(stream.get_ref().1),
+            false => None,
+        };
         let identity = if chain.is_empty() {
             None
         } else {
@@ -267,6 +272,7 @@ impl Server {
                 identity,
                 chain,
                 relayed_by: None,
+                binding,
             },
         })
     }

@@ -24,18 +24,22 @@ use tokio::{net::TcpStream, time};
 use tokio_rustls::TlsConnector;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{Status, body::Body};
-use waxseal_ca::{Clock, LiveTls, NodeIdentity, TlsOptions, TrustBundle};
+use waxseal_ca::{Clock, LiveTls, NodeIdentity, TlsOptions, TrustBundle, reclaim::ChannelBinding};
 
 pub use self::error::{DialError, Unreachable, tls_cause};
 use self::first_byte::FirstByte;
 use crate::{
     bypass::{Assignments, Bypassed, Lines, Scrubbed, Side},
     limits,
+    reclaim::reclaim_binding,
     swarmkit::{
         AssignmentsRequest, ca_client::CaClient, dispatcher_client::DispatcherClient,
         log_broker_client::LogBrokerClient, node_ca_client::NodeCaClient,
     },
-    waxseal::{control_client::ControlClient, hello_client::HelloClient, raft_client::RaftClient},
+    waxseal::{
+        control_client::ControlClient, hello_client::HelloClient, raft_client::RaftClient,
+        reclaim_client::ReclaimClient, root_path_client::RootPathClient,
+    },
 };
 
 /// What a connection is for, which decides how the manager is verified.
@@ -59,6 +63,7 @@ pub struct ManagerChannel {
     requests: http2::SendRequest<Body>,
     authority: Authority,
     server: Option<Arc<NodeIdentity>>,
+    binding: Option<ChannelBinding>,
     closed: CancellationToken,
     lines: Arc<Lines>,
     _driver: Arc<AbortOnDropHandle<()>>,
@@ -108,6 +113,22 @@ impl ManagerChannel {
     /// Who the manager is by its certificate; `None` where it was not verified.
     pub fn server(&self) -> Option<&NodeIdentity> {
         self.server.as_deref()
+    }
+
+    /// What the connection exports for the proof of a node that returns: of one that was made
+    /// without a client certificate, in TLS 1.3.
+    pub fn binding(&self) -> Option<&ChannelBinding> {
+        self.binding.as_ref()
+    }
+
+    /// The way from a root to the present one.
+    pub fn root_path(&self) -> RootPathClient<ManagerChannel> {
+        RootPathClient::new(self.clone()).max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT)
+    }
+
+    /// The return of a node by proof of possession.
+    pub fn reclaim(&self) -> ReclaimClient<ManagerChannel> {
+        ReclaimClient::new(self.clone()).max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT)
     }
 
     /// swarmkit's `CA`.
@@ -188,6 +209,10 @@ async fn connect(
         Some(chain) if is_verified => waxseal_ca::peer_identity(chain).ok().map(Arc::new),
         _ => None,
     };
+    let binding = match is_verified {
+        true => reclaim_binding(tls.get_ref().1),
+        false => None,
+    };
     let (stream, first_byte) = FirstByte::watch(tls);
     let lines = Arc::default();
     let stream = Bypassed::new(stream, Side::Client, Some(&lines));
@@ -224,6 +249,7 @@ async fn connect(
         requests,
         authority,
         server,
+        binding,
         closed,
         lines,
         _driver: driver,

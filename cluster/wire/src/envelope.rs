@@ -10,6 +10,8 @@ use tonic::{
     metadata::{Binary, MetadataMap, MetadataValue},
 };
 
+use waxseal_ca::reclaim::ChannelBinding;
+
 use crate::{limits::ENVELOPE_LIMIT, peer::Peer, waxseal::Envelope};
 
 /// Bears the [`Envelope`] of a relayed call.
@@ -81,6 +83,9 @@ pub(crate) fn enclose(
         chain: peer.chain.iter().map(|der| der.to_vec()).collect(),
         remote_addr: peer.address.to_string(),
         incarnation,
+        binding: peer
+            .binding
+            .map_or_else(Vec::new, |binding| binding.as_bytes().to_vec()),
     };
     let bytes = envelope.encoded_len();
     if bytes > ENVELOPE_LIMIT {
@@ -100,6 +105,7 @@ pub(crate) struct Opened {
     pub(crate) address: SocketAddr,
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) incarnation: u64,
+    pub(crate) binding: Option<ChannelBinding>,
 }
 
 /// Reads an envelope.
@@ -124,11 +130,17 @@ pub(crate) fn open(envelope: &HeaderValue) -> Result<Opened, EnvelopeError> {
         chain,
         remote_addr,
         incarnation,
+        binding,
     } = Envelope::decode(bytes).map_err(|_| malformed())?;
     Ok(Opened {
         address: remote_addr.parse().map_err(|_| malformed())?,
         chain: chain.into_iter().map(CertificateDer::from).collect(),
         incarnation,
+        binding: match binding.as_slice() {
+            [] => None,
+            bytes => Some(bytes.try_into().map_err(|_| malformed())?),
+        }
+        .map(ChannelBinding::from_bytes),
     })
 }
 
@@ -145,6 +157,7 @@ mod tests {
             identity: None,
             chain: chain.iter().map(certificate).collect::<Arc<[_]>>(),
             relayed_by: None,
+            binding: Some(ChannelBinding::from_bytes([9; 32])),
         }
     }
 
@@ -189,6 +202,7 @@ mod tests {
         let opened = open(&take_claims(&mut headers).unwrap()).unwrap();
         assert_eq!(opened.address, peer(&[]).address);
         assert_eq!(opened.incarnation, 3);
+        assert_eq!(opened.binding, peer(&[]).binding);
         let lengths: Vec<_> = opened.chain.iter().map(|der| der.len()).collect();
         assert_eq!(lengths, [700, 600]);
     }
@@ -203,8 +217,19 @@ mod tests {
             chain: vec![vec![7; ENVELOPE_LIMIT]],
             remote_addr: "192.0.2.1:1".to_owned(),
             incarnation: 1,
+            binding: Vec::new(),
         };
-        for bytes in [large.encode_to_vec(), vec![0xff; 40], Vec::new()] {
+        let half_bound = Envelope {
+            chain: Vec::new(),
+            binding: vec![9; 31],
+            ..large.clone()
+        };
+        for bytes in [
+            large.encode_to_vec(),
+            half_bound.encode_to_vec(),
+            vec![0xff; 40],
+            Vec::new(),
+        ] {
             let value = MetadataValue::<Binary>::from_bytes(&bytes);
             let value = HeaderValue::from_bytes(value.as_encoded_bytes()).unwrap();
             assert_eq!(open(&value).err(), Some(EnvelopeError::Malformed));

@@ -32,6 +32,7 @@ mod envelope;
 mod features;
 pub mod limits;
 mod peer;
+mod reclaim;
 mod redact;
 mod status;
 mod text;
@@ -46,5 +47,5 @@ pub use features::{
     announced_time,
 };
 pub use peer::Peer;
-pub use status::{engine_text, issuance_status, refusal_status};
+pub use status::{engine_text, issuance_status, reclaim_status, refusal_status};
 pub use text::{PEER_TEXT_LIMIT, clean_name, clean_text, peer_text};

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use rustls::pki_types::CertificateDer;
 use tonic::{Request, Status};
-use waxseal_ca::NodeIdentity;
+use waxseal_ca::{NodeIdentity, reclaim::ChannelBinding};
 
 /// The caller of a request, found in the request's extensions.
 ///
@@ -22,6 +22,10 @@ pub struct Peer {
     pub chain: Arc<[CertificateDer<'static>]>,
     /// Node id of the manager that relayed the call, if one did.
     pub relayed_by: Option<String>,
+    /// What its connection exports for the proof of a node that returns: of TLS 1.3 without a
+    /// client certificate. Of a relayed call as the relaying manager, which is one on record,
+    /// says it is.
+    pub binding: Option<ChannelBinding>,
 }
 
 impl Peer {

@@ -1,7 +1,7 @@
 //! What a refusal looks like on the wire: the one place that gives gRPC codes.
 
 use tonic::{Code, Status};
-use waxseal_ca::IssuanceRefusal;
+use waxseal_ca::{IssuanceRefusal, reclaim::ReclaimRefusal};
 use waxseal_cluster::Refusal;
 
 use crate::text::peer_text;
@@ -40,6 +40,18 @@ pub fn issuance_status(refusal: &IssuanceRefusal) -> Status {
         IssuanceRefusal::KeyInUse => Code::AlreadyExists,
         IssuanceRefusal::ManagersNotAllowed => Code::FailedPrecondition,
         _ => Code::Unknown,
+    };
+    Status::new(code, refusal.to_string())
+}
+
+/// The status that tells a node why it does not return.
+pub fn reclaim_status(refusal: &ReclaimRefusal) -> Status {
+    let code = match refusal {
+        ReclaimRefusal::NoBinding | ReclaimRefusal::Skew { .. } => Code::FailedPrecondition,
+        ReclaimRefusal::Certificate(_) | ReclaimRefusal::Csr(_) => Code::InvalidArgument,
+        ReclaimRefusal::BadProof => Code::Unauthenticated,
+        ReclaimRefusal::KeyInUse => Code::AlreadyExists,
+        _ => Code::PermissionDenied,
     };
     Status::new(code, refusal.to_string())
 }

@@ -17,6 +17,7 @@ mod markers;
 mod native_tasks;
 mod own_cli;
 mod refusals;
+mod returns;
 mod secrets;
 mod services;
 mod stack;

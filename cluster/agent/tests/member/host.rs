@@ -88,6 +88,7 @@ impl Host {
             clock: manager.clock.clone(),
             tls,
             managers: vec![ManagerAddress::from_address(&manager.address)],
+            own_authority: None,
             store: Arc::new(self.clone()),
             executor: Arc::new(self.clone()),
             facts,

@@ -2,10 +2,14 @@
 
 mod external;
 mod issuer;
+mod own;
+mod reclaim;
 mod refusals;
 mod service;
 mod tokens;
 
 pub use external::ExternalConfigError;
 pub use issuer::IssuerError;
+pub use own::OwnCertificate;
+pub(crate) use reclaim::{ReclaimService, RootPathService};
 pub(crate) use service::{Ca, CaService, NodeCaService};

@@ -72,13 +72,13 @@ pub(crate) struct Ca {
     waiting: Mutex<HashMap<String, Arc<Notify>>>,
     held: Semaphore,
     held_members: Semaphore,
-    issuing: Semaphore,
-    refusals: Refusals,
+    pub(super) issuing: Semaphore,
+    pub(super) refusals: Refusals,
     /// The external CA, if one signs.
     asked: Asked,
     /// When nodes asked for a new certificate of late.
     renewals: Mutex<HashMap<String, VecDeque<Instant>>>,
-    tasks: TaskTracker,
+    pub(super) tasks: TaskTracker,
     /// Ends held calls.
     stopped: CancellationToken,
 }
@@ -353,7 +353,7 @@ impl Ca {
 
     /// Signs a node's recorded request and stores the certificate. `checked` is the request if
     /// it was read just now; another one on record is read anew.
-    async fn sign(&self, node_id: &str, checked: Option<Csr>) {
+    pub(super) async fn sign(&self, node_id: &str, checked: Option<Csr>) {
         // It stays on record until the clock is set.
         if self.core.group.time().signs_not().is_some() {
             return;
@@ -485,7 +485,10 @@ impl Ca {
     }
 
     /// The certificate's status once it is final.
-    async fn wait_final(&self, node_id: &str) -> Result<NodeCertificateStatusResponse, Status> {
+    pub(super) async fn wait_final(
+        &self,
+        node_id: &str,
+    ) -> Result<NodeCertificateStatusResponse, Status> {
         let deadline = tokio::time::Instant::now() + HOLD;
         loop {
             let waiting = self.wait_for(node_id);
@@ -655,14 +658,14 @@ fn issuance_state(node: &Node) -> IssuanceState {
         .map_or(IssuanceState::Unknown, IssuanceStatus::state)
 }
 
-fn status(state: IssuanceState) -> Option<IssuanceStatus> {
+pub(super) fn status(state: IssuanceState) -> Option<IssuanceStatus> {
     Some(IssuanceStatus {
         state: state.into(),
         err: String::new(),
     })
 }
 
-fn new_serial() -> Result<Serial, Status> {
+pub(super) fn new_serial() -> Result<Serial, Status> {
     let mut random = [0u8; 20];
     getrandom::fill(&mut random)
         .ok()

@@ -10,6 +10,7 @@ mod life;
 mod members;
 mod relay;
 mod restarts;
+mod returns;
 mod roles;
 mod slow;
 mod support;

@@ -413,6 +413,7 @@ async fn a_relay_needs_a_manager_on_record() {
         chain: own.chain().iter().map(|der| der.to_vec()).collect(),
         remote_addr: "192.0.2.9:1".into(),
         incarnation: 0,
+        binding: Vec::new(),
     };
     let relay = async |channel: ManagerChannel| {
         let mut request = Request::new(HeartbeatRequest::default());

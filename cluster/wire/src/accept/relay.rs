@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 use tower::Service;
-use waxseal_ca::NodeIdentity;
+use waxseal_ca::{NodeIdentity, reclaim::ChannelBinding};
 
 use super::body::Bounded;
 use crate::{dial::ManagerChannel, envelope, peer::Peer};
@@ -29,7 +29,8 @@ use crate::{dial::ManagerChannel, envelope, peer::Peer};
 /// What relayed calls are made under, before their own path.
 pub(super) const RELAY_PREFIX: &str = "/waxseal.v1.Relay/";
 /// The services that only the leader serves.
-const LEADER_SERVICES: [&str; 3] = [
+const LEADER_SERVICES: [&str; 4] = [
+    "waxseal.v1.Reclaim",
     "docker.swarmkit.v1.NodeCA",
     "docker.swarmkit.v1.Dispatcher",
     "docker.swarmkit.v1.LogBroker",
@@ -170,6 +171,8 @@ pub(super) struct Relayed {
     pub(super) chain: Arc<[CertificateDer<'static>]>,
     /// As verified anew.
     pub(super) identity: Option<NodeIdentity>,
+    /// As the relaying manager says.
+    pub(super) binding: Option<ChannelBinding>,
 }
 
 impl Relayed {
@@ -204,6 +207,7 @@ impl Relayed {
             address: opened.address,
             chain: opened.chain.into(),
             identity,
+            binding: opened.binding,
         })
     }
 }

@@ -378,6 +378,7 @@ fn envelope_of(credentials: Option<&NodeCredentials>) -> String {
         identity: None,
         chain: chain.into(),
         relayed_by: None,
+        binding: None,
     };
     envelope::enclose(&mut headers, &peer, 1).unwrap();
     let value = headers.values().next().unwrap();

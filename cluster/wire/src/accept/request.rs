@@ -35,9 +35,13 @@ use crate::{
 };
 
 /// The services that a caller without a certificate reaches.
-const ANONYMOUS_SERVICES: [&str; 3] = ["docker.swarmkit.v1.CA", "docker.swarmkit.v1.NodeCA", HELLO];
-/// Ours, also called before joining.
-const HELLO: &str = "waxseal.v1.Hello";
+const ANONYMOUS_SERVICES: [&str; 5] = [
+    "docker.swarmkit.v1.CA",
+    "docker.swarmkit.v1.NodeCA",
+    "waxseal.v1.Hello",
+    "waxseal.v1.RootPath",
+    "waxseal.v1.Reclaim",
+];
 /// The services that managers alone reach.
 const MANAGER_SERVICES: [&str; 3] = ["waxseal.v1.Relay", "waxseal.v1.Raft", "waxseal.v1.Control"];
 /// The calls in which a member sends a stream, and the largest message in it.
@@ -211,6 +215,7 @@ impl ConnectionService {
             identity: relayed.identity,
             chain: relayed.chain,
             relayed_by,
+            binding: relayed.binding,
         };
         Ok(registration)
     }
