@@ -13,6 +13,7 @@
 //! `Result<Response, ApiError>` by `respond`.
 
 mod bypass;
+mod certificates;
 mod cluster;
 mod configs;
 mod distribution;
@@ -22,6 +23,7 @@ mod events;
 mod extract;
 mod filters;
 mod info;
+mod join_tokens;
 mod json;
 mod logs;
 mod managers;

@@ -33,13 +33,14 @@ use waxseal_cluster::{
 
 use crate::{
     bypass::{Bypassed, Restored},
+    certificates,
     cluster::{Cluster, ClusterError},
     configs, distribution, elsewhere,
     error::{ApiError, Code, PageNotFound},
     events,
     extract::{MAX_BODY_BYTES, RequestInfo},
-    logs, managers, networks, nodes, renew, respond, returns, secrets, services, status, swarm,
-    system, tasks,
+    join_tokens, logs, managers, networks, nodes, renew, respond, returns, secrets, services,
+    status, swarm, system, tasks,
     version::{ApiVersion, Prefix, prefix},
 };
 
@@ -285,6 +286,8 @@ fn routes<C: Cluster>() -> Router<Shared<C>> {
         .merge(renew::routes())
         .merge(returns::routes())
         .merge(managers::routes())
+        .merge(certificates::routes())
+        .merge(join_tokens::routes())
         .fallback(elsewhere::fallback)
         .method_not_allowed_fallback(elsewhere::fallback)
 }

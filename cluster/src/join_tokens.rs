@@ -118,6 +118,11 @@ impl TokenStanding {
             TokenStanding::Revoked => "revoked",
         }
     }
+
+    /// Whether it may admit, now or later.
+    pub fn is_live(self) -> bool {
+        matches!(self, TokenStanding::Open | TokenStanding::Reserved)
+    }
 }
 
 impl LimitedToken {
@@ -157,6 +162,13 @@ impl LimitedToken {
             TokenStanding::Expired => self.expires_at.as_ref().map(|end| end.seconds),
             TokenStanding::Spent | TokenStanding::Revoked => updated.map(|at| at.seconds),
         }
+    }
+
+    /// Whether it has uses to give back, or is to be forgotten.
+    pub(crate) fn is_overdue(&self, now: i64) -> bool {
+        let is_old = |since: i64| now.saturating_sub(since) >= DEAD_TOKEN_SECS;
+        self.reservations.iter().any(|one| is_over(one, now))
+            || self.dead_since(now).is_some_and(is_old)
     }
 
     /// Whether it admits a join from an address. `root_hash` is of the root that joiners

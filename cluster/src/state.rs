@@ -158,6 +158,12 @@ impl State {
         self.join_tokens.get(id)
     }
 
+    /// Whether limited tokens have uses to give back, or are to be forgotten, at `now` (seconds
+    /// since the Unix epoch).
+    pub fn has_overdue_join_tokens(&self, now: i64) -> bool {
+        self.join_tokens.values().any(|token| token.is_overdue(now))
+    }
+
     /// Whether a join over a limited token is admitted at `now` (seconds since the Unix epoch).
     /// What counts is the same question when the join is applied.
     ///

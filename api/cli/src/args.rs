@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    client::Client, completions, config, daemon, demo, events, failure::Failure, manager, node,
-    secret, service, socket::Socket, status, swarm, unlock, version,
+    cert, client::Client, completions, config, daemon, demo, events, failure::Failure, join_token,
+    manager, node, secret, service, socket::Socket, status, swarm, unlock, version,
 };
 
 const AFTER_HELP: &str = "\
@@ -34,6 +34,8 @@ pub(crate) enum Verb {
     Unlock(unlock::Args),
     Node(node::Args),
     Manager(manager::Args),
+    Cert(cert::Args),
+    JoinToken(Box<join_token::Args>),
     Secret(secret::Args),
     Config(config::Args),
     Service(Box<service::Args>),
@@ -52,6 +54,8 @@ impl Verb {
             Verb::Unlock(args) => unlock::run(&client, args).await,
             Verb::Node(args) => node::run(&client, args).await,
             Verb::Manager(args) => manager::run(&client, args).await,
+            Verb::Cert(args) => cert::run(&client, args).await,
+            Verb::JoinToken(args) => join_token::run(&client, *args).await,
             Verb::Secret(args) => secret::run(&client, args).await,
             Verb::Config(args) => config::run(&client, args).await,
             Verb::Service(args) => service::run(&client, *args).await,

@@ -6,6 +6,7 @@
 //! It is a library so that a test can run the very same command on another [`Underlay`].
 
 mod args;
+mod cert;
 mod client;
 mod completions;
 mod config;
@@ -15,6 +16,7 @@ mod events;
 mod failure;
 mod info;
 mod input;
+mod join_token;
 mod manager;
 mod node;
 mod output;

@@ -9,7 +9,10 @@ use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 use waxseal_cluster::{
     Change, ChangeRecord,
-    objects::{ChangeTasks, NodeObservation, NodeState, ObserveNodes, TaskChange, command::Op},
+    objects::{
+        ChangeTasks, NodeObservation, NodeState, ObserveNodes, ReturnReservations, TaskChange,
+        command::Op,
+    },
     plan::{self, Heartbeat},
 };
 use waxseal_wire::Connections;
@@ -175,6 +178,7 @@ impl Loops {
             }
             if last_signing.elapsed() >= TICK {
                 self.ca.sign_pending().await;
+                self.ca.move_to_new_certificates(&self.connections);
                 last_signing = Instant::now();
             }
         }
@@ -246,6 +250,11 @@ impl Loops {
             self.propose(Op::RemoveNode(removal)).await?;
         }
         asked |= self.change_tasks(plan.task_changes).await?;
+        let now = self.core.clock.now().unix_timestamp();
+        if self.core.read(|state| state.has_overdue_join_tokens(now)) {
+            let op = Op::ReturnReservations(ReturnReservations {});
+            self.propose(op).await?;
+        }
         Ok((asked, wake))
     }
 

@@ -579,10 +579,16 @@ async fn open_engine(
         node_id: config.owner.node_id.clone(),
         addr: config.advertise_addr.clone(),
     });
+    let peers = Peers::new(Arc::clone(&config.tls));
+    let (known, clock) = (Arc::clone(&state), Arc::clone(&config.clock));
+    peers.call_only(move |manager| {
+        let state = known.read().unwrap_or_else(PoisonError::into_inner);
+        authorize::check_certificate(&state, clock.now(), manager).is_ok()
+    });
     match Engine::start(
         &config.owner,
         alone,
-        Peers::new(Arc::clone(&config.tls)),
+        peers,
         opened.log,
         opened.snapshots,
         machine,

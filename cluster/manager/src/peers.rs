@@ -6,12 +6,12 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
 use tokio::time::{Instant, timeout};
-use waxseal_ca::{LiveTls, Role};
+use waxseal_ca::{LiveTls, NodeIdentity, Role};
 use waxseal_raft_store::Member;
 use waxseal_wire::{Credentials, ManagerChannel};
 
@@ -44,6 +44,14 @@ pub(crate) enum PeerError {
     /// It could not be reached.
     #[error("{0}")]
     Unreachable(String),
+    /// It shows a certificate that was revoked or superseded.
+    #[error(
+        "the manager at {addr} shows a certificate that counts no more; `waxseal cert ls` says why"
+    )]
+    Refused {
+        /// The address.
+        addr: String,
+    },
     /// Another node answers there.
     #[error("at {addr} another node answers ({node_id})")]
     Stranger {
@@ -58,8 +66,12 @@ pub(crate) enum PeerError {
 #[derive(Clone)]
 pub(crate) struct Peers(Arc<Shared>);
 
+/// Whether a manager's verified certificate still counts.
+type Counts = dyn Fn(&NodeIdentity) -> bool + Send + Sync;
+
 struct Shared {
     live: Arc<LiveTls>,
+    counts: OnceLock<Box<Counts>>,
     table: Mutex<BTreeMap<RaftId, Arc<Peer>>>,
 }
 
@@ -93,8 +105,21 @@ impl Peers {
     pub(crate) fn new(live: Arc<LiveTls>) -> Peers {
         Peers(Arc::new(Shared {
             live,
+            counts: OnceLock::new(),
             table: Mutex::default(),
         }))
+    }
+
+    /// From now on only managers are called whose certificate counts.
+    pub(crate) fn call_only(&self, counts: impl Fn(&NodeIdentity) -> bool + Send + Sync + 'static) {
+        // Set once, when the state is there.
+        let _ = self.0.counts.set(Box::new(counts));
+    }
+
+    /// Asked each time: the certificate may have been revoked since the channel was made.
+    fn counts(&self, channel: &ManagerChannel) -> bool {
+        let counts = self.0.counts.get();
+        counts.is_none_or(|counts| channel.server().is_none_or(counts))
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<RaftId, Arc<Peer>>> {
@@ -163,7 +188,8 @@ impl Peers {
     ) -> Result<ManagerChannel, PeerError> {
         let peer = self.peer(raft_id).ok_or(PeerError::Unknown(raft_id))?;
         let mut slot = peer.lanes[lane as usize].lock().await;
-        if let Some(channel) = slot.channel.as_ref().filter(|channel| !channel.is_closed()) {
+        let is_good = |channel: &&ManagerChannel| !channel.is_closed() && self.counts(channel);
+        if let Some(channel) = slot.channel.as_ref().filter(is_good) {
             return Ok(channel.clone());
         }
         slot.channel = None;
@@ -217,6 +243,11 @@ impl Peers {
         let is_expected = server.is_some_and(|server| {
             server.role == Role::Manager && expected.is_none_or(|id| server.node_id == id)
         });
+        if is_expected && !self.counts(&channel) {
+            return Err(PeerError::Refused {
+                addr: addr.to_owned(),
+            });
+        }
         if is_expected {
             return Ok(channel);
         }

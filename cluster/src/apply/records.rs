@@ -107,9 +107,11 @@ impl State {
         Ok(())
     }
 
-    /// Whether the node's latest certificate is not too new for another that nobody asked for.
+    /// Whether the node's latest renewal that nobody asked for is long enough ago for another.
     fn check_pause(&self, node: &Node, now: i64) -> Result<(), Refusal> {
-        let last = self.certificates.newest_of(&node.id);
+        let mut records = self.certificates.of_node(&node.id);
+        let last = records
+            .rfind(|record| record.is_issued() && record.origin == CertificateOrigin::Renewal);
         let since = last.map_or(i64::MAX, |record| now.saturating_sub(record.requested_at));
         // One from the future says that the clock went back.
         if !(0..UNASKED_RENEWAL_SECS).contains(&since) {
@@ -212,9 +214,7 @@ impl State {
             self.certificates.remove(&serial);
             return None;
         }
-        let Some(issued) = Record::of_certificate(&node.id, stored) else {
-            return None;
-        };
+        let issued = Record::of_certificate(&node.id, stored)?;
         let Some(old) = self.certificates.get(&serial).cloned() else {
             // Asked for before records were kept.
             let new = Some(self.certificates.put(issued));

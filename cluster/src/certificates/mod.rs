@@ -35,8 +35,9 @@ pub(crate) struct Certificates {
     /// In the order in which they were asked for.
     by_node: BTreeMap<Arc<str>, Box<[SerialKey]>>,
     by_end: BTreeSet<(i64, SerialKey)>,
-    /// The issuers that the records share.
+    /// What records share.
     issuers: BTreeSet<Arc<[u8]>>,
+    tokens: BTreeSet<Arc<str>>,
 }
 
 impl Certificates {
@@ -70,7 +71,10 @@ impl Certificates {
     pub(crate) fn put(&mut self, mut record: Record) -> Arc<Record> {
         let serial = record.serial;
         if let Some(issuer) = record.issuer.take() {
-            record.issuer = Some(self.shared_issuer(issuer));
+            record.issuer = Some(shared(&mut self.issuers, issuer));
+        }
+        if let Some(token) = record.token.take() {
+            record.token = Some(shared(&mut self.tokens, token));
         }
         record.node_id = self.noted(&record.node_id, &serial);
         let record = Arc::new(record);
@@ -119,10 +123,10 @@ impl Certificates {
                 .insert(Arc::clone(&record.node_id), left.into());
         }
         if let Some(issuer) = &record.issuer {
-            // The record's own and the set's.
-            if Arc::strong_count(issuer) <= 2 {
-                self.issuers.remove(issuer);
-            }
+            unshare(&mut self.issuers, issuer);
+        }
+        if let Some(token) = &record.token {
+            unshare(&mut self.tokens, token);
         }
     }
 
@@ -141,14 +145,6 @@ impl Certificates {
         }
     }
 
-    fn shared_issuer(&mut self, issuer: Arc<[u8]>) -> Arc<[u8]> {
-        if let Some(known) = self.issuers.get(&issuer) {
-            return Arc::clone(known);
-        }
-        self.issuers.insert(Arc::clone(&issuer));
-        issuer
-    }
-
     /// Takes note of a node's serial; answers the id that its records share.
     fn noted(&mut self, node_id: &Arc<str>, serial: &SerialKey) -> Arc<str> {
         let Some((shared, serials)) = self.by_node.remove_entry(node_id) else {
@@ -162,6 +158,23 @@ impl Certificates {
         };
         self.by_node.insert(Arc::clone(&shared), serials);
         shared
+    }
+}
+
+/// The one of its kind that all records share.
+fn shared<T: Ord + ?Sized>(known: &mut BTreeSet<Arc<T>>, value: Arc<T>) -> Arc<T> {
+    if let Some(known) = known.get(&value) {
+        return Arc::clone(known);
+    }
+    known.insert(Arc::clone(&value));
+    value
+}
+
+/// Forgets what only a record that goes still has.
+fn unshare<T: Ord + ?Sized>(known: &mut BTreeSet<Arc<T>>, value: &Arc<T>) {
+    // The record's and the set's own; a reader's copy only keeps it a little longer.
+    if Arc::strong_count(value) <= 2 {
+        known.remove(value);
     }
 }
 
@@ -189,7 +202,7 @@ pub(crate) fn requested(
     Some(record)
 }
 
-fn token_of(source: Option<&RequestSource>) -> Option<Box<str>> {
+fn token_of(source: Option<&RequestSource>) -> Option<Arc<str>> {
     let token = source.map(|source| source.token.as_str())?;
     (!token.is_empty()).then(|| token.into())
 }

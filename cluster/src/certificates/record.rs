@@ -31,7 +31,7 @@ pub struct Record {
     /// Where the request came from.
     pub address: Option<IpAddr>,
     /// The token that a join was admitted by: `worker`, `manager`, or the id of a limited one.
-    pub token: Option<Box<str>>,
+    pub token: Option<Arc<str>>,
     /// SHA-256 of the SubjectPublicKeyInfo.
     pub public_key: [u8; DIGEST_BYTES],
     /// When it was asked for.

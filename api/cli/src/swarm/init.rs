@@ -120,7 +120,7 @@ pub(super) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
 }
 
 /// Where other nodes reach a manager.
-pub(super) async fn manager_address(client: &Client, node_id: &str) -> Result<String, Failure> {
+pub(crate) async fn manager_address(client: &Client, node_id: &str) -> Result<String, Failure> {
     let node: Value = client.get(&format!("/nodes/{}", segment(node_id))).await?;
     let address = node.pointer("/ManagerStatus/Addr").and_then(Value::as_str);
     Ok(address.unwrap_or("MANAGER:2377").to_owned())

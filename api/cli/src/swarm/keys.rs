@@ -80,7 +80,7 @@ pub(super) async fn join_token(client: &Client, args: JoinTokenArgs) -> Result<(
 }
 
 /// The commands for a worker: for a node of ours, and for a Docker Engine.
-pub(super) fn join_commands(token: &str, address: &str) -> String {
+pub(crate) fn join_commands(token: &str, address: &str) -> String {
     format!(
         "{}\n\nor, on a Docker Engine:\n\n    docker swarm join --token {} {}",
         own_join_command(token, address),
@@ -89,7 +89,7 @@ pub(super) fn join_commands(token: &str, address: &str) -> String {
     )
 }
 
-fn own_join_command(token: &str, address: &str) -> String {
+pub(crate) fn own_join_command(token: &str, address: &str) -> String {
     let (token, address) = (shown(token), shown(address));
     format!("    waxseal swarm join --token {token} {address}")
 }

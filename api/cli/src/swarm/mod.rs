@@ -17,8 +17,9 @@ use crate::{
     output,
 };
 
-pub(crate) use init::{Init, create};
+pub(crate) use init::{Init, create, manager_address};
 pub(crate) use join::{Join, enter};
+pub(crate) use keys::{join_commands, own_join_command};
 
 /// Create a cluster, join or leave one, change it
 #[derive(Debug, clap::Args)]

@@ -4,6 +4,7 @@ mod external;
 mod issuer;
 mod own;
 mod reclaim;
+mod records;
 mod refusals;
 mod service;
 mod tokens;

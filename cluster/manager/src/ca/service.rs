@@ -78,6 +78,8 @@ pub(crate) struct Ca {
     asked: Asked,
     /// When nodes asked for a new certificate of late.
     renewals: Mutex<HashMap<String, VecDeque<Instant>>>,
+    /// The certificates that nodes were made to come with.
+    pub(super) moved: Mutex<HashMap<String, Serial>>,
     pub(super) tasks: TaskTracker,
     /// Ends held calls.
     stopped: CancellationToken,
@@ -108,6 +110,7 @@ impl Ca {
             refusals: Refusals::default(),
             asked: Asked::default(),
             renewals: Mutex::default(),
+            moved: Mutex::default(),
             tasks,
             stopped,
         })
@@ -272,6 +275,8 @@ impl Ca {
     pub(crate) fn forget(&self, node_id: &str) {
         let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
         renewals.remove(node_id);
+        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        moved.remove(node_id);
     }
 
     /// What a refused caller is told. Who has been refused too often is told only

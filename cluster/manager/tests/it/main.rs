@@ -14,3 +14,4 @@ mod returns;
 mod roles;
 mod slow;
 mod support;
+mod trust;
