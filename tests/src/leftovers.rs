@@ -62,7 +62,7 @@ fn is_zombie(proc: &Path) -> bool {
 }
 
 /// Kills what still runs below `dir` and unmounts what is still mounted there.
-pub(crate) fn clear(dir: &Path) {
+pub fn clear(dir: &Path) {
     for _ in 0..20 {
         let running = processes_below(dir).unwrap_or_default();
         for (pid, _) in &running {

@@ -30,10 +30,12 @@ pub use clock::{DaemonClock, clock_environment};
 pub use dockerd::Dockerd;
 pub use engine::{Answer, Connection, Engine, raw_exchange};
 pub use golden::{golden, golden_with_version};
-pub use leftovers::{mounts_below, processes_below};
+pub use leftovers::{clear, mounts_below, processes_below};
 pub use load::{Acknowledged, SecretLoad};
 pub use machine::{Machine, long_run, require};
-pub use managers::{Managers, Standing, manager_token, next_write, node_id, standings};
+pub use managers::{
+    Managers, Standing, leader, manager_token, next_write, node_id, settled, standings,
+};
 pub use namespace::NetworkNamespace;
 pub use process::{Running, run, run_with_input};
 pub use scene::{Scene, scenario};

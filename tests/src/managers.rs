@@ -73,20 +73,7 @@ impl Managers {
     /// # Errors
     /// When that does not happen.
     pub fn settled(&self) -> Result<()> {
-        for node in &self.nodes {
-            eventually("one leads and all are reachable", SETTLE, || {
-                let all = standings(&node.engine)?;
-                let managers = || all.iter().filter(|one| !one.reachability.is_empty());
-                ensure!(
-                    managers().count() == self.nodes.len()
-                        && managers().all(|one| one.reachability == "reachable")
-                        && managers().filter(|one| one.leader).count() == 1,
-                    "{all:?}"
-                );
-                Ok(())
-            })?;
-        }
-        Ok(())
+        settled(&self.engines(0..self.nodes.len()))
     }
 
     /// The sockets of some.
@@ -102,16 +89,7 @@ impl Managers {
     /// # Errors
     /// When it does not say in time, or the leader is none of these daemons.
     pub fn leader(&self, asked: usize) -> Result<usize> {
-        eventually("one leads", SETTLE, || {
-            let all = standings(&self.nodes[asked].engine)?;
-            let leader = all.iter().find(|one| one.leader).context("none leads")?;
-            for (index, node) in self.nodes.iter().enumerate() {
-                if node_id(&node.engine).is_ok_and(|id| id == leader.id) {
-                    return Ok(index);
-                }
-            }
-            bail!("{leader:?} is none of the daemons that answer")
-        })
+        leader(&self.engines(0..self.nodes.len()), asked)
     }
 
     /// Those that do not lead.
@@ -124,6 +102,44 @@ impl Managers {
             .filter(|index| *index != leader)
             .collect())
     }
+}
+
+/// Waits until all of these managers, and no others, lead or are reachable, as each of them says.
+///
+/// # Errors
+/// When that does not happen.
+pub fn settled(managers: &[Engine]) -> Result<()> {
+    for engine in managers {
+        eventually("one leads and all are reachable", SETTLE, || {
+            let all = standings(engine)?;
+            let known = || all.iter().filter(|one| !one.reachability.is_empty());
+            ensure!(
+                known().count() == managers.len()
+                    && known().all(|one| one.reachability == "reachable")
+                    && known().filter(|one| one.leader).count() == 1,
+                "{all:?}"
+            );
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Which of these managers leads, as one of them says.
+///
+/// # Errors
+/// When it does not say in time, or the leader is none of them.
+pub fn leader(managers: &[Engine], asked: usize) -> Result<usize> {
+    eventually("one leads", SETTLE, || {
+        let all = standings(&managers[asked])?;
+        let leader = all.iter().find(|one| one.leader).context("none leads")?;
+        for (index, engine) in managers.iter().enumerate() {
+            if node_id(engine).is_ok_and(|id| id == leader.id) {
+                return Ok(index);
+            }
+        }
+        bail!("{leader:?} is none of the managers that answer")
+    })
 }
 
 /// How long it takes until a manager acknowledges a write.

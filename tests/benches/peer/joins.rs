@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use tokio::task::LocalSet;
+use tokio::{runtime::Runtime, task::LocalSet};
 use waxseal_ca::{Clock, JoinToken, NodeCredentials, NodeKey, Role, SystemClock, TrustBundle};
 use waxseal_cluster::objects::{Availability, IssuanceState, NodeRole};
 use waxseal_tests::Scene;
@@ -64,11 +64,8 @@ pub(crate) fn certify(scene: &Scene, rounds: usize) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let cluster = |server: &Server| {
-        let fetching = Cluster::fetch(server.remote(), server.worker_token()?);
-        anyhow::Ok(Rc::new(runtime.block_on(fetching)?))
-    };
-    let (our_cluster, stock_cluster) = (cluster(&ours)?, cluster(&stock)?);
+    let our_cluster = Rc::new(Cluster::of(&ours, &runtime)?);
+    let stock_cluster = Rc::new(Cluster::of(&stock, &runtime)?);
     let mut joined = 0;
     for (at_once, count, target) in JOINS {
         let mut pairs = Pairs::default();
@@ -76,12 +73,11 @@ pub(crate) fn certify(scene: &Scene, rounds: usize) -> Result<()> {
             for side in order(round) {
                 let (server, cluster, runs) = match side {
                     Side::Ours => (&ours, &our_cluster, &mut pairs.ours),
-                    Side::Stock => (&stock, &stock_cluster, &mut pairs.stock),
+                    Side::Stock => (&stock, &stock_cluster, &mut pairs.other),
                 };
-                let joiners: Rc<[Joiner]> =
-                    (0..count).map(|_| Joiner::new()).collect::<Result<_>>()?;
+                let joiners = Joiner::many(count)?;
                 let mut all = Vec::new();
-                runs.push(measure(server, || {
+                runs.push(measure(&[server], || {
                     let joining = join_all(cluster, at_once, &joiners);
                     let (joined, latencies) = LocalSet::new().block_on(&runtime, joining)?;
                     all = joined;
@@ -102,7 +98,23 @@ pub(crate) fn certify(scene: &Scene, rounds: usize) -> Result<()> {
     Ok(())
 }
 
+/// So many nodes join, unmeasured.
+pub(crate) fn fill(server: &Server, count: usize) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let cluster = Rc::new(Cluster::of(server, &runtime)?);
+    let joiners = Joiner::many(count)?;
+    let joining = join_all(&cluster, 16, &joiners);
+    let (joined, _) = LocalSet::new().block_on(&runtime, joining)?;
+    cluster.check(&joiners, &joined)
+}
+
 impl Joiner {
+    fn many(count: usize) -> Result<Rc<[Joiner]>> {
+        (0..count).map(|_| Joiner::new()).collect()
+    }
+
     fn new() -> Result<Joiner> {
         let key = NodeKey::generate()?;
         let csr = key.csr_pem()?;
@@ -111,6 +123,10 @@ impl Joiner {
 }
 
 impl Cluster {
+    fn of(server: &Server, runtime: &Runtime) -> Result<Cluster> {
+        runtime.block_on(Cluster::fetch(server.remote(), server.worker_token()?))
+    }
+
     async fn fetch(remote: String, token: String) -> Result<Cluster> {
         let channel = ManagerChannel::dial(&remote, Credentials::FetchRoot).await?;
         let request = GetRootCaCertificateRequest {};

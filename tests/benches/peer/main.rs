@@ -7,28 +7,40 @@
 //!
 //! `cargo bench -p waxseal-tests --bench peer`, as root, with Debian's `docker.io`; it builds the
 //! release binary first. Data lies below `TMPDIR`, so that another disk (or a tmpfs, to see the
-//! processors alone) can be measured. `-- --rounds N` and `-- --only WORD` (`secrets`, `lists`,
-//! `joins`, `unlock`) are understood.
+//! processors alone) can be measured. `-- --rounds N` and `-- --only WORD` are understood. One
+//! manager each: `secrets`, `lists`, `joins`, `unlock`. Three managers each: `managers` (creations
+//! and reads), `failover` (leaders that go, disks that stall), `catchup` (ours alone), `memory`
+//! (and unlocking).
 
+mod catchup;
+mod failover;
+mod group;
 mod http;
 mod joiner;
 mod joins;
 mod machine;
+mod managers;
 mod measure;
 mod report;
 mod secrets;
 mod server;
+mod standing;
 mod unlock;
 
-use std::{env, process::Command};
+use std::{env, process::Command, time::Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use waxseal_tests::scenario;
+use waxseal_tests::{Scene, scenario};
 
 /// Pairs of runs, unless asked otherwise.
 const ROUNDS: usize = 3;
 /// So many are the most that loopback ports and the disk are asked to bear.
 const MAX_ROUNDS: usize = 20;
+
+/// Parts that can be measured by themselves.
+const PARTS: [&str; 8] = [
+    "secrets", "lists", "joins", "unlock", "managers", "failover", "catchup", "memory",
+];
 
 /// What to measure.
 struct Plan {
@@ -57,11 +69,10 @@ impl Plan {
                 }
                 "--only" => {
                     let only = words.next().context("--only needs a word")?;
-                    let known = ["secrets", "lists", "joins", "unlock"];
                     ensure!(
-                        known.contains(&only.as_str()),
+                        PARTS.contains(&only.as_str()),
                         "--only is one of {}",
-                        known.join(", ")
+                        PARTS.join(", ")
                     );
                     plan.only = Some(only);
                 }
@@ -81,20 +92,32 @@ fn main() -> Result<()> {
     build()?;
     scenario("bench", |scene| {
         machine::describe(scene.dir())?;
-        if plan.wants("secrets") {
-            secrets::create(scene, plan.rounds)?;
-        }
-        if plan.wants("lists") {
-            secrets::read(scene, plan.rounds)?;
-        }
-        if plan.wants("joins") {
-            joins::certify(scene, plan.rounds)?;
-        }
-        if plan.wants("unlock") {
-            unlock::unlock(scene, plan.rounds)?;
+        for part in PARTS {
+            if plan.wants(part) {
+                let begin = Instant::now();
+                measure_part(scene, part, plan.rounds)?;
+                println!("({part}: {:.0} s)\n", begin.elapsed().as_secs_f64());
+            }
         }
         Ok(())
     })
+}
+
+fn measure_part(scene: &Scene, part: &str, rounds: usize) -> Result<()> {
+    match part {
+        "secrets" => secrets::create(scene, rounds),
+        "lists" => secrets::read(scene, rounds),
+        "joins" => joins::certify(scene, rounds),
+        "unlock" => unlock::unlock(scene, rounds),
+        "managers" => managers::measure_all(scene, rounds),
+        "failover" => {
+            failover::failover(scene, rounds)?;
+            failover::stall(scene)
+        }
+        "catchup" => catchup::catch_up(scene),
+        "memory" => standing::standing(scene, rounds),
+        other => bail!("no part is called {other}"),
+    }
 }
 
 /// The binary that is measured, by the cargo that runs this; without one it must be there.

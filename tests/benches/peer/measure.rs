@@ -18,11 +18,11 @@ pub(crate) struct Measured {
     pub(crate) elapsed: Duration,
     /// Of each, sorted.
     pub(crate) latencies: Vec<Duration>,
-    /// Of the server's process.
+    /// Of the servers' processes.
     pub(crate) server_cpu: Duration,
     /// Of this process.
     pub(crate) client_cpu: Duration,
-    /// The most memory that the server's process had meanwhile.
+    /// The most memory that a server's process had meanwhile.
     pub(crate) peak_kib: u64,
 }
 
@@ -40,27 +40,36 @@ impl Measured {
     }
 }
 
-/// Measures `work`, which answers how long each of its calls took.
+/// Measures `work`, which answers how long each of its calls took. Of several servers, processor
+/// time is that of all, memory that of the largest.
 pub(crate) fn measure(
-    server: &Server,
+    servers: &[&Server],
     work: impl FnOnce() -> Result<Vec<Duration>>,
 ) -> Result<Measured> {
-    let pid = server.pid()?;
-    reset_peak(pid)?;
-    let (server_before, client_before) = (cpu(pid)?, cpu(std::process::id())?);
+    let pids: Vec<u32> = servers
+        .iter()
+        .map(|server| server.pid())
+        .collect::<Result<_>>()?;
+    let all = || pids.iter().copied().map(cpu).sum::<Result<Duration>>();
+    for pid in &pids {
+        reset_peak(*pid)?;
+    }
+    let (server_before, client_before) = (all()?, cpu(std::process::id())?);
     let begin = Instant::now();
     let mut latencies = work()?;
     let elapsed = begin.elapsed();
-    let (server_after, client_after) = (cpu(pid)?, cpu(std::process::id())?);
+    let (server_after, client_after) = (all()?, cpu(std::process::id())?);
     latencies.sort_unstable();
     ensure!(!latencies.is_empty(), "nothing was measured");
+    let peaks = pids.iter().map(|pid| memory_kib(*pid, "VmHWM"));
+    let peaks: Vec<u64> = peaks.collect::<Result<_>>()?;
     Ok(Measured {
         count: latencies.len(),
         elapsed,
         latencies,
         server_cpu: server_after.saturating_sub(server_before),
         client_cpu: client_after.saturating_sub(client_before),
-        peak_kib: memory_kib(pid, "VmHWM")?,
+        peak_kib: peaks.into_iter().max().unwrap_or_default(),
     })
 }
 

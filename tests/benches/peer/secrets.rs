@@ -24,7 +24,7 @@ const CREATIONS: [(usize, usize, Option<f64>); 3] = [
     (64, 12_000, Some(8.0)),
 ];
 /// Secrets that are listed.
-const LISTED: usize = 5_000;
+pub(crate) const LISTED: usize = 5_000;
 /// Listings and inspections per run.
 const LISTINGS: usize = 20;
 const INSPECTIONS: usize = 20_000;
@@ -107,11 +107,11 @@ pub(crate) fn create(scene: &Scene, rounds: usize) -> Result<()> {
             for side in order(round) {
                 let (server, runs) = match side {
                     Side::Ours => (&ours, &mut pairs.ours),
-                    Side::Stock => (&stock, &mut pairs.stock),
+                    Side::Stock => (&stock, &mut pairs.other),
                 };
                 let creations = Creations::from(first)?;
                 let socket = server.engine.socket();
-                runs.push(measure(server, || {
+                runs.push(measure(&[server], || {
                     http::run(socket, connections, count, creations)
                 })?);
             }
@@ -135,7 +135,7 @@ pub(crate) fn read(scene: &Scene, rounds: usize) -> Result<()> {
         for side in order(round) {
             let (server, lists, inspections) = match side {
                 Side::Ours => (&ours, &mut lists.ours, &mut inspections.ours),
-                Side::Stock => (&stock, &mut lists.stock, &mut inspections.stock),
+                Side::Stock => (&stock, &mut lists.other, &mut inspections.other),
             };
             lists.push(list(server)?);
             inspections.push(inspect(server)?);
@@ -152,14 +152,16 @@ pub(crate) fn fill(server: &Server, count: usize) -> Result<()> {
     http::run(server.engine.socket(), 16, count, creations).map(drop)
 }
 
-fn list(server: &Server) -> Result<Measured> {
+/// The list, again and again.
+pub(crate) fn list(server: &Server) -> Result<Measured> {
     let gets = Gets::of(std::iter::once("/secrets".to_owned()));
-    measure(server, || {
+    measure(&[server], || {
         http::run(server.engine.socket(), 1, LISTINGS, gets)
     })
 }
 
-fn inspect(server: &Server) -> Result<Measured> {
+/// Each of those on the list.
+pub(crate) fn inspect(server: &Server) -> Result<Measured> {
     let list = server.engine.get("/secrets")?;
     let ids = list.as_array().context("not a list")?;
     ensure!(ids.len() == LISTED, "{} secrets are there", ids.len());
@@ -167,7 +169,7 @@ fn inspect(server: &Server) -> Result<Measured> {
         .iter()
         .map(|secret| format!("/secrets/{}", secret["ID"].as_str().unwrap_or_default()));
     let gets = Gets::of(paths);
-    measure(server, || {
+    measure(&[server], || {
         http::run(server.engine.socket(), 64, INSPECTIONS, gets)
     })
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use waxseal_tests::{Engine, Running, Scene, eventually};
+use waxseal_tests::{DaemonOptions, Engine, Running, Scene, eventually};
 
 /// Until a server answers or stops.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,30 +44,72 @@ impl Server {
         name: &str,
         is_autolocked: bool,
     ) -> Result<Server> {
+        let server = Server::boot(scene, side, name, &DaemonOptions::default())?;
+        server.found(is_autolocked)?;
+        Ok(server)
+    }
+
+    /// Starts a server in a directory of that name, in no cluster yet; of the options, its address
+    /// and what to wrap it into count.
+    pub(crate) fn boot(
+        scene: &Scene,
+        side: Side,
+        name: &str,
+        options: &DaemonOptions,
+    ) -> Result<Server> {
         let dir = scene.dir().join(format!("{name}-{side:?}"));
         fs::create_dir(&dir)?;
         let socket = dir.join("s");
         let mut server = Server {
             side,
             engine: Engine::new(&socket),
-            address: scene.address(),
-            words: words(scene, side, &dir),
+            address: options.address.unwrap_or_else(|| scene.address()),
+            words: words(scene, side, &dir, &options.wrapper),
             dir,
             running: None,
         };
         server.launch()?;
         server.state(PATIENCE, "inactive")?;
-        let remote = server.remote();
+        Ok(server)
+    }
+
+    /// Makes it the manager of a new cluster.
+    pub(crate) fn found(&self, is_autolocked: bool) -> Result<()> {
+        let remote = self.remote();
         let body = json!({
             "ListenAddr": remote,
             "AdvertiseAddr": remote,
             "Spec": {"EncryptionConfig": {"AutoLockManagers": is_autolocked}},
         });
-        server
-            .engine
-            .call("POST", "/swarm/init", Some(&body))?
-            .expect(200)?;
-        Ok(server)
+        self.post("/swarm/init", &body)
+    }
+
+    /// Makes it another manager of a cluster.
+    pub(crate) fn join(&self, first: &Server) -> Result<()> {
+        let remote = self.remote();
+        let body = json!({
+            "ListenAddr": remote,
+            "AdvertiseAddr": remote,
+            "RemoteAddrs": [first.remote()],
+            "JoinToken": first.token("Manager")?,
+        });
+        self.post("/swarm/join", &body)
+    }
+
+    /// Starts it and waits until it is locked.
+    pub(crate) fn lock_up(&mut self) -> Result<()> {
+        self.launch()?;
+        self.state(PATIENCE, "locked").map(drop)
+    }
+
+    /// Opens its disk.
+    pub(crate) fn unlock(&self, key: &str) -> Result<()> {
+        self.post("/swarm/unlock", &json!({ "UnlockKey": key }))
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Result<()> {
+        let answer = self.engine.call("POST", path, Some(body))?;
+        answer.expect(200).map(drop)
     }
 
     /// Starts the process and waits for nothing.
@@ -102,12 +144,33 @@ impl Server {
         };
         running.signal(Signal::TERM)?;
         running.wait(PATIENCE)?;
+        self.clear()
+    }
+
+    /// Ends it, however it is.
+    pub(crate) fn end(&mut self) -> Result<()> {
+        if let Some(mut running) = self.running.take() {
+            running.kill()?;
+        }
+        self.clear()
+    }
+
+    fn clear(&self) -> Result<()> {
         // The engine's containerd ends by itself once the engine has.
         eventually("nothing is left", PATIENCE, || {
             let left = waxseal_tests::processes_below(&self.dir)?;
             ensure!(left.is_empty(), "still there: {left:?}");
             Ok(())
-        })
+        })?;
+        // One that was killed left its mounts to the one that was started after it.
+        waxseal_tests::clear(&self.dir);
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        let mut running = self.running.take().context("the server does not run")?;
+        running.kill()
     }
 
     /// Its process.
@@ -126,8 +189,11 @@ impl Server {
 
     /// The token of workers.
     pub(crate) fn worker_token(&self) -> Result<String> {
-        let swarm = self.engine.get("/swarm")?;
-        text(&swarm["JoinTokens"]["Worker"])
+        self.token("Worker")
+    }
+
+    fn token(&self, role: &str) -> Result<String> {
+        text(&self.engine.get("/swarm")?["JoinTokens"][role])
     }
 
     /// The unlock key.
@@ -148,9 +214,10 @@ fn text(value: &Value) -> Result<String> {
     Ok(value.as_str().context("not a text")?.to_owned())
 }
 
-fn words(scene: &Scene, side: Side, dir: &Path) -> Vec<String> {
+fn words(scene: &Scene, side: Side, dir: &Path, wrapper: &[String]) -> Vec<String> {
     let path = |name: &str| dir.join(name).display().to_string();
-    let mut words = match side {
+    let mut words = wrapper.to_vec();
+    words.extend(match side {
         Side::Ours => vec![
             scene.machine().waxseal.display().to_string(),
             "daemon".to_owned(),
@@ -166,7 +233,7 @@ fn words(scene: &Scene, side: Side, dir: &Path) -> Vec<String> {
         ]
         .map(str::to_owned)
         .to_vec(),
-    };
+    });
     words.extend([
         format!("--data-root={}", path("data")),
         format!("--exec-root={}", path("exec")),

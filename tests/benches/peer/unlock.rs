@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::json;
-use waxseal_tests::Scene;
+use waxseal_tests::{Answer, Scene};
 
 use crate::{
     measure::memory_kib,
@@ -14,13 +13,13 @@ use crate::{
 };
 
 /// Secrets of 1 KiB in the cluster.
-const SECRETS: usize = 10_000;
+pub(crate) const SECRETS: usize = 10_000;
 /// Until the list is there.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(1);
 /// After the list, before the memory is read: what start and list needed has gone then.
-const SETTLE: Duration = Duration::from_secs(2);
+pub(crate) const SETTLE: Duration = Duration::from_secs(2);
 
 /// One start of a locked manager.
 struct Start {
@@ -54,7 +53,7 @@ pub(crate) fn unlock(scene: &Scene, rounds: usize) -> Result<()> {
         for side in order(round) {
             match side {
                 Side::Ours => pairs.ours.push(start(&mut ours, &keys[0])?),
-                Side::Stock => pairs.stock.push(start(&mut stock, &keys[1])?),
+                Side::Stock => pairs.other.push(start(&mut stock, &keys[1])?),
             }
         }
     }
@@ -83,28 +82,13 @@ pub(crate) fn unlock(scene: &Scene, rounds: usize) -> Result<()> {
 fn start(server: &mut Server, key: &str) -> Result<Start> {
     server.stop()?;
     let begin = Instant::now();
-    server.launch()?;
-    server.state(PATIENCE, "locked")?;
+    server.lock_up()?;
     let locked = begin.elapsed();
     let begin = Instant::now();
-    let body = json!({ "UnlockKey": key });
-    server
-        .engine
-        .call("POST", "/swarm/unlock", Some(&body))?
-        .expect(200)?;
-    let list = loop {
-        let answer = server.engine.call("GET", "/secrets", None)?;
-        match answer.status.as_u16() {
-            200 => break answer,
-            // Not caught up yet.
-            503 if begin.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
-            other => bail!("the list was answered with {other}"),
-        }
-    };
+    server.unlock(key)?;
+    let list = first_list(server)?;
     let listed = begin.elapsed();
-    let list = list.json()?;
-    let found = list.as_array().context("not a list")?.len();
-    ensure!(found == SECRETS, "{found} secrets are there");
+    count(&list)?;
     std::thread::sleep(SETTLE);
     let pid = server.pid()?;
     Ok(Start {
@@ -113,4 +97,26 @@ fn start(server: &mut Server, key: &str) -> Result<Start> {
         rss_kib: memory_kib(pid, "VmRSS")?,
         peak_kib: memory_kib(pid, "VmHWM")?,
     })
+}
+
+/// Asks for the list of secrets until there is one.
+pub(crate) fn first_list(server: &Server) -> Result<Answer> {
+    let begin = Instant::now();
+    loop {
+        let answer = server.engine.call("GET", "/secrets", None)?;
+        match answer.status.as_u16() {
+            200 => return Ok(answer),
+            // Not caught up yet; stock says 500 while there is no leader.
+            500 | 503 if begin.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+            other => bail!("the list was answered with {other}"),
+        }
+    }
+}
+
+/// All secrets are in the list.
+pub(crate) fn count(list: &Answer) -> Result<()> {
+    let list = list.json()?;
+    let found = list.as_array().context("not a list")?.len();
+    ensure!(found == SECRETS, "{found} secrets are there");
+    Ok(())
 }
