@@ -251,6 +251,10 @@ impl Daemon {
     /// Takes up what the data root holds.
     pub(crate) async fn resume(self: &Arc<Daemon>) {
         let mut control = self.control.lock().await;
+        // The API answers already: an init or join may have come first.
+        if !matches!(*control, Control::Inactive) {
+            return;
+        }
         self.take_up(&mut control).await;
     }
 
