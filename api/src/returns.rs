@@ -98,7 +98,7 @@ fn returning(node: &Node, now: &prost_types::Timestamp) -> Option<Returning> {
         reason: pending.reason.clone(),
         approved: returns::is_approved(node, &pending.public_key_digest, now),
     });
-    let possible_clone = node.possible_clone.as_ref().map(|clone| PossibleClone {
+    let possible_clone = returns::possible_clone(node, now).map(|clone| PossibleClone {
         serial: hex(&clone.serial),
         addr: clone.addr.clone(),
         at: Time::of(clone.at.as_ref()),
@@ -207,4 +207,113 @@ async fn check_level<C: Cluster>(api: &Shared<C>) -> Result<(), Problem> {
         "not all managers of this swarm can keep that on record; update waxseal on all of them",
     )
     .into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use http::Request;
+    use http_body_util::{BodyExt, Full};
+    use serde_json::{Value, json};
+    use waxseal_cluster::objects::{Actor, NoteReturn, PendingReturn};
+
+    use super::*;
+    use crate::{Server, testing::FakeCluster};
+
+    async fn call(cluster: &Arc<FakeCluster>, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let request = Request::builder().uri(format!("/waxseal/v1/{path}"));
+        let request = match body {
+            None => request.method("GET").body(Full::<Bytes>::default()),
+            Some(body) => request
+                .method("POST")
+                .header("content-type", "application/json")
+                .body(Full::from(body.to_string())),
+        };
+        let service = Server::new(Arc::clone(cluster)).service(Some(0));
+        let answer = service.answer(request.unwrap()).await;
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    async fn with_waiting() -> (Arc<FakeCluster>, String) {
+        let cluster = FakeCluster::manager().await;
+        let id = cluster.add_worker("w", true);
+        let pending = PendingReturn {
+            public_key_digest: vec![0xab; 32],
+            addr: "192.0.2.7".to_owned(),
+            reason: "away for long".to_owned(),
+            ..PendingReturn::default()
+        };
+        let op = Op::NoteReturn(NoteReturn {
+            node_id: id.clone(),
+            pending: Some(pending),
+            clone: None,
+        });
+        cluster.propose(Actor::default(), op).await.unwrap();
+        (cluster, id)
+    }
+
+    #[tokio::test]
+    async fn a_node_that_does_not_wait_or_waits_with_another_key_is_not_approved() {
+        let cluster = FakeCluster::manager().await;
+        cluster.add_worker("w", true);
+        let approve = json!({});
+        let (status, body) = call(&cluster, "nodes/w/approve", Some(&approve)).await;
+        assert_eq!(status, 400, "{body}");
+        assert_eq!(
+            call(&cluster, "nodes/x/approve", Some(&approve)).await.0,
+            404
+        );
+        let (cluster, _) = with_waiting().await;
+        let other = json!({ "key": "sha256:abac" });
+        let (status, body) = call(&cluster, "nodes/w/approve", Some(&other)).await;
+        assert_eq!(status, 400);
+        let detail = body["detail"].as_str().unwrap();
+        assert!(detail.contains("sha256:abab"), "{detail}");
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_shown_and_approved() {
+        let (cluster, id) = with_waiting().await;
+        let (status, shown) = call(&cluster, "returns", None).await;
+        assert_eq!(
+            (status, shown["window_secs"].as_u64()),
+            (200, Some(2_592_000))
+        );
+        let waiting = &shown["nodes"][0]["waiting"];
+        assert_eq!(waiting["addr"], "192.0.2.7");
+        assert_eq!(waiting["approved"], false);
+        let start = json!({ "key": "SHA256:ABab" });
+        assert_eq!(call(&cluster, "nodes/w/approve", Some(&start)).await.0, 400);
+        let start = json!({ "key": "ABab" });
+        let (status, approved) = call(&cluster, "nodes/w/approve", Some(&start)).await;
+        assert_eq!(
+            (status, approved["node_id"].as_str()),
+            (200, Some(id.as_str()))
+        );
+        let shown = call(&cluster, "returns", None).await.1;
+        assert_eq!(shown["nodes"][0]["waiting"]["approved"], true);
+        // The Engine API says it too.
+        let request = Request::get(format!("/nodes/{id}")).body(Full::<Bytes>::default());
+        let service = Server::new(Arc::clone(&cluster)).service(Some(0));
+        let answer = service.answer(request.unwrap()).await.into_body();
+        let node: Value =
+            serde_json::from_slice(&answer.collect().await.unwrap().to_bytes()).unwrap();
+        let message = node["Status"]["Message"].as_str().unwrap();
+        assert!(message.contains("waxseal node approve"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn the_window_is_set_and_has_to_be_said() {
+        let cluster = FakeCluster::manager().await;
+        let set = async |body: Value| call(&cluster, "returns/window", Some(&body)).await.0;
+        assert_eq!(set(json!({})).await, 400);
+        assert_eq!(set(json!({ "secs": u64::MAX })).await, 400);
+        assert_eq!(set(json!({ "secs": 0 })).await, 200);
+        let shown = call(&cluster, "returns", None).await.1;
+        assert_eq!(shown["window_secs"], 0);
+    }
 }

@@ -8,7 +8,7 @@ use prost_types::Timestamp;
 
 use crate::{
     feature::is_ours,
-    objects::{Cluster, Node, NodeState, PendingReturn},
+    objects::{Cluster, Node, NodeState, PendingReturn, PossibleClone},
     state::State,
     timestamps::{date_time, instant},
 };
@@ -28,6 +28,8 @@ pub const DEFAULT_RETURN_WINDOW: Duration = Duration::from_secs(30 * DAY_SECS);
 pub const MAX_RETURN_WINDOW: Duration = Duration::from_secs(100 * 365 * DAY_SECS);
 /// For how long after it last asked a node is shown as waiting for an operator.
 pub const PENDING_RETURN_LIFE: Duration = Duration::from_secs(7 * DAY_SECS);
+/// For how long after it was last seen a possible clone is shown.
+pub const CLONE_LIFE: Duration = Duration::from_secs(30 * DAY_SECS);
 /// Nodes that wait for an operator at once: what a person looks through.
 pub const PENDING_RETURNS: usize = 256;
 /// For how long an operator's approval counts.
@@ -59,6 +61,16 @@ pub fn pending_return<'n>(node: &'n Node, now: &Timestamp) -> Option<&'n Pending
     node.pending_return.as_ref().filter(is_live)
 }
 
+/// Who presented a certificate of a node that was replaced, unless that was long ago.
+pub fn possible_clone<'n>(node: &'n Node, now: &Timestamp) -> Option<&'n PossibleClone> {
+    let life = i64::try_from(CLONE_LIFE.as_secs()).unwrap_or(i64::MAX);
+    let is_live = |clone: &&PossibleClone| {
+        let at = clone.at.as_ref();
+        at.is_some_and(|at| at.seconds.saturating_add(life) > now.seconds)
+    };
+    node.possible_clone.as_ref().filter(is_live)
+}
+
 /// Whether an operator lets the holder of this key return as this node now.
 pub fn is_approved(node: &Node, public_key_digest: &[u8], now: &Timestamp) -> bool {
     node.return_approval.as_ref().is_some_and(|approval| {
@@ -83,14 +95,22 @@ pub fn may_return_with(node: &Node, serial: &[u8]) -> bool {
 /// What an operator should know of a node whose certificate counts no more, or may be in two
 /// places, and the command that helps; nothing of a node that is well.
 pub fn standing(node: &Node, cluster: &Cluster, now: &Timestamp) -> Option<String> {
-    let id = &node.id;
-    if let Some(clone) = &node.possible_clone {
+    let copied = possible_clone(node, now).map(|clone| {
         let addr = &clone.addr;
-        return Some(format!(
+        format!(
             "a certificate of it that was replaced was presented from {addr}, so that it may have \
              been copied: see `waxseal node returns`"
-        ));
+        )
+    });
+    match (copied, absence(node, cluster, now)) {
+        (Some(copied), Some(absence)) => Some(format!("{copied}; {absence}")),
+        (copied, absence) => copied.or(absence),
     }
+}
+
+/// What stands between a node and its session, as far as its certificate does.
+fn absence(node: &Node, cluster: &Cluster, now: &Timestamp) -> Option<String> {
+    let id = &node.id;
     if let Some(pending) = pending_return(node, now) {
         let (addr, reason) = (&pending.addr, &pending.reason);
         return Some(format!(
@@ -136,8 +156,7 @@ mod tests {
     use super::*;
     use crate::{
         objects::{
-            Certificate, NodeDescription, NodeRole, NodeStatus, NodeTlsInfo, PossibleClone, RootCa,
-            RootRotation,
+            Certificate, NodeDescription, NodeRole, NodeStatus, NodeTlsInfo, RootCa, RootRotation,
         },
         testing::{at, describe, node},
     };
@@ -212,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clone_is_told_before_all_else() {
+    fn a_clone_is_told_first_and_not_for_ever() {
         let mut noted = down(&[("Waxseal", "host")], b"former", 10);
         noted.pending_return = Some(PendingReturn {
             addr: "192.0.2.1".into(),
@@ -222,8 +241,13 @@ mod tests {
         assert!(told(&noted).contains("waxseal node approve n1"));
         noted.possible_clone = Some(PossibleClone {
             addr: "192.0.2.2".into(),
+            at: Some(NOW),
             ..PossibleClone::default()
         });
-        assert!(told(&noted).contains("192.0.2.2"));
+        let both = told(&noted);
+        let (clone, pending) = (both.find("192.0.2.2"), both.find("192.0.2.1"));
+        assert!(clone.is_some() && clone < pending, "{both}");
+        noted.possible_clone.as_mut().unwrap().at = Some(at(1_000 - 30 * 86_400));
+        assert!(!told(&noted).contains("192.0.2.2"));
     }
 }

@@ -226,6 +226,8 @@ async fn come_back(
 ) -> Result<(), RenewError> {
     let away = match shared.has_expired() {
         true => "its certificate has expired",
+        // What stood in the way is over.
+        false if shared.has_session() => return Ok(()),
         false => "the managers do not take its certificate, or it does not trust theirs",
     };
     shared

@@ -24,7 +24,7 @@ use crate::{
     managers::{ManagerAddress, Observed},
     random::spread,
     reports::Reports,
-    status::AgentStatus,
+    status::{AgentStatus, SessionStatus},
     store::{IdentityStore, OwnAuthority},
 };
 
@@ -90,6 +90,12 @@ impl Shared {
     pub(crate) fn has_expired(&self) -> bool {
         let identity = self.tls.identity();
         identity.is_some_and(|identity| identity.not_after < self.now())
+    }
+
+    /// Whether a manager knows this node now.
+    pub(crate) fn has_session(&self) -> bool {
+        let status = self.status.borrow();
+        matches!(status.session, SessionStatus::Registered { .. })
     }
 
     pub(crate) fn now(&self) -> OffsetDateTime {

@@ -3,11 +3,13 @@
 //! Asked for within the process: a manager whose certificate has expired cannot call itself
 //! over TLS, and the only one of a cluster has nobody else to ask.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use tonic::Status;
 use waxseal_ca::Csr;
-use waxseal_cluster::objects::{Certificate, IssuanceState, RequestCertificate, command::Op};
+use waxseal_cluster::objects::{
+    Certificate, IssuanceState, RequestCertificate, RequestSource, command::Op,
+};
 
 use super::service::{Ca, new_serial, status};
 use crate::error::propose_status;
@@ -22,6 +24,12 @@ pub struct OwnCertificate {
 }
 
 impl Ca {
+    /// Where others reach this node, without port.
+    fn own_address(&self) -> String {
+        let advertised = self.core.advertise_addr.parse::<SocketAddr>();
+        advertised.map_or_else(|_| String::new(), |address| address.ip().to_string())
+    }
+
     /// Certifies a key of this manager's own node, in the role of its record.
     pub(crate) async fn certify_self(
         self: &Arc<Self>,
@@ -35,6 +43,10 @@ impl Ca {
             serial: new_serial()?.as_bytes().to_vec(),
             public_key_digest: csr.public_key_digest().as_bytes().to_vec(),
             status: status(IssuanceState::Renew),
+            source: Some(RequestSource {
+                address: self.own_address(),
+                token: String::new(),
+            }),
             ..Certificate::default()
         };
         let op = Op::RequestCertificate(RequestCertificate {

@@ -10,7 +10,7 @@
 use std::{sync::Arc, time::Instant};
 
 use time::OffsetDateTime;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use waxseal_ca::{
     Csr, IssuerInfo, PublicKeyDigest, Serial,
     reclaim::{
@@ -24,7 +24,7 @@ use waxseal_cluster::{
     Refusal, State, date_time,
     objects::{
         Certificate, Cluster, GrantReturn, IssuanceState, Membership, Node, NoteReturn,
-        PendingReturn, PossibleClone, command::Op,
+        PendingReturn, PossibleClone, RequestSource, command::Op,
     },
     returns, timestamp,
 };
@@ -131,7 +131,9 @@ impl Ca {
             match self.carry_out(decided, &request, &addr).await {
                 Err(Halt::Changed) => {}
                 Err(Halt::Status(status)) => {
-                    self.refusals.note(address, Instant::now());
+                    if !matches!(status.code(), Code::Unavailable | Code::Aborted) {
+                        self.refusals.note(address, Instant::now());
+                    }
                     return Err(status);
                 }
                 Ok(outcome) => return Ok(outcome),
@@ -221,6 +223,10 @@ impl Ca {
             serial: new_serial()?.as_bytes().to_vec(),
             public_key_digest: csr.public_key_digest().as_bytes().to_vec(),
             status: status(IssuanceState::Renew),
+            source: Some(RequestSource {
+                address: granted.addr.clone(),
+                token: String::new(),
+            }),
             ..Certificate::default()
         };
         let op = Op::GrantReturn(GrantReturn {

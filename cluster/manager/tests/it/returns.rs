@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 use waxseal_ca::{
-    CertificateExpiry, Clock, Csr, NodeCredentials, NodeKey, NodeProfile, Role,
-    reclaim::ReclaimStatement, serial::Serial,
+    CertificateExpiry, Clock, Csr, NodeCredentials, NodeKey, NodeProfile, Role, RootAuthority,
+    reclaim::ReclaimStatement, root_path::follow_root_path, serial::Serial,
 };
 use waxseal_cluster::objects::{
-    ApproveReturn, Certificate, IssuanceState, IssuanceStatus, NodeRole, RemoveNode,
-    RequestCertificate, SetReturnWindow, StoreCertificate, command::Op,
+    ApproveReturn, Certificate, IssuanceState, IssuanceStatus, NodeRole, PastRoot, RemoveNode,
+    RequestCertificate, SetReturnWindow, StoreCertificate, UpdateCluster, command::Op,
 };
 use waxseal_manager::{Manager, component};
 use waxseal_wire::{
     ManagerChannel,
-    waxseal::{PathRequest, ReclaimRequest, reclaim_response::Outcome},
+    waxseal::{PathRequest, PathResponse, ReclaimRequest, reclaim_response::Outcome},
 };
 
 use crate::{
@@ -294,5 +294,73 @@ async fn the_way_to_the_present_root_is_told_to_who_holds_a_root_of_the_cluster(
     let answer = ask(held).await.unwrap().into_inner();
     assert!(answer.steps.is_empty());
     assert_eq!(answer.root, world.root.trust().pem());
+    manager.shutdown(crate::support::DEADLINE).await;
+}
+
+/// The cluster has another root: the former one leads to it, unless it was compromised.
+async fn rotate(world: &World, manager: &Manager, new: &RootAuthority, compromised: bool) {
+    let now = world.clock.now();
+    let mut cluster = manager.read(|state| state.cluster().unwrap().as_ref().clone());
+    let root = cluster.root_ca.as_mut().unwrap();
+    root.ca_cert = new.cert_pem().into();
+    root.ca_key = new.key_pem().as_bytes().to_vec();
+    let cross = world.root.cross_sign(new.trust(), now).unwrap();
+    cluster.past_roots = vec![PastRoot {
+        ca_cert: world.root.cert_pem().into(),
+        cross_signed: match compromised {
+            true => Vec::new(),
+            false => cross.into_bytes(),
+        },
+        retired_at: Some(waxseal_cluster::timestamp(now)),
+        compromised,
+        ..PastRoot::default()
+    }];
+    let op = Op::UpdateCluster(UpdateCluster {
+        cluster: Some(cluster),
+        expected_version: 0,
+    });
+    propose(manager, op).await;
+}
+
+#[tokio::test]
+async fn who_holds_a_former_root_finds_the_present_one_and_returns_under_it() {
+    let (world, manager, absent) = absent_world().await;
+    let now = world.clock.now();
+    let new = RootAuthority::generate(now).unwrap();
+    rotate(&world, &manager, &new, false).await;
+    let held = world.root.trust();
+    let channel = world.joiner(&manager).await;
+    let request = PathRequest {
+        held: held.digest().as_bytes().to_vec(),
+    };
+    let answer = channel.root_path().path(request).await.unwrap();
+    let PathResponse { steps, root } = answer.into_inner();
+    assert_eq!(steps.len(), 1);
+    let trust = follow_root_path(held, &steps, &root, now).unwrap();
+    assert_eq!(trust.pem(), new.trust().pem());
+    // The manager's own certificate is of the former root still.
+    let (outcome, key) = absent.asks(&world, &manager).await.unwrap();
+    let Outcome::Chain(chain) = outcome else {
+        panic!("{outcome:?}")
+    };
+    let own = NodeCredentials::new(&chain, key, &trust, now).unwrap();
+    assert_eq!(own.identity().node_id, "w1");
+    assert_eq!(own.issuer(), new.trust().issuer_info());
+    manager.shutdown(crate::support::DEADLINE).await;
+}
+
+#[tokio::test]
+async fn a_compromised_root_leads_nowhere_and_proves_nothing() {
+    let (world, manager, absent) = absent_world().await;
+    let new = RootAuthority::generate(world.clock.now()).unwrap();
+    rotate(&world, &manager, &new, true).await;
+    let channel = world.joiner(&manager).await;
+    let held = world.root.trust().digest().as_bytes().to_vec();
+    let closed = channel.root_path().path(PathRequest { held }).await;
+    let closed = closed.unwrap_err();
+    assert!(closed.message().contains("docker swarm leave"), "{closed}");
+    let refused = absent.asks(&world, &manager).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    assert!(refused.message().contains("compromised"), "{refused}");
     manager.shutdown(crate::support::DEADLINE).await;
 }
