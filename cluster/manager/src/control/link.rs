@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 use waxseal_ca::{LiveTls, Role};
 use waxseal_wire::{Course, Credentials, ManagerChannel, ToLeader, waxseal::ReadIndexRequest};
 
@@ -125,8 +126,8 @@ impl Link {
         let changed = tokio::select! {
             changed = self.leader.changed() => changed.is_ok(),
             () = channel.closed() => false,
-            () = silent(&channel, incarnation) => {
-                tracing::debug!(%addr, "no answer from the leader; connecting anew");
+            () = useless(&channel, incarnation) => {
+                tracing::debug!(%addr, "no use of the leader; connecting anew");
                 false
             }
         };
@@ -135,15 +136,17 @@ impl Link {
     }
 }
 
-/// Completes when the manager at the other end does not answer.
-async fn silent(channel: &ManagerChannel, incarnation: u64) {
+/// Completes when the manager at the other end does not answer, or refuses the
+/// incarnation: one that has just joined may have read its log up to a former one only.
+async fn useless(channel: &ManagerChannel, incarnation: u64) {
     loop {
-        time::sleep(PROBE).await;
         let mut control = channel.control();
         let probe = control.read_index(ReadIndexRequest { incarnation });
-        // Any answer is one.
-        if time::timeout(PROBE, probe).await.is_err() {
-            return;
+        match time::timeout(PROBE, probe).await {
+            Err(_) => return,
+            Ok(Err(status)) if status.code() == Code::FailedPrecondition => return,
+            // Any other answer is one.
+            Ok(_) => time::sleep(PROBE).await,
         }
     }
 }
