@@ -49,6 +49,8 @@ pub(crate) enum Code {
     DeadlineExceeded,
     /// 500.
     Unknown,
+    /// 500.
+    Internal,
 }
 
 impl Code {
@@ -57,7 +59,9 @@ impl Code {
             Code::InvalidArgument | Code::FailedPrecondition => StatusCode::BAD_REQUEST,
             Code::AlreadyExists => StatusCode::CONFLICT,
             Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
-            Code::DeadlineExceeded | Code::Unknown => StatusCode::INTERNAL_SERVER_ERROR,
+            Code::DeadlineExceeded | Code::Unknown | Code::Internal => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 
@@ -69,6 +73,7 @@ impl Code {
             Code::Unimplemented => "Unimplemented",
             Code::DeadlineExceeded => "DeadlineExceeded",
             Code::Unknown => "Unknown",
+            Code::Internal => "Internal",
         }
     }
 }

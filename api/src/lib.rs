@@ -13,6 +13,7 @@
 //! `Result<Response, ApiError>` by `respond`.
 
 mod bypass;
+mod ca;
 mod certificates;
 mod cluster;
 mod configs;

@@ -33,7 +33,7 @@ use waxseal_cluster::{
 
 use crate::{
     bypass::{Bypassed, Restored},
-    certificates,
+    ca, certificates,
     cluster::{Cluster, ClusterError},
     configs, distribution, elsewhere,
     error::{ApiError, Code, PageNotFound},
@@ -283,6 +283,7 @@ fn routes<C: Cluster>() -> Router<Shared<C>> {
         .merge(networks::routes())
         .merge(distribution::routes())
         .merge(status::routes())
+        .merge(ca::routes())
         .merge(renew::routes())
         .merge(returns::routes())
         .merge(managers::routes())

@@ -38,6 +38,7 @@ pub mod renewal;
 pub mod role;
 pub mod root;
 pub mod root_path;
+pub mod rotation;
 pub mod serial;
 pub mod skew;
 #[cfg(test)]

@@ -38,6 +38,7 @@ mod store;
 #[cfg(test)]
 mod testing;
 mod timestamps;
+mod trust;
 mod validate;
 mod vault;
 mod wiped;
@@ -67,6 +68,7 @@ pub use record::ChangeRecord;
 pub use snapshot::{FrozenState, Restorer, SNAPSHOT_FORMAT};
 pub use state::State;
 pub use timestamps::{date_time, timestamp};
+pub use trust::{RotationOptions, TokenSecrets, finish_rotation, signing_root, start_rotation};
 pub use validate::{
     validate_annotations, validate_cluster_spec, validate_config_spec, validate_secret_spec,
     validate_service_spec,

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    cert, client::Client, completions, config, daemon, demo, events, failure::Failure, join_token,
-    manager, node, secret, service, socket::Socket, status, swarm, unlock, version,
+    ca, cert, client::Client, completions, config, daemon, demo, events, failure::Failure,
+    join_token, manager, node, secret, service, socket::Socket, status, swarm, unlock, version,
 };
 
 const AFTER_HELP: &str = "\
@@ -33,6 +33,7 @@ pub(crate) enum Verb {
     Swarm(swarm::Args),
     Unlock(unlock::Args),
     Node(node::Args),
+    Ca(ca::Args),
     Manager(manager::Args),
     Cert(cert::Args),
     JoinToken(Box<join_token::Args>),
@@ -53,6 +54,7 @@ impl Verb {
             Verb::Swarm(args) => swarm::run(&client, args).await,
             Verb::Unlock(args) => unlock::run(&client, args).await,
             Verb::Node(args) => node::run(&client, args).await,
+            Verb::Ca(args) => ca::run(&client, args).await,
             Verb::Manager(args) => manager::run(&client, args).await,
             Verb::Cert(args) => cert::run(&client, args).await,
             Verb::JoinToken(args) => join_token::run(&client, *args).await,

@@ -6,6 +6,7 @@
 //! It is a library so that a test can run the very same command on another [`Underlay`].
 
 mod args;
+mod ca;
 mod cert;
 mod client;
 mod completions;

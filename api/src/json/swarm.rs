@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use time::OffsetDateTime;
 use waxseal_ca::TrustBundle;
-use waxseal_cluster::objects;
+use waxseal_cluster::{objects, signing_root};
 use zeroize::Zeroizing;
 
 use super::common::{AsBase64, Driver, Labels, Meta, annotations, duration, nanos};
@@ -46,7 +46,7 @@ impl<'a> Swarm<'a> {
             id: &cluster.id,
             meta: Meta::of(cluster.meta.as_ref()),
             spec: cluster.spec.as_ref().map(Spec::from).unwrap_or_default(),
-            tls_info: ClusterTlsInfo::of(root_ca.map_or(&[], |root| &root.ca_cert), now),
+            tls_info: ClusterTlsInfo::of(root_ca, now),
             root_rotation_in_progress: root_ca.is_some_and(|root| root.root_rotation.is_some()),
             default_addr_pool: (!pool.is_empty()).then_some(pool),
             subnet_size: cluster.subnet_size,
@@ -91,9 +91,12 @@ impl Serialize for OwnedBase64 {
 }
 
 impl<'a> ClusterTlsInfo<'a> {
-    fn of(ca_cert: &'a [u8], now: OffsetDateTime) -> ClusterTlsInfo<'a> {
+    fn of(root: Option<&'a objects::RootCa>, now: OffsetDateTime) -> ClusterTlsInfo<'a> {
+        let ca_cert: &[u8] = root.map_or(&[], |root| &root.ca_cert);
+        // While the root rotates, the one to be signs and the old one is trusted.
+        let issuer: &[u8] = root.map_or(&[], signing_root);
         // A root that has run out still shows its text; the rest stays empty then.
-        let issuer = TrustBundle::from_pem(ca_cert, now)
+        let issuer = TrustBundle::from_pem(issuer, now)
             .ok()
             .map(|bundle| bundle.issuer_info().clone());
         let (subject, key) = match issuer {

@@ -1,6 +1,7 @@
 //! Routes of the cluster itself.
 
 mod address;
+pub(crate) mod ca;
 mod join;
 mod update;
 
@@ -39,7 +40,7 @@ pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
 }
 
 /// The cluster object as it is now.
-async fn cluster_object<C: Cluster>(
+pub(crate) async fn cluster_object<C: Cluster>(
     api: &Shared<C>,
 ) -> Result<std::sync::Arc<objects::Cluster>, ApiError> {
     api.read(|state| state.cluster().cloned())

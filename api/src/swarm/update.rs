@@ -5,13 +5,17 @@ use http::StatusCode;
 use waxseal_autolock::UnlockKey;
 use waxseal_ca::{BundleDigest, JoinToken, token::TOKEN_SECRET_BYTES};
 use waxseal_cluster::{
-    Refusal,
+    Refusal, RotationOptions,
     objects::{Cluster as ClusterObject, JoinTokens, UnlockKeyRecord},
     validate_cluster_spec, version_of,
 };
 use zeroize::Zeroizing;
 
-use super::{cluster_object, join::not_offered};
+use super::{
+    ca::{Asked, change_root},
+    cluster_object,
+    join::not_offered,
+};
 use crate::{
     cluster::Cluster,
     error::ApiError,
@@ -65,14 +69,12 @@ pub(super) async fn update<C: Cluster>(
             "swarm spec must be named \"default\"",
         ));
     }
-    let forced = old
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.ca_config.as_ref())
-        .map_or(0, |ca| ca.force_rotate);
-    if let Some(what) = spec.asks_for_ca_change(forced) {
-        return Err(not_offered(what));
+    if !spec.ca_config.external_cas.is_empty() {
+        return Err(not_offered("external CAs are"));
     }
+    let cert = std::mem::take(&mut spec.ca_config.signing_ca_cert);
+    let key = std::mem::take(&mut spec.ca_config.signing_ca_key);
+    let forced = spec.ca_config.force_rotate;
     let spec = spec.replacing();
     validate_cluster_spec(&spec)?;
     // 4. The object that replaces exactly the one that was read.
@@ -85,6 +87,13 @@ pub(super) async fn update<C: Cluster>(
         .as_ref()
         .is_some_and(|encryption| encryption.auto_lock_managers);
     new.spec = Some(spec);
+    // The key is stored once, with the root, and never with the settings.
+    let asked = Asked {
+        cert_pem: cert.as_bytes(),
+        key_pem: key.0.as_bytes(),
+        forced,
+    };
+    change_root(&api, &mut new, &asked, RotationOptions::default()).await?;
     rotate_tokens(&mut new, rotate)?;
     change_unlock_key(&mut new, auto_lock, rotate.unlock_key)?;
     api.cluster

@@ -6,3 +6,4 @@ mod scenarios;
 mod transport;
 
 pub(crate) use fake::FakeCluster;
+pub(crate) use replay::Client;

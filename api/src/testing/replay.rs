@@ -24,7 +24,7 @@ const ID_PREFIX: usize = 5;
 
 /// One exchange.
 #[derive(Deserialize)]
-pub(super) struct Exchange {
+pub(crate) struct Exchange {
     method: String,
     path: String,
     status: u16,
@@ -33,36 +33,36 @@ pub(super) struct Exchange {
 }
 
 /// A client of a server in process.
-pub(super) struct Client {
-    pub(super) service: EngineService,
+pub(crate) struct Client {
+    pub(crate) service: EngineService,
     ids: HashMap<String, String>,
     versions: HashMap<u64, u64>,
 }
 
 /// An answer, read whole.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: http::HeaderMap,
-    pub(super) text: String,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    pub(super) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or(Value::Null)
     }
 
-    pub(super) fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         self.json()["message"].as_str().unwrap_or("").to_owned()
     }
 }
 
 impl Client {
-    pub(super) fn of(cluster: &Arc<FakeCluster>) -> Client {
+    pub(crate) fn of(cluster: &Arc<FakeCluster>) -> Client {
         Client::over(Server::new(Arc::clone(cluster)).service(Some(1000)))
     }
 
-    pub(super) fn over(service: EngineService) -> Client {
+    pub(crate) fn over(service: EngineService) -> Client {
         Client {
             service,
             ids: HashMap::new(),
@@ -70,7 +70,7 @@ impl Client {
         }
     }
 
-    pub(super) async fn open(&self, method: &str, path: &str, body: Body) -> Response {
+    pub(crate) async fn open(&self, method: &str, path: &str, body: Body) -> Response {
         let request = Request::builder()
             .method(Method::from_bytes(method.as_bytes()).unwrap())
             .uri(path)
@@ -80,7 +80,7 @@ impl Client {
         self.service.answer(request).await
     }
 
-    pub(super) async fn send(&self, method: &str, path: &str, body: impl Into<Body>) -> Answer {
+    pub(crate) async fn send(&self, method: &str, path: &str, body: impl Into<Body>) -> Answer {
         let response = self.open(method, path, body.into()).await;
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
@@ -91,16 +91,16 @@ impl Client {
         }
     }
 
-    pub(super) async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send("GET", path, Body::empty()).await
     }
 
-    pub(super) async fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         self.send("POST", path, body.to_string()).await
     }
 
     /// Replays all exchanges of a file and compares the answers.
-    pub(super) async fn replay(&mut self, recorded: &str) {
+    pub(crate) async fn replay(&mut self, recorded: &str) {
         for (number, line) in (1..).zip(recorded.lines()) {
             let exchange: Exchange = serde_json::from_str(line).unwrap();
             self.exchange(number, exchange).await;

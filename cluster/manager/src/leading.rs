@@ -36,7 +36,7 @@ use waxseal_wire::{
 };
 
 use crate::{
-    ca::{Ca, IssuerError, NodeCaService, ReclaimService},
+    ca::{Ca, IssuerError, NodeCaService, ReclaimService, Rotation},
     core::Core,
     dispatcher::{Dispatcher, Sessions},
     engine::Engine,
@@ -172,6 +172,7 @@ impl Lead {
             connections: self.connections.clone(),
             plan_due: Notify::new(),
             roles_due: Arc::default(),
+            rotation_due: Arc::default(),
             stopped: stopped.clone(),
         });
         let routes = routes(&loops, &tasks);
@@ -188,6 +189,12 @@ impl Lead {
             stopped: stopped.clone(),
         };
         tasks.spawn(roles.run());
+        let rotation = Rotation {
+            core: Arc::clone(core),
+            due: Arc::clone(&loops.rotation_due),
+            stopped: stopped.clone(),
+        };
+        tasks.spawn(rotation.run());
         Ok(Leading {
             subscriptions: Arc::clone(&loops.subscriptions),
             ca: Arc::clone(&loops.ca),

@@ -49,6 +49,7 @@ pub(crate) struct Loops {
     pub(crate) connections: Connections,
     pub(crate) plan_due: Notify,
     pub(crate) roles_due: Arc<Notify>,
+    pub(crate) rotation_due: Arc<Notify>,
     pub(crate) stopped: CancellationToken,
 }
 
@@ -118,10 +119,14 @@ impl Loops {
         self.subscriptions.look_again();
         self.plan_due.notify_one();
         self.roles_due.notify_one();
+        self.rotation_due.notify_one();
     }
 
     fn changed(&self, change: &Change) {
         dispatcher::notify(&self.sessions, change);
+        if matches!(change, Change::Cluster { .. } | Change::Node { .. }) {
+            self.rotation_due.notify_one();
+        }
         match change {
             Change::Cluster { .. } => {
                 self.ca.cluster_changed();

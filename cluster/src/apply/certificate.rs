@@ -10,11 +10,12 @@ use crate::{
     change::Refusal,
     meta::Stamp,
     objects::{
-        Actor, Certificate, CertificateOrigin, Cluster, IssuanceState, Node, RequestCertificate,
+        Actor, Certificate, CertificateOrigin, IssuanceState, Node, RequestCertificate,
         StoreCertificate, actor::Who,
     },
     state::State,
     timestamps::later,
+    trust::signing_root,
 };
 
 impl State {
@@ -126,8 +127,8 @@ impl State {
     /// Whether this is the digest of the key of the root that signs now. None is that of
     /// a manager from before it was told.
     fn signs_now(&self, issuer: &[u8]) -> bool {
-        let root = self.cluster.as_ref().and_then(|c| signing_root(c));
-        let key = root.and_then(PublicKeyDigest::of_certificate_pem);
+        let root = self.cluster.as_ref().and_then(|c| c.root_ca.as_ref());
+        let key = root.and_then(|root| PublicKeyDigest::of_certificate_pem(signing_root(root)));
         issuer.is_empty() || key.is_some_and(|key| key.as_bytes() == issuer)
     }
 }
@@ -178,15 +179,6 @@ pub(super) fn marked(node: &Node, asker: CertificateOrigin) -> Option<Certificat
     }
 }
 
-/// The root whose key signs now: while it rotates, the one to be.
-fn signing_root(cluster: &Cluster) -> Option<&[u8]> {
-    let root = cluster.root_ca.as_ref()?;
-    Some(match &root.root_rotation {
-        Some(rotation) => &rotation.ca_cert,
-        None => &root.ca_cert,
-    })
-}
-
 fn state_of(certificate: &Certificate) -> IssuanceState {
     certificate
         .status
@@ -202,8 +194,8 @@ mod tests {
     use crate::{
         change::Applied,
         objects::{
-            IssuanceStatus, ManagerStatus, NodeObservation, NodeRole, ObserveNodes, RootCa,
-            RootRotation, UpdateCluster, UpdateNode, command::Op,
+            Cluster, IssuanceStatus, ManagerStatus, NodeObservation, NodeRole, ObserveNodes,
+            RootCa, RootRotation, UpdateCluster, UpdateNode, command::Op,
         },
         testing::{MANAGER, at, bootstrapped, create_worker, describe, node, run},
     };

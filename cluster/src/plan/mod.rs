@@ -9,6 +9,8 @@
 //!   that stays away;
 //! - [`plan_roles`]: what was asked of nodes to their roles, on record and in the Raft
 //!   group;
+//! - [`rotation_view`]: the node table as the plan of a root's rotation, in `waxseal_ca`,
+//!   reads it;
 //! - [`build_task`], [`attachments`], [`check_outgoing_task`]: what a task looks
 //!   like and what must hold of it before it is sent to a node.
 //!
@@ -22,6 +24,7 @@ mod orchestrator;
 mod outgoing;
 mod reaper;
 mod roles;
+mod rotation;
 mod scheduler;
 mod task;
 #[cfg(test)]
@@ -35,6 +38,7 @@ pub use orchestrator::{
 pub use outgoing::{OutgoingFault, check_outgoing_task};
 pub use roles::{MemberView, RoleStep, RolesPlan, joins, keeps_quorum, plan_roles};
 pub(crate) use roles::{desired_role, has_quorum};
+pub use rotation::rotation_view;
 pub use scheduler::{
     LABEL_NATIVE_TASKS, PLUGIN_ENGINE, PLUGIN_HOST, PLUGIN_LIMITS, PLUGIN_TYPE,
     constraint::{Constraint, ConstraintError, Operator, parse_constraints},

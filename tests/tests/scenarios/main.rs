@@ -19,6 +19,7 @@ mod own_cli;
 mod refusals;
 mod returns;
 mod revocation;
+mod rotation;
 mod secrets;
 mod services;
 mod stack;

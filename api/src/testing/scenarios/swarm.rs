@@ -195,26 +195,32 @@ async fn tokens_and_unlock_key_rotate() {
 }
 
 #[tokio::test]
-async fn changes_of_the_root_are_refused_and_change_nothing() {
+async fn bad_changes_of_the_root_are_refused_and_change_nothing() {
     let cluster = FakeCluster::manager().await;
     let client = Client::of(&cluster);
     let swarm = client.get("/swarm").await;
     let before = swarm.json();
+    let invalid = |text: &str| format!("rpc error: code = InvalidArgument desc = {text}");
     let cases = [
         (
-            json!({"ForceRotate": 1}),
-            "rotation of the root certificate is not offered yet",
+            json!({"SigningCACert": "x", "SigningCAKey": "y"}),
+            400,
+            invalid(
+                "invalid root certificates: {\"code\":1003,\"message\":\"Failed to parse certificate\"}",
+            ),
         ),
         (
-            json!({"SigningCACert": "x", "SigningCAKey": "y"}),
-            "a root certificate and key of your own are not offered yet",
+            json!({"SigningCAKey": "y"}),
+            400,
+            invalid("if a signing CA key is provided, the signing CA cert must also be provided"),
         ),
         (
             json!({"ExternalCAs": [{"Protocol": "cfssl", "URL": "https://a"}]}),
-            "external CAs are not offered yet",
+            501,
+            "external CAs are not offered yet".to_owned(),
         ),
     ];
-    for (ca, text) in cases {
+    for (ca, status, text) in cases {
         let mut spec = before["Spec"].clone();
         spec["CAConfig"] = ca;
         let path = format!(
@@ -222,10 +228,60 @@ async fn changes_of_the_root_are_refused_and_change_nothing() {
             before["Version"]["Index"]
         );
         let answer = client.post(&path, &spec).await;
-        assert_eq!(answer.status, 501);
-        assert!(answer.message().starts_with(text), "{}", answer.message());
+        assert_eq!(answer.status, status);
+        assert!(answer.message().starts_with(&text), "{}", answer.message());
         assert_eq!(client.get("/swarm").await.text, swarm.text);
     }
+}
+
+#[tokio::test]
+async fn a_forced_rotation_shows_the_new_issuer_and_the_old_trust() {
+    let cluster = FakeCluster::manager().await;
+    let client = Client::of(&cluster);
+    let swarm = async || client.get("/swarm").await.json();
+    let update = async |change: &dyn Fn(&mut serde_json::Value)| {
+        let before = swarm().await;
+        let mut spec = before["Spec"].clone();
+        change(&mut spec["CAConfig"]);
+        let path = format!("/swarm/update?version={}", before["Version"]["Index"]);
+        client.post(&path, &spec).await.status.as_u16()
+    };
+    let before = swarm().await;
+    assert_eq!(update(&|ca| ca["ForceRotate"] = json!(1)).await, 200);
+    let during = swarm().await;
+    assert_eq!(during["RootRotationInProgress"], true);
+    assert_eq!(during["Spec"]["CAConfig"]["ForceRotate"], 1);
+    let of = |swarm: &serde_json::Value, field: &str| swarm["TLSInfo"][field].clone();
+    for kept in ["TrustRoot", "CertIssuerSubject"] {
+        assert_eq!(of(&during, kept), of(&before, kept), "{kept}");
+    }
+    let key = "CertIssuerPublicKey";
+    assert_ne!(of(&during, key), of(&before, key));
+    assert_eq!(during["JoinTokens"], before["JoinTokens"]);
+    // The same settings once more change nothing …
+    assert_eq!(update(&|_| {}).await, 200);
+    assert_eq!(of(&swarm().await, key), of(&during, key));
+    // … another counter begins anew …
+    assert_eq!(update(&|ca| ca["ForceRotate"] = json!(2)).await, 200);
+    let second = swarm().await;
+    assert_ne!(of(&second, key), of(&during, key));
+    // … and the present root with its key ends it.
+    let (cert, signing_key) = cluster.look(|state| {
+        let root = state.cluster().unwrap().root_ca.clone().unwrap();
+        let text = |pem: Vec<u8>| String::from_utf8(pem).unwrap();
+        (text(root.ca_cert), text(root.ca_key))
+    });
+    let back = move |ca: &mut serde_json::Value| {
+        ca["SigningCACert"] = json!(cert);
+        ca["SigningCAKey"] = json!(signing_key);
+    };
+    assert_eq!(update(&back).await, 200);
+    let after = swarm().await;
+    assert_eq!(after["RootRotationInProgress"], false);
+    assert_eq!(of(&after, key), of(&before, key));
+    let kept = cluster.look(|state| state.cluster().unwrap().spec.clone().unwrap());
+    let ca = kept.ca_config.unwrap();
+    assert!(ca.signing_ca_key.is_empty() && ca.signing_ca_cert.is_empty());
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod own;
 mod reclaim;
 mod records;
 mod refusals;
+mod rotation;
 mod service;
 mod tokens;
 
@@ -13,4 +14,5 @@ pub use external::ExternalConfigError;
 pub use issuer::IssuerError;
 pub use own::OwnCertificate;
 pub(crate) use reclaim::{ReclaimService, RootPathService};
+pub(crate) use rotation::Rotation;
 pub(crate) use service::{Ca, CaService, NodeCaService};

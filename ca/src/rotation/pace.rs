@@ -1,0 +1,108 @@
+//! How many members may renew at the same time: as many as the leader gets through.
+
+use std::time::{Duration, Instant};
+
+/// The window at the start of a rotation. A renewal takes a member about 1 s, most of which it
+/// waits by itself.
+const FIRST: usize = 256;
+/// At least so many, however slow it goes.
+const LEAST: usize = 16;
+/// At most: each is a connection, a request and a session that the leader holds in memory.
+const MOST: usize = 4096;
+/// Renewals that take longer say that the leader has too many at once …
+const SLOW: Duration = Duration::from_secs(4);
+/// … and faster ones that it could have more.
+const FAST: Duration = Duration::from_secs(2);
+/// The window is judged so often.
+const PERIOD: Duration = Duration::from_millis(500);
+
+/// A window that follows how long renewals take.
+#[derive(Debug)]
+pub struct Pace {
+    window: usize,
+    judged: Option<Instant>,
+    completed: usize,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace {
+            window: FIRST,
+            judged: None,
+            completed: 0,
+        }
+    }
+}
+
+impl Pace {
+    /// Most members that renew at the same time.
+    pub fn window(&self) -> usize {
+        self.window
+    }
+
+    /// Takes note of how it goes: `busy` members are renewing, `completed` have so far.
+    ///
+    /// By Little's law, a renewal takes as long as it takes to complete what is busy.
+    pub fn note(&mut self, busy: usize, completed: usize, now: Instant) {
+        let Some(judged) = self.judged else {
+            self.judged = Some(now);
+            self.completed = completed;
+            return;
+        };
+        let period = now.saturating_duration_since(judged);
+        if period < PERIOD {
+            return;
+        }
+        let gone = completed.saturating_sub(self.completed);
+        self.judged = Some(now);
+        self.completed = completed;
+        // What does not fill the window says nothing about it.
+        if busy * 2 < self.window {
+            return;
+        }
+        let each = period.checked_div(u32::try_from(gone).unwrap_or(u32::MAX));
+        let took = each.map(|each| each.saturating_mul(u32::try_from(busy).unwrap_or(u32::MAX)));
+        match took {
+            Some(took) if took <= FAST => self.window = (self.window * 3 / 2).min(MOST),
+            Some(took) if took <= SLOW => {}
+            _ => self.window = (self.window * 3 / 4).max(LEAST),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The window after 10 s with a leader that completes `rate` per second.
+    fn settled(rate: usize) -> usize {
+        let mut pace = Pace::default();
+        let start = Instant::now();
+        for step in 0..20u32 {
+            let busy = pace.window();
+            let completed = rate * step as usize / 2;
+            pace.note(busy, completed, start + PERIOD * step);
+        }
+        pace.window()
+    }
+
+    #[test]
+    fn the_window_follows_what_the_leader_gets_through() {
+        let slow = settled(20);
+        assert!((LEAST..=80).contains(&slow), "{slow}");
+        let fast = settled(1_000);
+        assert!((1_500..=4_000).contains(&fast), "{fast}");
+        assert_eq!(settled(1_000_000), MOST);
+        assert_eq!(settled(0), LEAST);
+    }
+
+    #[test]
+    fn a_window_that_is_not_filled_stays() {
+        let mut pace = Pace::default();
+        let start = Instant::now();
+        for step in 0..20u32 {
+            pace.note(3, 0, start + PERIOD * step);
+        }
+        assert_eq!(pace.window(), FIRST);
+    }
+}
