@@ -20,8 +20,11 @@ use axum::Error;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::UnixStream,
+    io::{AsyncRead, Join, ReadBuf, join},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
 };
 use zeroize::Zeroizing;
 
@@ -77,10 +80,10 @@ impl Content {
     }
 }
 
-/// A client's connection whose reader gets blanks for content.
+/// What a client sends, with blanks for content.
 #[derive(Debug)]
 pub(crate) struct Bypassed {
-    stream: UnixStream,
+    stream: OwnedReadHalf,
     contents: Arc<Contents>,
     requests: Requests,
     /// Of the request that comes in; gone if nobody wants it.
@@ -88,7 +91,9 @@ pub(crate) struct Bypassed {
 }
 
 impl Bypassed {
-    pub(crate) fn new(stream: UnixStream) -> (Bypassed, Arc<Contents>) {
+    /// The connection for the transport, and what goes past it.
+    pub(crate) fn new(stream: UnixStream) -> (Join<Bypassed, OwnedWriteHalf>, Arc<Contents>) {
+        let (stream, writer) = stream.into_split();
         let contents = Arc::<Contents>::default();
         let bypassed = Bypassed {
             stream,
@@ -96,7 +101,7 @@ impl Bypassed {
             requests: Requests::new(),
             content: Weak::new(),
         };
-        (bypassed, contents)
+        (join(bypassed, writer), contents)
     }
 
     /// Takes content out of received bytes.
@@ -130,36 +135,6 @@ impl AsyncRead for Bypassed {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         self.received(&mut buffer.filled_mut()[before..]);
         Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Bypassed {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 

@@ -36,6 +36,7 @@ mod reclaim;
 mod redact;
 mod status;
 mod text;
+mod writes;
 
 pub use accept::{
     Acceptor, Admit, Connections, Course, Listening, Relay, RelayClaim, ToLeader, Vouch,
