@@ -14,6 +14,7 @@ use waxseal_raft_store::DangerSimDisk;
 use crate::{
     slow::{SlowDisk, Slowness},
     support::{DEADLINE, World, add_node, create_secret, node},
+    way::Way,
 };
 
 /// Managers and what outlives them.
@@ -31,6 +32,8 @@ pub(crate) struct Site {
     pub(crate) slow: Slowness,
     /// Off the others' clock by so much.
     pub(crate) ahead: Duration,
+    /// How the others reach it, if not directly.
+    pub(crate) way: Option<Way>,
     pub(crate) manager: Option<Manager>,
 }
 
@@ -43,6 +46,7 @@ impl Site {
             disk: Arc::new(DangerSimDisk::new(n)),
             slow: Slowness::default(),
             ahead: Duration::ZERO,
+            way: None,
             manager: None,
         }
     }
@@ -52,7 +56,10 @@ impl Site {
     }
 
     pub(crate) fn addr(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        match &self.way {
+            Some(way) => way.address().to_string(),
+            None => format!("127.0.0.1:{}", self.port),
+        }
     }
 }
 
@@ -64,10 +71,14 @@ fn free_port() -> u16 {
 impl Group {
     /// A cluster of so many managers.
     pub(crate) async fn of(managers: u64) -> Group {
-        let world = World::new();
+        Group::founded_at(Site::new(1), managers).await
+    }
+
+    /// As [`Group::of`], with the first one there.
+    pub(crate) async fn founded_at(site: Site, managers: u64) -> Group {
         let mut group = Group {
-            world,
-            sites: vec![Site::new(1)],
+            world: World::new(),
+            sites: vec![site],
         };
         let new = NewCluster {
             cluster: group.world.cluster(),
@@ -84,7 +95,11 @@ impl Group {
         let site = &self.sites[site];
         let config = self.world.config(&site.node_id, site.raft_id, site.port);
         let clock = Arc::new(ManualClock::at(self.world.clock.now() + site.ahead));
-        ManagerConfig { clock, ..config }
+        ManagerConfig {
+            clock,
+            advertise_addr: site.addr(),
+            ..config
+        }
     }
 
     pub(crate) async fn start(&mut self, site: usize, start: Start) -> Result<(), StartError> {

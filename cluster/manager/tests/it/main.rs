@@ -15,3 +15,4 @@ mod roles;
 mod slow;
 mod support;
 mod trust;
+mod way;

@@ -381,6 +381,48 @@ async fn who_was_removed_meanwhile_is_cut_off_by_one_that_catches_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_cuts_off_whom_it_leaves_out() {
+    let mut group = Group::of(3).await;
+    let leader = group.leader().await;
+    add_node(group.sites[leader].manager(), "w1", NodeRole::Worker).await;
+    group.write("before").await;
+    group.all_have(&["before".into()]).await;
+    let behind = (leader + 1) % 3;
+    group.kill(behind);
+    let removal = RemoveNode {
+        node_id: "w1".into(),
+        force: true,
+        ..RemoveNode::default()
+    };
+    let manager = group.sites[leader].manager();
+    let removed = manager.propose(component("test"), Op::RemoveNode(removal));
+    removed.await.unwrap();
+    group.write("after").await;
+    group.all_have(&["after".into()]).await;
+    // What others have of it is in a snapshot alone.
+    let others: Vec<_> = group.running().collect();
+    for other in &others {
+        let manager = group.sites[*other].manager();
+        manager.rotate_dek(dek(2)).await.unwrap();
+    }
+    for other in &others {
+        group.kill(*other);
+    }
+    group.world.retire(dek(2), dek(1));
+    group.start(behind, Start::Resume).await.unwrap();
+    let manager = group.sites[behind].manager();
+    let worker = group.world.worker(manager, "w1").await;
+    worker.hello().greet(HelloRequest::default()).await.unwrap();
+    for other in others {
+        group.start(other, Start::Resume).await.unwrap();
+    }
+    let closed = tokio::time::timeout(DEADLINE, worker.closed());
+    closed.await.unwrap();
+    group.all_have(&["after".into()]).await;
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_written_after_a_stop_that_had_too_little_time() {
     let group = Group::of(1).await;
     let site = &group.sites[0];

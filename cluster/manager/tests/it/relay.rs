@@ -25,8 +25,9 @@ use waxseal_wire::{
 };
 
 use crate::{
-    group::Group,
+    group::{Group, Site},
     support::{DEADLINE, add_node, create_secret, open_session},
+    way::Way,
 };
 
 impl Group {
@@ -295,6 +296,48 @@ async fn a_lost_leader_is_a_pause_to_clients_of_others() {
         "the node had a session {:?} later",
         killed.unwrap().elapsed()
     );
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_way_to_the_leader_is_found_out_and_leaves_no_write_in_doubt() {
+    let mut first = Site::new(1);
+    first.way = Some(Way::to(first.port).await);
+    let group = Group::founded_at(first, 3).await;
+    assert_eq!(group.leader().await, 0);
+    add_node(group.at(0), "w1", NodeRole::Worker).await;
+    let worker = group.world.worker(group.at(1), "w1").await;
+    let (mut messages, _) = open_session(&worker).await.unwrap();
+    // The leader carries the write out, and its answer is lost.
+    group.sites[0].slow.set(Duration::from_millis(600));
+    let begun = Instant::now();
+    let (created, ()) = tokio::join!(create_secret(group.at(1), "in-doubt", 100), async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        group.sites[0].way.as_ref().unwrap().fall_silent();
+        group.sites[0].slow.set(Duration::ZERO);
+    });
+    println!("answered after {:?}: {created:?}", begun.elapsed());
+    created.unwrap();
+    assert!(has(group.at(1), "in-doubt"));
+    // So is the session that went that way, and there is another one to be had.
+    let ended = async {
+        loop {
+            if let Some(Err(status)) = messages.next().await {
+                return status;
+            }
+        }
+    };
+    let status = timeout(DEADLINE, ended).await.unwrap();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    let registered = async {
+        while let Err(status) = open_session(&worker).await {
+            assert_eq!(status.code(), Code::Unavailable, "{status}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(DEADLINE, registered).await.unwrap();
+    println!("a new session after {:?}", begun.elapsed());
+    assert_eq!(group.leader().await, 0, "nobody else had to lead");
     group.end().await;
 }
 
