@@ -9,6 +9,7 @@ use std::{
 use tonic::Code;
 use waxseal_autolock::{Dek, RaftKeys, UnlockKey};
 use waxseal_ca::{Clock, LiveTls, NodeCredentials, TrustBundle};
+use waxseal_cluster::objects::UnlockKeyRecord;
 use waxseal_wire::{
     Credentials, DialError, ManagerChannel, engine_text,
     waxseal::{MembersRequest, ReadIndexRequest, UnlockKeyRequest},
@@ -93,25 +94,35 @@ pub(crate) async fn fetch_unlock_key(
     Err(EnterError::UnlockKey { last })
 }
 
-async fn ask(
-    manager: &str,
-    tls: &Arc<LiveTls>,
-) -> Result<Option<waxseal_cluster::objects::UnlockKeyRecord>, String> {
+async fn ask(manager: &str, tls: &Arc<LiveTls>) -> Result<Option<UnlockKeyRecord>, String> {
     let channel = ManagerChannel::dial(manager, Credentials::Member(tls))
         .await
         .map_err(|error: DialError| error.to_string())?;
     let mut control = channel.control();
     let asking = control.unlock_key(UnlockKeyRequest {});
     match tokio::time::timeout(CALL_DEADLINE, asking).await {
-        Ok(Ok(answer)) => Ok(answer.into_inner().unlock_key),
+        Ok(Ok(answer)) => opened(&channel, answer.into_inner().unlock_key),
         Ok(Err(status)) => Err(engine_text(&status)),
         Err(_) => Err(format!("the manager at {manager} did not answer in time")),
     }
 }
 
-fn parse(
-    record: Option<waxseal_cluster::objects::UnlockKeyRecord>,
-) -> Result<ClusterKey, EnterError> {
+/// The record as the manager has it.
+fn opened(
+    channel: &ManagerChannel,
+    mut record: Option<UnlockKeyRecord>,
+) -> Result<Option<UnlockKeyRecord>, String> {
+    if let Some(record) = &mut record
+        && !record.key.is_empty()
+    {
+        let sealed = std::mem::take(&mut record.key);
+        let key = channel.sealing().open(sealed);
+        record.key = key.map_err(|status| status.message().to_owned())?.to_vec();
+    }
+    Ok(record)
+}
+
+fn parse(record: Option<UnlockKeyRecord>) -> Result<ClusterKey, EnterError> {
     let Some(mut record) = record else {
         return Ok(ClusterKey {
             key: None,

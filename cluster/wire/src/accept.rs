@@ -55,6 +55,7 @@ use crate::{
     limits,
     peer::Peer,
     reclaim::reclaim_binding,
+    sealing::Sealing,
 };
 
 /// Pause after `accept` failed for want of descriptors or memory.
@@ -264,6 +265,16 @@ impl Server {
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             Some(identity)
         };
+        let is_manager = identity
+            .as_ref()
+            .is_some_and(|identity| identity.role == Role::Manager);
+        let sealing = match is_manager {
+            true => {
+                let sealing = Sealing::of(stream.get_ref().1, Side::Server);
+                Some(Arc::new(sealing.map_err(io::Error::other)?))
+            }
+            false => None,
+        };
         let stream = Prefaced::read(stream).await?;
         Ok(Greeted {
             stream,
@@ -273,6 +284,7 @@ impl Server {
                 chain,
                 relayed_by: None,
                 binding,
+                sealing,
             },
         })
     }

@@ -32,6 +32,7 @@ use crate::{
     bypass::{Assignments, Bypassed, Lines, Scrubbed, Side},
     limits,
     reclaim::reclaim_binding,
+    sealing::Sealing,
     swarmkit::{
         AssignmentsRequest, ca_client::CaClient, dispatcher_client::DispatcherClient,
         log_broker_client::LogBrokerClient, node_ca_client::NodeCaClient,
@@ -66,6 +67,7 @@ pub struct ManagerChannel {
     binding: Option<ChannelBinding>,
     closed: CancellationToken,
     lines: Arc<Lines>,
+    sealing: Arc<Sealing>,
     _driver: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -129,6 +131,15 @@ impl ManagerChannel {
     /// The return of a node by proof of possession.
     pub fn reclaim(&self) -> ReclaimClient<ManagerChannel> {
         ReclaimClient::new(self.clone()).max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT)
+    }
+
+    /// What seals content for the manager at the other end.
+    pub fn sealing(&self) -> &Sealing {
+        &self.sealing
+    }
+
+    pub(crate) fn lines(&self) -> &Arc<Lines> {
+        &self.lines
     }
 
     /// swarmkit's `CA`.
@@ -213,6 +224,8 @@ async fn connect(
         true => reclaim_binding(tls.get_ref().1),
         false => None,
     };
+    let sealing = Sealing::of(tls.get_ref().1, Side::Client)
+        .map_err(|error| failed(Unreachable::tls(io::Error::other(error))))?;
     let (stream, first_byte) = FirstByte::watch(tls);
     let lines = Arc::default();
     let stream = Bypassed::new(stream, Side::Client, Some(&lines));
@@ -252,6 +265,7 @@ async fn connect(
         binding,
         closed,
         lines,
+        sealing: Arc::new(sealing),
         _driver: driver,
     })
 }

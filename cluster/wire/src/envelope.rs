@@ -153,6 +153,7 @@ mod tests {
     fn peer(chain: &[usize]) -> Peer {
         let certificate = |bytes: &usize| CertificateDer::from(vec![7; *bytes]);
         Peer {
+            sealing: None,
             address: "192.0.2.1:4711".parse().unwrap(),
             identity: None,
             chain: chain.iter().map(certificate).collect::<Arc<[_]>>(),

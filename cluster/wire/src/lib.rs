@@ -34,6 +34,7 @@ pub mod limits;
 mod peer;
 mod reclaim;
 mod redact;
+mod sealing;
 mod status;
 mod text;
 mod writes;
@@ -48,5 +49,6 @@ pub use features::{
     announced_time,
 };
 pub use peer::Peer;
+pub use sealing::Sealing;
 pub use status::{engine_text, issuance_status, reclaim_status, refusal_status};
 pub use text::{PEER_TEXT_LIMIT, clean_name, clean_text, peer_text};

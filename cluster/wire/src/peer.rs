@@ -6,6 +6,8 @@ use rustls::pki_types::CertificateDer;
 use tonic::{Request, Status};
 use waxseal_ca::{NodeIdentity, reclaim::ChannelBinding};
 
+use crate::sealing::Sealing;
+
 /// The caller of a request, found in the request's extensions.
 ///
 /// Of a call that another manager relayed this is who made it there, not that manager.
@@ -26,6 +28,8 @@ pub struct Peer {
     /// client certificate. Of a relayed call as the relaying manager, which is one on record,
     /// says it is.
     pub binding: Option<ChannelBinding>,
+    /// Of a manager's own connection.
+    pub sealing: Option<Arc<Sealing>>,
 }
 
 impl Peer {
@@ -38,6 +42,16 @@ impl Peer {
             .extensions()
             .get::<Peer>()
             .ok_or_else(|| Status::internal("the request bears no peer"))
+    }
+
+    /// What seals content for the caller, a manager.
+    ///
+    /// # Errors
+    /// `PermissionDenied` if its connection is no manager's.
+    pub fn sealing(&self) -> Result<&Sealing, Status> {
+        self.sealing.as_deref().ok_or_else(|| {
+            Status::permission_denied("Permission denied: this call is for managers")
+        })
     }
 
     /// The caller's identity.

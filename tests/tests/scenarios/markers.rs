@@ -16,8 +16,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustix::process::Signal;
 use serde_json::json;
 use waxseal_tests::{
-    Cli, DaemonOptions, Dockerd, Markers, NetworkNamespace, Scene, Waxseal, eventually, require,
-    run, scenario,
+    Cli, DaemonOptions, Dockerd, Managers, Markers, NetworkNamespace, Scene, Waxseal, eventually,
+    manager_token, node_id, require, run, scenario,
 };
 
 const SECRETS: u64 = 1000;
@@ -102,6 +102,55 @@ fn nothing_stays_in_memory_after_a_task() -> Result<()> {
         }
         worker.docker.ok(&["swarm", "leave"])?;
         manager.docker.ok(&["swarm", "leave", "--force"])?;
+        Ok(())
+    })
+}
+
+/// Neither of managers that replicate them, nor of one that relays them to nodes.
+#[test]
+fn nothing_stays_in_memory_of_several_managers() -> Result<()> {
+    scenario("marker-group", |scene| {
+        let markers = Markers::new()?;
+        let mut group = Managers::start(scene, 3, &["--autolock", "--availability", "drain"])?;
+        let leader = group.leader(0)?;
+        let relaying = group.followers()?[0];
+        for index in group.followers()? {
+            let id = node_id(&group.nodes[index].engine)?;
+            let drain = ["node", "update", "--availability", "drain", &id];
+            group.nodes[leader].docker.ok(&drain)?;
+        }
+        let worker = scene.waxseal("worker")?;
+        let asked = &group.nodes[relaying];
+        worker.join(&asked.worker_token()?, &asked.remote())?;
+        // 1. Through a follower, and so from manager to manager twice.
+        create(asked, &markers)?;
+        large(asked, &markers)?;
+        run_with(
+            &asked.docker,
+            &["m0", "m1", "large"],
+            &["--mode", "global"],
+            1,
+        )?;
+        asked.docker.ok(&["service", "rm", "user"])?;
+        gone(&worker)?;
+        for (index, node) in group.nodes.iter().enumerate() {
+            let what = match index {
+                _ if index == leader => "of the leader",
+                _ if index == relaying => "of the manager that relays",
+                _ => "of a follower",
+            };
+            memory(scene, node, &markers, what)?;
+        }
+        memory(scene, &worker, &markers, "of the worker")?;
+        // 2. A manager that comes later gets them as a snapshot, or as a long log.
+        let token = manager_token(&group.nodes[leader])?;
+        let late = scene.waxseal("late")?;
+        late.join(&token, &group.nodes[leader].remote())?;
+        group.nodes.push(late);
+        group.settled()?;
+        for (node, what) in [(3, "of one that came late"), (leader, "of who sent it all")] {
+            memory(scene, &group.nodes[node], &markers, what)?;
+        }
         Ok(())
     })
 }

@@ -305,7 +305,7 @@ impl Group {
         }
         let request = ProposeRequest {
             incarnation: leader.incarnation,
-            command: command.to_vec(),
+            command: leader.channel.sealing().seal(&command),
         };
         let mut control = leader.channel.control();
         let asking = time::timeout(ANSWER_WAIT, control.propose(request));

@@ -7,6 +7,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 use waxseal_cluster::Wiped;
 use waxseal_wire::{
+    Peer,
     swarmkit::{LogSelector, LogSubscriptionOptions},
     waxseal::{
         LogsRequest, LogsResponse, Member, MembersRequest, MembersResponse, ProposeRequest,
@@ -54,10 +55,11 @@ impl control_server::Control for ControlService {
 
     async fn propose(
         &self,
-        request: Request<ProposeRequest>,
+        mut request: Request<ProposeRequest>,
     ) -> Result<Response<ProposeResponse>, Status> {
         self.check(&request, request.get_ref().incarnation)?;
-        let encoded = Wiped::new(request.into_inner().command);
+        let sealed = std::mem::take(&mut request.get_mut().command);
+        let encoded = Peer::of(&request)?.sealing()?.open(sealed)?;
         let encoded = self.core.group.stamped(&encoded).map_err(|error| {
             Status::failed_precondition(format!("the command cannot be proposed: {error}"))
         })?;
@@ -118,12 +120,19 @@ impl control_server::Control for ControlService {
             .map_err(|error| Status::unavailable(error.to_string()))?;
         // Once more: it may have been demoted meanwhile.
         self.check(&request, 0)?;
-        let (unlock_key, version) = self.core.read(|state| {
+        let sealing = Peer::of(&request)?.sealing()?;
+        let (mut unlock_key, version) = self.core.read(|state| {
             let cluster = state.cluster();
             let key = cluster.and_then(|cluster| cluster.unlock_key.clone());
             let meta = cluster.and_then(|cluster| cluster.meta.as_ref());
             (key, waxseal_cluster::version_of(meta))
         });
+        if let Some(record) = &mut unlock_key
+            && !record.key.is_empty()
+        {
+            let key = Wiped::new(std::mem::take(&mut record.key));
+            record.key = sealing.seal(&key);
+        }
         Ok(Response::new(UnlockKeyResponse {
             unlock_key,
             version,

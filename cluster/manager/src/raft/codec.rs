@@ -7,11 +7,13 @@ use openraft::{
     raft::{AppendEntriesRequest, AppendEntriesResponse},
 };
 use tonic::Status;
-use waxseal_cluster::Wiped;
 use waxseal_raft_store::Member;
-use waxseal_wire::waxseal::{
-    AppendRequest, AppendResponse, RaftEntry, RaftHeader, RaftLogId, RaftMember, RaftMembership,
-    RaftVote, RaftVoters, SnapshotBegin, append_response::Outcome, raft_entry,
+use waxseal_wire::{
+    Sealing,
+    waxseal::{
+        AppendRequest, AppendResponse, RaftEntry, RaftHeader, RaftLogId, RaftMember,
+        RaftMembership, RaftVote, RaftVoters, SnapshotBegin, append_response::Outcome, raft_entry,
+    },
 };
 
 use super::{Payload, RaftId, TypeConfig};
@@ -101,10 +103,12 @@ fn membership_in(membership: RaftMembership) -> Result<Membership<RaftId, Member
     Ok(Membership::new(configs, members))
 }
 
-fn entry_out(entry: openraft::Entry<TypeConfig>) -> RaftEntry {
+fn entry_out(entry: openraft::Entry<TypeConfig>, sealing: &Sealing) -> RaftEntry {
     let payload = match entry.payload {
         EntryPayload::Blank => None,
-        EntryPayload::Normal(payload) => Some(raft_entry::Payload::Batch(payload.batch().to_vec())),
+        EntryPayload::Normal(payload) => {
+            Some(raft_entry::Payload::Batch(sealing.seal(payload.batch())))
+        }
         EntryPayload::Membership(membership) => {
             Some(raft_entry::Payload::Membership(membership_out(&membership)))
         }
@@ -115,12 +119,12 @@ fn entry_out(entry: openraft::Entry<TypeConfig>) -> RaftEntry {
     }
 }
 
-fn entry_in(entry: RaftEntry) -> Result<openraft::Entry<TypeConfig>, Status> {
+fn entry_in(entry: RaftEntry, sealing: &Sealing) -> Result<openraft::Entry<TypeConfig>, Status> {
     let log_id = log_id_in(entry.id.ok_or_else(|| missing("id of an entry"))?);
     let payload = match entry.payload {
         None => EntryPayload::Blank,
         Some(raft_entry::Payload::Batch(batch)) => {
-            EntryPayload::Normal(Payload::from(Wiped::new(batch)))
+            EntryPayload::Normal(Payload::from(sealing.open(batch)?))
         }
         Some(raft_entry::Payload::Membership(membership)) => {
             EntryPayload::Membership(membership_in(membership)?)
@@ -132,25 +136,29 @@ fn entry_in(entry: RaftEntry) -> Result<openraft::Entry<TypeConfig>, Status> {
 pub(crate) fn append_out(
     header: RaftHeader,
     rpc: AppendEntriesRequest<TypeConfig>,
+    sealing: &Sealing,
 ) -> AppendRequest {
+    let entries = rpc.entries.into_iter();
+    let entries = entries.map(|entry| entry_out(entry, sealing));
     AppendRequest {
         header: Some(header),
         vote: Some(vote_out(&rpc.vote)),
         prev: rpc.prev_log_id.map(log_id_out),
-        entries: rpc.entries.into_iter().map(entry_out).collect(),
+        entries: entries.collect(),
         committed: rpc.leader_commit.map(log_id_out),
     }
 }
 
 pub(crate) fn append_in(
     request: AppendRequest,
+    sealing: &Sealing,
 ) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
     let vote = vote_in(request.vote)?;
     let prev_log_id = request.prev.map(log_id_in);
     let entries = request
         .entries
         .into_iter()
-        .map(entry_in)
+        .map(|entry| entry_in(entry, sealing))
         .collect::<Result<Vec<_>, _>>()?;
     // The engine takes these for granted.
     let mut next = prev_log_id.map_or(0, |id| id.index.saturating_add(1));
@@ -278,6 +286,8 @@ fn missing(what: &str) -> Status {
 mod tests {
     use std::collections::BTreeSet;
 
+    use waxseal_cluster::Wiped;
+
     use super::*;
 
     fn id(term: u64, index: u64) -> LogId<RaftId> {
@@ -297,23 +307,28 @@ mod tests {
                 entries: ids.iter().map(entry).collect(),
                 leader_commit: prev,
             },
+            &Sealing::danger_pair().0,
         )
+    }
+
+    fn received(request: AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
+        append_in(request, &Sealing::danger_pair().1)
     }
 
     #[test]
     fn entries_with_holes_or_without_a_leader_are_refused() {
-        assert!(append_in(request(Some(id(1, 4)), &[id(2, 6)])).is_err());
-        assert!(append_in(request(None, &[id(2, 1)])).is_err());
-        assert!(append_in(request(Some(id(2, 4)), &[id(1, 5)])).is_err());
+        assert!(received(request(Some(id(1, 4)), &[id(2, 6)])).is_err());
+        assert!(received(request(None, &[id(2, 1)])).is_err());
+        assert!(received(request(Some(id(2, 4)), &[id(1, 5)])).is_err());
         let mut headless = request(None, &[]);
         headless.vote = Some(RaftVote {
             committed: false,
             ..headless.vote.unwrap()
         });
-        assert!(append_in(headless).is_err());
+        assert!(received(headless).is_err());
         let mut voteless = request(None, &[]);
         voteless.vote = None;
-        assert!(append_in(voteless).is_err());
+        assert!(received(voteless).is_err());
     }
 
     #[test]
@@ -370,7 +385,7 @@ mod tests {
 
     #[test]
     fn messages_round_trip() {
-        let back = append_in(request(Some(id(1, 4)), &[id(2, 5), id(2, 6)])).unwrap();
+        let back = received(request(Some(id(1, 4)), &[id(2, 5), id(2, 6)])).unwrap();
         assert_eq!(back.prev_log_id, Some(id(1, 4)));
         assert_eq!(back.entries.len(), 2);
         let EntryPayload::Normal(payload) = &back.entries[1].payload else {

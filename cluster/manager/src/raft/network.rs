@@ -22,7 +22,10 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 use waxseal_raft_store::{Member, SnapshotData, SnapshotReader, StoredSnapshot};
-use waxseal_wire::waxseal::{SnapshotRequest, snapshot_request::Part};
+use waxseal_wire::{
+    Sealing,
+    waxseal::{SnapshotRequest, snapshot_request::Part},
+};
 
 use super::{Identity, RaftId, TypeConfig, codec};
 use crate::{
@@ -140,7 +143,8 @@ impl Client {
     ) -> Result<AppendEntriesResponse<RaftId>, RpcError> {
         let channel = self.channel(Lane::Log).await?;
         let sent = codec::Sent::of(&rpc);
-        let request = codec::append_out(self.network.me.header(self.target), rpc);
+        let request =
+            codec::append_out(self.network.me.header(self.target), rpc, channel.sealing());
         let at = Instant::now();
         let answer = channel.raft().append(request).await;
         let answer = answer.map_err(|status| failed(&status))?.into_inner();
@@ -166,7 +170,7 @@ impl Client {
         let header = self.network.me.header(self.target);
         let begin = codec::begin_out(header, &vote, &snapshot.meta);
         let (pieces, stream) = mpsc::channel(PIECES_AHEAD);
-        let feeding = feed(pieces, Part::Begin(begin), stored);
+        let feeding = feed(pieces, Part::Begin(begin), stored, channel.sealing());
         let mut client = channel.raft();
         let calling = client.snapshot(ReceiverStream::new(stream));
         tokio::pin!(calling);
@@ -191,6 +195,7 @@ async fn feed(
     pieces: mpsc::Sender<SnapshotRequest>,
     begin: Part,
     stored: StoredSnapshot,
+    sealing: &Sealing,
 ) -> Result<(), Status> {
     send(&pieces, begin).await?;
     let mut reader = Some(stored.reader());
@@ -199,7 +204,7 @@ async fn feed(
         let Some(chunk) = chunk else { break };
         reader = Some(after);
         for piece in chunk.chunks(PIECE_BYTES) {
-            send(&pieces, Part::Chunk(piece.to_vec())).await?;
+            send(&pieces, Part::Chunk(sealing.seal(piece))).await?;
         }
     }
     send(&pieces, Part::End(true)).await

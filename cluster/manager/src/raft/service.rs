@@ -14,10 +14,10 @@ use tokio_stream::StreamExt;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 use waxseal_ca::{NodeIdentity, Role};
-use waxseal_cluster::{objects::NodeRole, timestamp};
+use waxseal_cluster::{Wiped, objects::NodeRole, timestamp};
 use waxseal_raft_store::{Member, SnapshotData, SnapshotDraft};
 use waxseal_wire::{
-    Peer, peer_text,
+    Peer, Sealing, peer_text,
     waxseal::{
         AppendRequest, AppendResponse, BeatRequest, BeatResponse, CampaignRequest,
         CampaignResponse, JoinRequest, JoinResponse, MoveRequest, ProbeRequest, ProbeResponse,
@@ -195,8 +195,12 @@ impl RaftService {
         }
     }
 
-    async fn append(&self, request: AppendRequest) -> Result<AppendResponse, Status> {
-        let rpc = codec::append_in(request)?;
+    async fn append(
+        &self,
+        request: AppendRequest,
+        sealing: &Sealing,
+    ) -> Result<AppendResponse, Status> {
+        let rpc = codec::append_in(request, sealing)?;
         let vote = rpc.vote;
         let own = self.own_vote();
         if own > vote && own.leader_id != vote.leader_id {
@@ -294,6 +298,7 @@ impl RaftService {
         &self,
         begin: waxseal_wire::waxseal::SnapshotBegin,
         mut parts: Streaming<SnapshotRequest>,
+        sealing: &Sealing,
     ) -> Result<VoteResponse, Status> {
         let engine = &self.0.engine;
         let _place = Arc::clone(&self.0.snapshots)
@@ -312,7 +317,7 @@ impl RaftService {
                 .map_err(|_| Status::deadline_exceeded("the rest of the snapshot did not come"))?
                 .ok_or_else(|| Status::aborted("the snapshot ended before its end"))??;
             match part.part {
-                Some(Part::Chunk(chunk)) => write(draft.clone(), chunk).await?,
+                Some(Part::Chunk(chunk)) => write(draft.clone(), sealing.open(chunk)?).await?,
                 Some(Part::End(true)) => break,
                 _ => return Err(Status::invalid_argument("no piece of a snapshot")),
             }
@@ -340,7 +345,10 @@ impl raft_server::Raft for RaftService {
         let call = request.get_ref();
         self.admit(&request, call.header.as_ref(), Call::Leader)?;
         check_speaker(call.header.as_ref(), call.vote.as_ref())?;
-        self.append(request.into_inner()).await.map(Response::new)
+        let (_, extensions, call) = request.into_parts();
+        let caller = Request::from_parts(Default::default(), extensions, ());
+        let appended = self.append(call, Peer::of(&caller)?.sealing()?).await;
+        appended.map(Response::new)
     }
 
     async fn vote(&self, request: Request<VoteMessage>) -> Result<Response<VoteResponse>, Status> {
@@ -394,7 +402,9 @@ impl raft_server::Raft for RaftService {
         let request = Request::from_parts(metadata, extensions, ());
         self.admit(&request, begin.header.as_ref(), Call::Leader)?;
         check_speaker(begin.header.as_ref(), begin.vote.as_ref())?;
-        self.install(begin, parts).await.map(Response::new)
+        let sealing = Peer::of(&request)?.sealing()?;
+        let installed = self.install(begin, parts, sealing).await;
+        installed.map(Response::new)
     }
 
     async fn campaign(
@@ -500,7 +510,7 @@ fn check_speaker(header: Option<&RaftHeader>, vote: Option<&RaftVote>) -> Result
 }
 
 /// Writes a piece on a blocking thread.
-async fn write(draft: SnapshotDraft, chunk: Vec<u8>) -> Result<(), Status> {
+async fn write(draft: SnapshotDraft, chunk: Wiped) -> Result<(), Status> {
     let writing = move || {
         let written = draft.write(&chunk);
         drop(chunk);

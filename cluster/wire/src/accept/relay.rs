@@ -6,6 +6,7 @@
 
 use std::{
     fmt,
+    future::poll_fn,
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, OnceLock},
@@ -24,7 +25,12 @@ use tower::Service;
 use waxseal_ca::{NodeIdentity, reclaim::ChannelBinding};
 
 use super::body::Bounded;
-use crate::{dial::ManagerChannel, envelope, peer::Peer};
+use crate::{
+    bypass::{ASSIGNMENTS, Lines, PREFIX_BYTES, Passing},
+    dial::ManagerChannel,
+    envelope,
+    peer::Peer,
+};
 
 /// What relayed calls are made under, before their own path.
 pub(super) const RELAY_PREFIX: &str = "/waxseal.v1.Relay/";
@@ -216,25 +222,29 @@ impl Relayed {
 pub(super) async fn forward(
     leader: &ToLeader,
     peer: &Peer,
+    lines: Option<&Arc<Lines>>,
     request: Request<Bounded<Incoming>>,
 ) -> Response<AxumBody> {
     let refused = Arc::new(OnceLock::new());
-    let request = match readdressed(leader, peer, request, Arc::clone(&refused)) {
-        Ok(request) => request,
-        Err(status) => return status.into_http(),
+    let brings_secrets = request.uri().path() == ASSIGNMENTS;
+    let readdressed = readdressed(leader, peer, request, Arc::clone(&refused));
+    let readdressed = match readdressed {
+        Ok(request) if brings_secrets => past_buffers(leader, lines, request).await,
+        Ok(request) => Ok((request.map(tonic::body::Body::new), None)),
+        Err(status) => Err(status),
+    };
+    let (request, passing) = match readdressed {
+        Ok(readdressed) => readdressed,
+        Err(status) => return refused.get().cloned().unwrap_or(status).into_http(),
     };
     let mut channel = leader.channel.clone();
     let answer = leader.over.run_until_cancelled(channel.call(request)).await;
     let gone = match answer {
         Some(Ok(response)) => {
-            return response.map(|body| {
-                AxumBody::new(Until {
-                    body,
-                    over: Box::pin(leader.over.clone().cancelled_owned()),
-                    reason: LEADER_GONE,
-                    ended: false,
-                    _channel: Some(channel),
-                })
+            let over = leader.over.clone();
+            return response.map(|body| match passing {
+                Some(passing) => AxumBody::new(relayed(passing.pass(body), over, channel)),
+                None => AxumBody::new(relayed(body, over, channel)),
             });
         }
         Some(Err(error)) => {
@@ -246,13 +256,44 @@ pub(super) async fn forward(
     refused.get().cloned().unwrap_or(gone).into_http()
 }
 
+/// An answer on its way from the leader.
+fn relayed<B>(body: B, over: CancellationToken, channel: ManagerChannel) -> Until<B> {
+    Until {
+        _channel: Some(channel),
+        ..Until::new(body, over, LEADER_GONE)
+    }
+}
+
+/// A call whose answer brings secrets, which lie in no buffer of either connection. It has
+/// one short message, which is taken in whole.
+async fn past_buffers(
+    leader: &ToLeader,
+    lines: Option<&Arc<Lines>>,
+    request: Request<Noting>,
+) -> Result<(Request<tonic::body::Body>, Option<Passing>), Status> {
+    let (parts, mut body) = request.into_parts();
+    let mut message = Vec::new();
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let frame = frame.map_err(Status::from_error)?;
+        if let Ok(data) = frame.into_data() {
+            message.extend_from_slice(&data);
+        }
+    }
+    if message.len() < PREFIX_BYTES {
+        return Err(Status::invalid_argument("the call brought no request"));
+    }
+    let (question, passing) = Passing::new(leader.channel.lines(), lines, message)?;
+    let body = tonic::body::Body::new(question);
+    Ok((Request::from_parts(parts, body), Some(passing)))
+}
+
 /// The call as the leader is to get it.
 fn readdressed(
     leader: &ToLeader,
     peer: &Peer,
     request: Request<Bounded<Incoming>>,
     refused: Arc<OnceLock<Status>>,
-) -> Result<Request<tonic::body::Body>, Status> {
+) -> Result<Request<Noting>, Status> {
     let (parts, body) = request.into_parts();
     let mut headers = HeaderMap::with_capacity(HEADERS.len() + 1);
     for name in HEADERS {
@@ -262,8 +303,7 @@ fn readdressed(
     }
     envelope::enclose(&mut headers, peer, leader.incarnation)?;
     let path = parts.uri.path().trim_start_matches('/');
-    let body = tonic::body::Body::new(Noting { body, refused });
-    let mut request = Request::new(body);
+    let mut request = Request::new(Noting { body, refused });
     *request.method_mut() = Method::POST;
     *request.uri_mut() = format!("{RELAY_PREFIX}{path}")
         .parse()

@@ -374,6 +374,7 @@ fn envelope_of(credentials: Option<&NodeCredentials>) -> String {
         .map(|own| own.chain().to_vec())
         .unwrap_or_default();
     let peer = Peer {
+        sealing: None,
         address: "192.0.2.9:1".parse().unwrap(),
         identity: None,
         chain: chain.into(),

@@ -166,7 +166,8 @@ impl ConnectionService {
         if is_for_leader {
             match self.door.relay.course(self.peer.relayed_by.is_some()).await {
                 Ok(Course::Leader(leader)) => {
-                    return relay::forward(&leader, &self.peer, request).await;
+                    let lines = self.lines.as_ref();
+                    return relay::forward(&leader, &self.peer, lines, request).await;
                 }
                 Ok(Course::Here | Course::Nowhere) => {}
                 Err(status) => return status.into_http(),
@@ -216,6 +217,7 @@ impl ConnectionService {
             chain: relayed.chain,
             relayed_by,
             binding: relayed.binding,
+            sealing: None,
         };
         Ok(registration)
     }

@@ -1,25 +1,17 @@
 //! The caller's end of an assignments stream.
 
-use std::{
-    convert::Infallible,
-    fmt,
-    future::poll_fn,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{fmt, future::poll_fn, pin::Pin, sync::Arc};
 
-use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode,
     header::{CONTENT_TYPE, TE},
 };
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::{Body, Incoming};
 use prost::Message;
 use tonic::{Code, Status};
 use tower::Service;
 
-use super::{ASSIGNMENTS, Line, Lines, PREFIX_BYTES, Sender, framed, lock};
+use super::{ASSIGNMENTS, Line, Lines, PREFIX_BYTES, Question, framed, lock};
 use crate::{
     limits::CLIENT_MESSAGE_LIMIT,
     swarmkit::{AssignmentsMessage, AssignmentsRequest},
@@ -62,11 +54,8 @@ impl Assignments {
             + Sync
             + 'static,
     {
-        let mut sender =
-            Sender::open(lines).map_err(|_| Status::internal("the system gave no random bytes"))?;
-        sender.put(framed(&request)?);
-        let line = Arc::clone(&sender.line);
-        let mut request = Request::new(tonic::body::Body::new(Question(sender)));
+        let (question, line) = Question::new(lines, framed(&request)?)?;
+        let mut request = Request::new(tonic::body::Body::new(question));
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = http::Uri::from_static(ASSIGNMENTS);
         let headers = request.headers_mut();
@@ -171,23 +160,6 @@ fn length_in(prefix: &[u8]) -> Result<usize, Status> {
 fn status_in(mut headers: HeaderMap) -> Option<Status> {
     headers.remove(STATUS_DETAILS);
     Status::from_header_map(&headers)
-}
-
-/// The one message of a request.
-struct Question(Sender);
-
-impl Body for Question {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let blank = self.0.blank();
-        self.0.complete = blank.is_none();
-        Poll::Ready(blank.map(|blank| Ok(Frame::data(blank))))
-    }
 }
 
 #[cfg(test)]

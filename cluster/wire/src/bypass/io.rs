@@ -99,7 +99,7 @@ impl Switch {
                 let step = self.sent.step(bytes);
                 bytes = &bytes[step.length..];
                 match step.end {
-                    Some(End::Reset(stream)) => self.hang_up(stream),
+                    Some(End::Reset(stream)) => self.reset(stream),
                     Some(End::Ended(stream)) if self.side == Side::Server => self.hang_up(stream),
                     // A client waits for the answer.
                     Some(End::Ended(_)) | None => {}
@@ -120,7 +120,7 @@ impl Switch {
                 part.fill(0);
             }
             match step.end {
-                Some(End::Reset(stream)) => self.hang_up(stream),
+                Some(End::Reset(stream)) => self.reset(stream),
                 Some(End::Ended(stream)) if self.side == Side::Client => self.hang_up(stream),
                 // A server has yet to answer.
                 Some(End::Ended(_)) | None => {}
@@ -131,6 +131,12 @@ impl Switch {
 
     fn hang_up(&mut self, stream: u32) {
         self.on_line.remove(&stream);
+    }
+
+    fn reset(&mut self, stream: u32) {
+        if self.on_line.remove(&stream).is_none() {
+            self.lines.forget_broken_off();
+        }
     }
 
     /// Sends content in the place of `bytes`, which stand for it. `None` if there is none.

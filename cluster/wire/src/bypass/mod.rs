@@ -11,6 +11,7 @@ mod client;
 mod frames;
 mod io;
 mod queue;
+mod relay;
 mod scrub;
 mod server;
 #[cfg(test)]
@@ -23,18 +24,19 @@ use std::sync::{
 
 use bytes::Bytes;
 
-use self::queue::Queue;
 pub use self::{client::Assignments, server::DispatcherService};
 pub(crate) use self::{
     io::{Bypassed, Side},
+    relay::Passing,
     scrub::Scrubbed,
 };
+use self::{queue::Queue, relay::Question};
 
 /// Swarmkit's call that brings secrets to a node.
-const ASSIGNMENTS: &str = "/docker.swarmkit.v1.Dispatcher/Assignments";
+pub(crate) const ASSIGNMENTS: &str = "/docker.swarmkit.v1.Dispatcher/Assignments";
 
 /// Bytes before each message of a gRPC stream: one of flags, four of length.
-const PREFIX_BYTES: usize = 5;
+pub(crate) const PREFIX_BYTES: usize = 5;
 
 /// What HTTP/2 is given in the place of content.
 static BLANKS: [u8; 16 * 1024] = [0; 16 * 1024];
@@ -85,6 +87,14 @@ impl Lines {
     /// Takes it off the list of those that wait for their stream.
     fn forget(&self, line: &Arc<Line>) {
         lock(&self.waiting).retain(|(_, waiting)| !Arc::ptr_eq(waiting, line));
+    }
+
+    /// A stream was reset that is on no line, before its mark was sent: it is one of those
+    /// that were broken off. If another of them is still to be sent, its mark says to its
+    /// receiver that it is no message.
+    fn forget_broken_off(&self) {
+        let is_kept = |line: &Line| !line.broken_off.load(Ordering::Relaxed);
+        lock(&self.waiting).retain(|(_, waiting)| is_kept(waiting));
     }
 }
 
@@ -139,8 +149,12 @@ impl Drop for Sender {
     fn drop(&mut self) {
         if !self.complete {
             self.line.broken_off.store(true, Ordering::Relaxed);
-            self.lines.forget(&self.line);
-            lock(&self.line.outgoing).clear();
+            // What HTTP/2 has blanks for it may send yet, as the stream need not end with a
+            // reset; blanks in its place would be messages without content.
+            lock(&self.line.outgoing).cut(self.blanks);
+            if self.mark.is_some() {
+                self.lines.forget(&self.line);
+            }
         }
     }
 }

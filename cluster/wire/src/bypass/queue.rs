@@ -55,8 +55,29 @@ impl Queue {
         Some(taken)
     }
 
-    pub(super) fn clear(&mut self) {
-        *self = Queue::default();
+    /// Takes all there is.
+    pub(super) fn take_all(&mut self) -> Zeroizing<Vec<u8>> {
+        self.take(self.length).unwrap_or_default()
+    }
+
+    /// Forgets the last `count` bytes.
+    pub(super) fn cut(&mut self, count: usize) {
+        let left = self.length.saturating_sub(count);
+        while self.length > left {
+            // Of the first part some is used up.
+            let used = if self.parts.len() == 1 { self.used } else { 0 };
+            let Some(last) = self.parts.back_mut() else {
+                return;
+            };
+            let cut = (self.length - left).min(last.len() - used);
+            let rest = last.len() - cut;
+            last.truncate(rest);
+            self.length -= cut;
+            if last.len() == used {
+                self.parts.pop_back();
+                self.used = if self.parts.is_empty() { 0 } else { self.used };
+            }
+        }
     }
 }
 
@@ -78,6 +99,22 @@ mod tests {
         assert_eq!(queue.take(3).unwrap().as_slice(), b"abc");
         assert_eq!(queue.first(), b"");
         assert_eq!(queue.take(0).unwrap().as_slice(), b"");
+    }
+
+    #[test]
+    fn the_end_is_cut_off_whatever_the_parts() {
+        for cut in 0..=8 {
+            let mut queue = Queue::default();
+            for part in ["abc", "de", "fgh"] {
+                queue.push(part.into());
+            }
+            queue.consume(1);
+            queue.cut(cut);
+            let left = 7_usize.saturating_sub(cut);
+            assert_eq!(queue.take_all().as_slice(), &b"bcdefgh"[..left], "{cut}");
+            queue.push(b"x".to_vec());
+            assert_eq!(queue.take_all().as_slice(), b"x");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use http::{Request, Response};
 use hyper::{body::Incoming, client, server};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf},
     sync::mpsc,
     time::timeout,
 };
@@ -422,4 +422,36 @@ async fn missing_content_ends_the_connection_and_no_blank_is_sent() {
     let mut sent = Vec::new();
     far.read_to_end(&mut sent).await.unwrap();
     assert_eq!(sent, head);
+}
+
+/// An answer may be cut short with a status of its own: what HTTP/2 has blanks for by then
+/// still goes out, and blanks would be messages without content.
+#[tokio::test]
+async fn what_has_its_blanks_goes_out_also_if_the_rest_never_does() {
+    let lines = Arc::default();
+    let (near, mut far) = tokio::io::duplex(1024);
+    let mut stream = Bypassed::new(near, Side::Server, Some(&lines));
+    let mut sender = Sender::open(&lines).unwrap();
+    sender.put(b"0123456789".to_vec());
+    let mut blanks = Vec::new();
+    while let Some(blank) = sender.blank() {
+        blanks.extend_from_slice(&blank);
+    }
+    sender.put(b"never".to_vec());
+    drop(sender);
+    let head = [0, 0, 10, 0, 0, 0, 0, 0, 1];
+    stream.write_all(&head).await.unwrap();
+    stream.write_all(&blanks).await.unwrap();
+    drop(stream);
+    let mut sent = Vec::new();
+    far.read_to_end(&mut sent).await.unwrap();
+    assert_eq!(sent, [&head[..], b"0123456789"].concat());
+    // One that was reset before anything of it was sent is forgotten with the next reset.
+    let mut sender = Sender::open(&lines).unwrap();
+    sender.put(b"0123456789".to_vec());
+    assert!(sender.blank().is_some());
+    drop(sender);
+    assert_eq!(lock(&lines.waiting).len(), 1);
+    lines.forget_broken_off();
+    assert!(lock(&lines.waiting).is_empty());
 }
