@@ -206,8 +206,8 @@ impl Group {
     }
 
     async fn propose_here(&self, command: Wiped) -> Attempt {
-        // Also while the others have not yet noticed that its clock is wrong.
-        if !self.leads() {
+        // The others may not have noticed yet that the clock is wrong.
+        if !self.time.is_steady() {
             return Attempt::NotProposed(command);
         }
         match self.proposer.propose(command).await {
