@@ -251,6 +251,15 @@ pub trait Cluster: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), ClusterError>> + Send {
         async { Err(ClusterError::NotManager) }
     }
+    /// Whether an external CA answers at one of these addresses whose server this root (PEM)
+    /// vouches for.
+    fn reaches_signer(
+        &self,
+        _urls: Vec<String>,
+        _root: Vec<u8>,
+    ) -> impl Future<Output = Result<bool, ClusterError>> + Send {
+        async { Err(ClusterError::NotManager) }
+    }
     /// Creates a cluster; answers the node id.
     fn init(
         &self,

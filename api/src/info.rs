@@ -86,12 +86,24 @@ pub(crate) async fn info<C: Cluster>(State(api): State<Shared<C>>) -> Result<Res
         text => format!("WARNING: {text}"),
     }));
     warnings.extend(swarm.warnings.iter().map(|&text| text.to_owned()));
+    warnings.extend(view.as_ref().and_then(signer_warning));
     let mut answer = engine_facts(&daemon, &api.hub, Time::from(now));
     answer.insert("Warnings".to_owned(), json!(warnings));
     let swarm = serde_json::to_value(&swarm)
         .map_err(|error| ApiError::internal(format!("answer cannot be rendered: {error}")))?;
     answer.insert("Swarm".to_owned(), swarm);
     respond::ok(&answer)
+}
+
+/// That certificates wait for an external CA.
+fn signer_warning(view: &View) -> Option<String> {
+    let trouble = view.cluster.as_ref()?.signer_trouble.as_ref()?;
+    Some(format!(
+        "WARNING: no certificates are signed since {}: {}; nodes go on with what they have, and the \
+         external CA is asked again",
+        Time::of(trouble.since.as_ref()),
+        trouble.error
+    ))
 }
 
 async fn view_of<C: Cluster>(cluster: &C) -> Result<View, ClusterError> {

@@ -17,13 +17,15 @@ use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
 use zeroize::Zeroizing;
 
 use crate::ROOT_COMMON_NAME;
-use crate::chain::IssuerInfo;
+use crate::chain::{
+    ChainError, ChainLimitError, IssuerInfo, MAX_CHAIN_CERTIFICATES, chain_from_pem, check_strictly,
+};
 use crate::csr::Csr;
 use crate::identity::{IdentityError, NodeIdentity, has_single_attributes};
 use crate::key::{EcdsaSigner, KeyError, NodeKey};
 use crate::pem;
 use crate::profile::{ExpectedLeaf, NodeProfile, Origin, ProfileViolation, backdated};
-use crate::root::{TrustBundle, TrustError};
+use crate::root::{TrustBundle, TrustError, may_sign_certificates};
 use crate::serial::{SERIAL_BYTES, Serial};
 
 /// Life of a generated root: 7,300 days (spec/pki.md §1, `RootCAExpiration`).
@@ -39,6 +41,11 @@ const LEAF_SLACK: time::Duration = time::Duration::HOUR;
 pub struct RootAuthority {
     trust: TrustBundle,
     cert_pem: String,
+    /// Subject and key of who signs: the root's own, or an intermediate's below it.
+    info: IssuerInfo,
+    /// What leads from a leaf to the root, in PEM, the signing certificate first; empty if the
+    /// root signs itself.
+    way_pem: String,
     pkcs8: Zeroizing<Vec<u8>>,
     signer: EcdsaSigner,
     issuer: CertificateParams,
@@ -68,6 +75,15 @@ pub enum RootAuthorityError {
         "the root's private key cannot be used; give an unencrypted PKCS#8 key on P-256 or P-384"
     )]
     Key(#[source] KeyError),
+    /// A certificate on the way to the root is not signed by the next, or may not sign.
+    #[error(
+        "the signing certificate does not lead to the root that comes with it, {problem}; give the \
+         intermediate first and the root last"
+    )]
+    Way {
+        /// What is wrong with it.
+        problem: ChainError,
+    },
     /// The key is for another certificate.
     #[error("certificate key mismatch; give the private key that belongs to the root certificate")]
     KeyMismatch,
@@ -118,6 +134,50 @@ pub struct IssuedCertificate {
     pub pem: String,
     /// What it says.
     pub identity: NodeIdentity,
+}
+
+/// An operator's intermediate with its way to a root.
+struct SigningWay {
+    trust: TrustBundle,
+    root_pem: String,
+    /// Not empty; the one that signs first.
+    intermediates: Vec<CertificateDer<'static>>,
+}
+
+impl SigningWay {
+    /// Each certificate signed by the next, the root last; within their validity, and allowed
+    /// to sign.
+    fn from_pem(pem: &[u8], now: OffsetDateTime) -> Result<Self, RootAuthorityError> {
+        let in_way = |problem| RootAuthorityError::Way { problem };
+        let mut chain = chain_from_pem(pem).map_err(in_way)?;
+        check_strictly(&chain, now).map_err(in_way)?;
+        let root = chain
+            .pop()
+            .unwrap_or_else(|| CertificateDer::from(Vec::new()));
+        let root_pem = pem::write("CERTIFICATE", &root).to_string();
+        let trust = TrustBundle::from_pem(root_pem.as_bytes(), now)?;
+        if chain.is_empty() {
+            return Err(RootAuthorityError::Unsuitable { field: "way" });
+        }
+        for der in &chain {
+            let (_, certificate) = X509Certificate::from_der(der)
+                .map_err(|_| TrustError::Malformed { position: 1 })?;
+            if !may_sign_certificates(&certificate) {
+                return Err(in_way(ChainError::MayNotSign));
+            }
+        }
+        // A leaf, those on the way, and room for a root that is cross-signed one day.
+        if chain.len() + 2 > MAX_CHAIN_CERTIFICATES {
+            return Err(in_way(ChainError::Limit(ChainLimitError::TooLong {
+                certificates: chain.len() + 2,
+            })));
+        }
+        Ok(Self {
+            trust,
+            root_pem,
+            intermediates: chain,
+        })
+    }
 }
 
 impl RootAuthority {
@@ -183,9 +243,39 @@ impl RootAuthority {
         let trust = TrustBundle::from_pem(cert_pem.as_bytes(), now)?;
         let der = trust
             .only_root()
-            .ok_or(RootAuthorityError::SeveralCertificates)?;
-        let (_, certificate) =
-            X509Certificate::from_der(der).map_err(|_| TrustError::Malformed { position: 1 })?;
+            .ok_or(RootAuthorityError::SeveralCertificates)?
+            .to_vec();
+        Self::with(trust, cert_pem, String::new(), &der, pkcs8, signer)
+    }
+
+    /// Loads an operator's own intermediate below a root whose key stays elsewhere: its
+    /// certificate, any more on the way, and the root last; and the intermediate's PKCS#8 key.
+    ///
+    /// # Errors
+    /// See [`RootAuthorityError`].
+    pub fn intermediate_from_pem(
+        bundle_pem: &[u8],
+        key_pem: &[u8],
+        now: OffsetDateTime,
+    ) -> Result<Self, RootAuthorityError> {
+        let way = SigningWay::from_pem(bundle_pem, now)?;
+        let key = NodeKey::from_pkcs8_pem(key_pem).map_err(RootAuthorityError::Key)?;
+        let (pkcs8, signer) = key.into_parts();
+        let der = way.intermediates[0].clone();
+        let way_pem = crate::chain::chain_to_pem(&way.intermediates);
+        Self::with(way.trust, way.root_pem, way_pem, &der, pkcs8, signer)
+    }
+
+    fn with(
+        trust: TrustBundle,
+        cert_pem: String,
+        way_pem: String,
+        signing_der: &[u8],
+        pkcs8: Zeroizing<Vec<u8>>,
+        signer: EcdsaSigner,
+    ) -> Result<Self, RootAuthorityError> {
+        let (_, certificate) = X509Certificate::from_der(signing_der)
+            .map_err(|_| TrustError::Malformed { position: 1 })?;
         if certificate.public_key().raw != signer.subject_public_key_info() {
             return Err(RootAuthorityError::KeyMismatch);
         }
@@ -199,9 +289,15 @@ impl RootAuthority {
         issuer.key_identifier_method = KeyIdMethod::PreSpecified(subject_key_id.clone());
         let not_before = certificate.validity().not_before.to_datetime();
         let not_after = certificate.validity().not_after.to_datetime();
+        let info = IssuerInfo {
+            subject_der: certificate.subject().as_raw().to_vec(),
+            public_key_der: certificate.public_key().raw.to_vec(),
+        };
         Ok(Self {
             trust,
             cert_pem,
+            info,
+            way_pem,
             pkcs8,
             signer,
             issuer,
@@ -239,9 +335,15 @@ impl RootAuthority {
         &self.trust
     }
 
-    /// Subject and key of this root, for `TLSInfo`.
+    /// Subject and key of who signs, for `TLSInfo`.
     pub fn issuer_info(&self) -> &IssuerInfo {
-        self.trust.issuer_info()
+        &self.info
+    }
+
+    /// What goes with each leaf so that it leads to the root, in PEM: the intermediate that
+    /// signs, and any between it and the root. Empty if the root signs itself.
+    pub fn way_pem(&self) -> &str {
+        &self.way_pem
     }
 
     /// Signs a node certificate for the key of `csr`.

@@ -349,3 +349,76 @@ fn debug_does_not_show_the_key() {
         format!("RootAuthority({})", root.trust().digest())
     );
 }
+
+/// A root whose key is elsewhere, and two CAs below it with theirs.
+fn offline() -> (RootAuthority, [(String, String); 2]) {
+    let root = RootAuthority::generate(NOW).unwrap();
+    let issuer_key = KeyPair::from_pem(&root.key_pem()).unwrap();
+    let der = CertificateDer::from(root.trust().only_root().unwrap().to_vec());
+    let issuer = Issuer::from_ca_cert_der(&der, issuer_key).unwrap();
+    let below = ["ours", "theirs"].map(|name| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = foreign_params(DAY);
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.use_authority_key_identifier_extension = true;
+        let cert = params.signed_by(&key, &issuer).unwrap().pem();
+        (cert, key.serialize_pem())
+    });
+    (root, below)
+}
+
+fn below(root: &RootAuthority, (cert, key): &(String, String)) -> RootAuthority {
+    let bundle = format!("{cert}{}", root.cert_pem());
+    RootAuthority::intermediate_from_pem(bundle.as_bytes(), key.as_bytes(), NOW).unwrap()
+}
+
+#[test]
+fn an_intermediate_must_lead_to_the_root_that_comes_with_it() {
+    let (root, [ours, theirs]) = offline();
+    let (stranger, _) = offline();
+    let load = |bundle: String, key: &str| {
+        RootAuthority::intermediate_from_pem(bundle.as_bytes(), key.as_bytes(), NOW).unwrap_err()
+    };
+    let other = load(format!("{}{}", ours.0, stranger.cert_pem()), &ours.1);
+    assert!(matches!(other, RootAuthorityError::Way { .. }), "{other}");
+    let upside_down = load(format!("{}{}", root.cert_pem(), ours.0), &ours.1);
+    assert!(matches!(upside_down, RootAuthorityError::Way { .. }));
+    let alone = load(root.cert_pem().to_owned(), &root.key_pem());
+    assert!(matches!(alone, RootAuthorityError::Unsuitable { .. }));
+    let foreign_key = load(format!("{}{}", ours.0, root.cert_pem()), &theirs.1);
+    assert_eq!(foreign_key, RootAuthorityError::KeyMismatch);
+    let (issued, key) = leaf(&root, &profile("n", Role::Manager), NOW);
+    let as_issuer = load(
+        format!("{}{}", issued.pem, root.cert_pem()),
+        &key.pkcs8_pem(),
+    );
+    assert!(
+        matches!(as_issuer, RootAuthorityError::Way { .. }),
+        "{as_issuer}"
+    );
+}
+
+#[test]
+fn leaves_of_an_intermediate_lead_to_the_root_and_only_pinned_issuers_count() {
+    let (root, [ours, theirs]) = offline();
+    let (ours, theirs) = (below(&root, &ours), below(&root, &theirs));
+    assert_eq!(ours.trust().digest(), root.trust().digest());
+    let chain = |authority: &RootAuthority| {
+        let (issued, _) = leaf(authority, &profile("n", Role::Manager), NOW);
+        let text = issued.pem + authority.way_pem();
+        let chain = crate::chain::chain_from_pem(text.as_bytes()).unwrap();
+        let verified = verify_chain(&chain, root.trust(), NOW, Purpose::Client).unwrap();
+        assert_eq!(&verified.issuer, authority.issuer_info());
+        verified
+    };
+    let (member, stranger) = (chain(&ours), chain(&theirs));
+    let clock = std::sync::Arc::new(crate::test_util::ManualClock::at(NOW));
+    let live = crate::LiveTls::new(std::sync::Arc::new(root.trust().clone()), None, clock);
+    assert_eq!(live.check_issuer(&stranger), Ok(()), "nothing is pinned");
+    let key = crate::PublicKeyDigest::of_spki(&ours.issuer_info().public_key_der);
+    live.pin_issuers(Some(vec![key]));
+    assert_eq!(live.check_issuer(&member), Ok(()));
+    let refused = live.check_issuer(&stranger);
+    assert_eq!(refused, Err(ChainError::ForeignIssuer));
+}

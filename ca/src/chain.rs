@@ -169,6 +169,12 @@ pub enum ChainError {
          leave it out"
     )]
     MayNotSign,
+    /// The root signed who issued it, but that key is not on the cluster's record.
+    #[error(
+        "the certificate was issued by a CA below the cluster's root that is not the cluster's own; \
+         join with a token of this cluster"
+    )]
+    ForeignIssuer,
     /// The peer called as a manager is none.
     #[error("the peer is not a manager but a {role}; call a manager's address", role = .0)]
     NotAManager(crate::Role),
@@ -328,7 +334,10 @@ pub(crate) fn issuer_info(der: &[u8]) -> Result<IssuerInfo, ChainError> {
 
 /// Every certificate within its validity and signed by the next, needed for a path or not
 /// (spec/pki.md §8.3): what a node keeps and serves must be whole.
-fn check_strictly(chain: &[CertificateDer<'_>], now: OffsetDateTime) -> Result<(), ChainError> {
+pub(crate) fn check_strictly(
+    chain: &[CertificateDer<'_>],
+    now: OffsetDateTime,
+) -> Result<(), ChainError> {
     let parsed = chain
         .iter()
         .map(|der| parse(der))

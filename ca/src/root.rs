@@ -229,6 +229,11 @@ impl TrustBundle {
         self.others.is_empty().then_some(self.first.der.as_slice())
     }
 
+    /// How many roots there are.
+    pub fn count(&self) -> usize {
+        1 + self.others.len()
+    }
+
     /// The roots in DER.
     pub(crate) fn ders(&self) -> impl Iterator<Item = &[u8]> {
         self.roots().map(|root| root.der.as_slice())

@@ -13,6 +13,9 @@ use crate::failure::Failure;
 /// An unlock key or join token in one line; neither is longer than 100 bytes.
 const MAX_LINE_BYTES: usize = 4096;
 
+/// A chain of certificates or a key; the daemon takes no more.
+const MAX_PEM_BYTES: usize = 64 * 1024;
+
 /// A payload of at most `max` bytes from a file, or from standard input for `-`.
 ///
 /// # Errors
@@ -51,6 +54,22 @@ pub(crate) fn payload(name: &str, what: &str, max: usize) -> Result<Zeroizing<Ve
         );
     }
     Ok(data)
+}
+
+/// A file in PEM, named by an option.
+///
+/// # Errors
+/// If it cannot be read, is too large, or is no PEM.
+pub(crate) fn pem_file(option: &str, path: &Path) -> Result<Zeroizing<String>, Failure> {
+    let refused = |what: String| Failure::usage(format!("{option} {}: {what}", path.display()));
+    let data = File::open(path)
+        .and_then(|file| read(file, MAX_PEM_BYTES))
+        .map_err(|error| refused(format!("it cannot be read: {error}")))?;
+    let text = str::from_utf8(&data).ok();
+    match text.filter(|text| data.len() <= MAX_PEM_BYTES && text.contains("-----BEGIN ")) {
+        Some(text) => Ok(Zeroizing::new(text.to_owned())),
+        None => Err(refused("file contents must be in PEM format".to_owned())),
+    }
 }
 
 /// At most one byte more than `max`, into memory that is not moved on the way.

@@ -57,6 +57,12 @@ impl Cluster for DaemonCluster {
         self.0.know_manager(addr).await
     }
 
+    async fn reaches_signer(&self, urls: Vec<String>, root: Vec<u8>) -> Result<bool, ClusterError> {
+        let manager = self.0.manager()?;
+        let reached = manager.reaches_signer(urls, &root).await;
+        reached.map_err(|error| ClusterError::InvalidArgument(chain_text(&error)))
+    }
+
     async fn init(&self, request: InitRequest) -> Result<String, ClusterError> {
         // A caller that goes away does not leave half a cluster.
         detached(&self.0, async move |daemon| daemon.create(request).await).await

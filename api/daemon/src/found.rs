@@ -6,7 +6,8 @@ use waxseal_api::{ClusterError, InitRequest};
 use waxseal_autolock::{KeyFile, KeyFileHeader, UnlockKey};
 use waxseal_ca::{
     BundleDigest, CertificateExpiry, Csr, IssuedCertificate, JoinTokens, NodeCredentials, NodeKey,
-    NodeProfile, PublicKeyDigest, Role, RootAuthority, Serial, TOKEN_SECRET_BYTES, TrustBundle,
+    NodeProfile, PublicKeyDigest, Role, RootAuthority, RootAuthorityError, Serial,
+    TOKEN_SECRET_BYTES, TrustBundle, chain_from_pem,
 };
 use waxseal_cluster::{
     NewCluster as NewClusterObject, new_cluster, new_id,
@@ -18,6 +19,7 @@ use waxseal_cluster::{
     timestamp,
 };
 use waxseal_manager::{NewCluster, Start};
+use zeroize::Zeroize;
 
 use crate::{
     address::{check_data_path, local_addresses, resolve_advertise, resolve_listen},
@@ -76,7 +78,10 @@ pub(crate) async fn found(shared: &Arc<Shared>, plan: Plan) -> Result<Member, Cl
     } = plan;
     let internal =
         |error: &(dyn std::error::Error + 'static)| ClusterError::Internal(chain_text(error));
-    let founded = make(shared, &request, advertise).map_err(|error| internal(&*error))?;
+    let authority = authority(&request, shared.clock.now())
+        .map_err(|error| ClusterError::InvalidArgument(chain_text(&error)))?;
+    let founded =
+        make(shared, &request, &authority, advertise).map_err(|error| internal(&*error))?;
     let mut node_file = NodeFile {
         manager: true,
         listen_addr: listen.to_string(),
@@ -141,27 +146,45 @@ pub(crate) async fn found(shared: &Arc<Shared>, plan: Plan) -> Result<Member, Cl
     }
 }
 
+/// The root that a new cluster begins with: its own, or one that the operator brings with its
+/// key; or an intermediate below a root whose key stays with the operator.
+fn authority(
+    request: &InitRequest,
+    now: time::OffsetDateTime,
+) -> Result<RootAuthority, RootAuthorityError> {
+    let brought = request.spec.ca_config.as_ref();
+    let Some(ca) = brought.filter(|ca| !ca.signing_ca_cert.is_empty()) else {
+        return RootAuthority::generate(now);
+    };
+    let is_chain = chain_from_pem(&ca.signing_ca_cert).is_ok_and(|chain| chain.len() > 1);
+    match is_chain {
+        true => RootAuthority::intermediate_from_pem(&ca.signing_ca_cert, &ca.signing_ca_key, now),
+        false => RootAuthority::from_pem(&ca.signing_ca_cert, &ca.signing_ca_key, now),
+    }
+}
+
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 fn make(
     shared: &Shared,
     request: &InitRequest,
+    authority: &RootAuthority,
     advertise: SocketAddr,
 ) -> Result<Founded, AnyError> {
     let now = shared.clock.now();
     let (cluster_id, node_id) = (random_id()?, random_id()?);
-    let authority = RootAuthority::generate(now)?;
     let trust = TrustBundle::from_pem(authority.cert_pem().as_bytes(), now)?;
     let key = NodeKey::generate()?;
     let key_pem = key.pkcs8_pem();
     let (issued, certificate) =
-        issue_first(shared, request, &authority, &key, &cluster_id, &node_id)?;
-    let credentials = NodeCredentials::new(issued.pem.as_bytes(), key, &trust, now)?;
+        issue_first(shared, request, authority, &key, &cluster_id, &node_id)?;
+    let chain_pem = issued.pem + authority.way_pem();
+    let credentials = NodeCredentials::new(chain_pem.as_bytes(), key, &trust, now)?;
     let unlock_key = match request.auto_lock_managers {
         true => Some(UnlockKey::generate(|bytes| getrandom::fill(bytes))?),
         false => None,
     };
-    let mut cluster = cluster_object(request, &cluster_id, &authority, unlock_key.as_ref())?;
+    let mut cluster = cluster_object(request, &cluster_id, authority, unlock_key.as_ref())?;
     if let Some(level) = shared.config.danger_feature_level {
         cluster.feature_level = level;
     }
@@ -231,7 +254,7 @@ fn issue_first(
             state: IssuanceState::Issued.into(),
             err: String::new(),
         }),
-        certificate: issued.pem.clone().into_bytes(),
+        certificate: (issued.pem.clone() + authority.way_pem()).into_bytes(),
         cn: node_id.to_owned(),
         serial: serial.as_bytes().to_vec(),
         not_after: Some(timestamp(issued.identity.not_after)),
@@ -256,6 +279,12 @@ fn cluster_object(
     getrandom::fill(&mut worker)?;
     getrandom::fill(&mut manager)?;
     let tokens = JoinTokens::generate(digest, &worker, &manager);
+    // What was brought to sign with is kept in one place.
+    let mut spec = request.spec.clone();
+    if let Some(settings) = &mut spec.ca_config {
+        settings.signing_ca_cert.clear();
+        settings.signing_ca_key.zeroize();
+    }
     let mut cluster = new_cluster(NewClusterObject {
         id: cluster_id.to_owned(),
         root_ca: RootCa {
@@ -269,9 +298,10 @@ fn cluster_object(
             root_rotation: None,
             last_forced_rotation: 0,
         },
-        spec: request.spec.clone(),
+        spec,
         unlock_key: unlock_key.map(|key| key.expose_bytes().to_vec()),
     });
+    cluster.signing_way = authority.way_pem().as_bytes().to_vec();
     cluster
         .default_addr_pool
         .clone_from(&request.default_addr_pool);

@@ -8,7 +8,7 @@ use waxseal_ca::TrustBundle;
 use waxseal_cluster::{objects, signing_root};
 use zeroize::Zeroizing;
 
-use super::common::{AsBase64, Driver, Labels, Meta, annotations, duration, nanos};
+use super::common::{AsBase64, Driver, Labels, Meta, Time, annotations, duration, nanos};
 
 /// The cluster, with join tokens only where an operator asked for them.
 #[derive(Serialize)]
@@ -27,6 +27,17 @@ pub(crate) struct Swarm<'a> {
     data_path_port: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     join_tokens: Option<JoinTokens<'a>>,
+    /// Ours: what keeps the external CA from signing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signer_trouble: Option<SignerTrouble<'a>>,
+}
+
+/// Since when the external CA does not sign, and why.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct SignerTrouble<'a> {
+    since: Time,
+    error: &'a str,
 }
 
 /// The two tokens.
@@ -52,6 +63,13 @@ impl<'a> Swarm<'a> {
             subnet_size: cluster.subnet_size,
             data_path_port: cluster.data_path_port,
             join_tokens: None,
+            signer_trouble: cluster
+                .signer_trouble
+                .as_ref()
+                .map(|trouble| SignerTrouble {
+                    since: Time::of(trouble.since.as_ref()),
+                    error: &trouble.error,
+                }),
         }
     }
 
@@ -308,21 +326,6 @@ impl From<&objects::ExternalCa> for ExternalCa {
 }
 
 impl Spec {
-    /// Whether it asks for a change of the root or its signer, of a cluster
-    /// whose last forced rotation is `force_rotate`; what of it.
-    pub(crate) fn asks_for_ca_change(&self, force_rotate: u64) -> Option<&'static str> {
-        let ca = &self.ca_config;
-        if !ca.external_cas.is_empty() {
-            Some("external CAs are")
-        } else if !ca.signing_ca_cert.is_empty() || !ca.signing_ca_key.0.is_empty() {
-            Some("a root certificate and key of your own are")
-        } else if ca.force_rotate != force_rotate {
-            Some("rotation of the root certificate is")
-        } else {
-            None
-        }
-    }
-
     /// This, taken as the whole of the settings: what is left out is zero.
     pub(crate) fn replacing(self) -> objects::ClusterSpec {
         objects::ClusterSpec {
@@ -388,6 +391,7 @@ impl Spec {
         if let (Some(over), Some(under)) = (given.ca_config, &mut spec.ca_config) {
             merge(&mut under.node_cert_expiry, over.node_cert_expiry);
             merge(&mut under.force_rotate, over.force_rotate);
+            merge(&mut under.external_cas, over.external_cas);
         }
         if let (Some(over), Some(under)) = (given.task_defaults, &mut spec.task_defaults) {
             merge(&mut under.log_driver, over.log_driver);

@@ -7,6 +7,7 @@ use waxseal_cluster::{
     start_rotation, timestamp,
 };
 
+use super::signer::check_has_no_way;
 use crate::{
     cluster::Cluster,
     error::{ApiError, Code},
@@ -28,6 +29,13 @@ pub(crate) async fn change_root<C: Cluster>(
     options: RotationOptions,
 ) -> Result<(), ApiError> {
     let now = api.cluster.now();
+    let last = cluster
+        .root_ca
+        .as_ref()
+        .map(|root| root.last_forced_rotation);
+    if !asked.cert_pem.is_empty() || last.is_some_and(|last| last != asked.forced) {
+        check_has_no_way(cluster)?;
+    }
     let Some(root) = &mut cluster.root_ca else {
         return Ok(());
     };
@@ -79,7 +87,7 @@ fn refused(refusal: &ChangeRefusal) -> ApiError {
 }
 
 /// Which managers do not know yet what a rotation writes.
-async fn too_old<C: Cluster>(api: &Shared<C>, level: u32) -> ApiError {
+pub(super) async fn too_old<C: Cluster>(api: &Shared<C>, level: u32) -> ApiError {
     let behind = api.read(|state| {
         let managers = state
             .nodes()

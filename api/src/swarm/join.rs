@@ -2,14 +2,19 @@
 
 use axum::{extract::State, response::Response};
 use http::StatusCode;
-use waxseal_cluster::{default_cluster_spec, objects::Availability, validate_cluster_spec};
+use waxseal_cluster::{
+    default_cluster_spec,
+    objects::{Availability, CaConfig},
+    validate_cluster_spec,
+};
 
 use super::address::{check_data_path_port, check_pools, not_empty, remote};
+use super::signer::external_cas;
 use crate::{
     cluster::{Cluster, ClusterError, InitRequest, JoinRequest, LocalState},
     error::ApiError,
     extract::Json,
-    json::swarm::{InitBody, JoinBody},
+    json::swarm::{InitBody, JoinBody, Spec},
     respond,
     server::Shared,
 };
@@ -41,9 +46,7 @@ fn init_request(body: InitBody) -> Result<InitRequest, ApiError> {
             "swarm spec must be named \"default\"",
         ));
     }
-    if let Some(what) = body.spec.asks_for_ca_change(0) {
-        return Err(not_offered(what));
-    }
+    let signer = founding_signer(&body.spec)?;
     let pools = body
         .default_addr_pool
         .unwrap_or_else(|| vec![DEFAULT_POOL.to_owned()]);
@@ -58,6 +61,11 @@ fn init_request(body: InitBody) -> Result<InitRequest, ApiError> {
     let mut spec = body.spec.merged_into(default_cluster_spec());
     if let Some(encryption) = &mut spec.encryption_config {
         encryption.auto_lock_managers = auto_lock;
+    }
+    if let Some(settings) = &mut spec.ca_config {
+        settings.external_cas = signer.external_cas;
+        settings.signing_ca_cert = signer.signing_ca_cert;
+        settings.signing_ca_key = signer.signing_ca_key;
     }
     validate_cluster_spec(&spec).map_err(|refusal| {
         let ApiError { message, .. } = refusal.into();
@@ -74,6 +82,35 @@ fn init_request(body: InitBody) -> Result<InitRequest, ApiError> {
         availability,
         default_addr_pool: pools,
         subnet_size,
+    })
+}
+
+/// What a new cluster signs with: a root of its own, or one that is brought with its key.
+fn founding_signer(spec: &Spec) -> Result<CaConfig, ApiError> {
+    let ca = &spec.ca_config;
+    if ca.force_rotate != 0 {
+        return Err(not_offered("rotation of the root certificate is"));
+    }
+    let cas = external_cas(&ca.external_cas)?;
+    if cas.iter().any(|ca| ca.ca_cert.trim_ascii().is_empty()) {
+        return Err(ApiError::invalid_argument(
+            "no external CA can have the key of a root that is yet to be made; give the \
+             certificate that it signs with as cacert=FILE, then rotate to it with `docker swarm \
+             ca --rotate --ca-cert FILE --external-ca ...`",
+        ));
+    }
+    let (cert, key) = (&ca.signing_ca_cert, &ca.signing_ca_key.0);
+    if !cert.is_empty() && key.is_empty() {
+        return Err(ApiError::invalid_argument(
+            "the first manager's certificate has to be signed here; give the signing key as well, \
+             or rotate to the external CA once the cluster is there",
+        ));
+    }
+    Ok(CaConfig {
+        external_cas: cas,
+        signing_ca_cert: cert.clone().into_bytes(),
+        signing_ca_key: key.as_bytes().to_vec(),
+        ..CaConfig::default()
     })
 }
 

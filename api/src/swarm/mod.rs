@@ -3,6 +3,7 @@
 mod address;
 pub(crate) mod ca;
 mod join;
+mod signer;
 mod update;
 
 pub(crate) use address::remote;

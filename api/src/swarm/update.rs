@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::{
     ca::{Asked, change_root},
     cluster_object,
-    join::not_offered,
+    signer::{change_signer, external_cas},
 };
 use crate::{
     cluster::Cluster,
@@ -69,13 +69,14 @@ pub(super) async fn update<C: Cluster>(
             "swarm spec must be named \"default\"",
         ));
     }
-    if !spec.ca_config.external_cas.is_empty() {
-        return Err(not_offered("external CAs are"));
-    }
     let cert = std::mem::take(&mut spec.ca_config.signing_ca_cert);
     let key = std::mem::take(&mut spec.ca_config.signing_ca_key);
     let forced = spec.ca_config.force_rotate;
-    let spec = spec.replacing();
+    let cas = external_cas(&spec.ca_config.external_cas)?;
+    let mut spec = spec.replacing();
+    if let Some(settings) = &mut spec.ca_config {
+        settings.external_cas = cas;
+    }
     validate_cluster_spec(&spec)?;
     // 4. The object that replaces exactly the one that was read.
     if version_of(old.meta.as_ref()) != expected_version {
@@ -93,7 +94,12 @@ pub(super) async fn update<C: Cluster>(
         key_pem: key.0.as_bytes(),
         forced,
     };
-    change_root(&api, &mut new, &asked, RotationOptions::default()).await?;
+    // An external CA has the key of a root that is asked for without one.
+    let is_external = !cert.is_empty() && key.0.is_empty();
+    change_signer(&api, &mut new, if is_external { &cert } else { "" }).await?;
+    if !is_external {
+        change_root(&api, &mut new, &asked, RotationOptions::default()).await?;
+    }
     rotate_tokens(&mut new, rotate)?;
     change_unlock_key(&mut new, auto_lock, rotate.unlock_key)?;
     api.cluster

@@ -276,6 +276,10 @@ impl Cluster for FakeCluster {
         group.filter(|_| inner.local.control_available)
     }
 
+    async fn reaches_signer(&self, _: Vec<String>, _: Vec<u8>) -> Result<bool, ClusterError> {
+        Ok(false)
+    }
+
     async fn contact_manager(&self, addr: String) -> Result<(), ClusterError> {
         self.check_manager()?;
         self.lock().contacts.push(addr);

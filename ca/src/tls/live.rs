@@ -9,8 +9,9 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 
-use crate::chain::{NodeCredentials, unix_time};
+use crate::chain::{ChainError, NodeCredentials, VerifiedChain, unix_time};
 use crate::clock::Clock;
+use crate::digest::PublicKeyDigest;
 use crate::identity::NodeIdentity;
 use crate::root::TrustBundle;
 
@@ -21,6 +22,8 @@ use crate::root::TrustBundle;
 pub struct LiveTls {
     credentials: ArcSwapOption<NodeCredentials>,
     trust: ArcSwap<TrustBundle>,
+    /// Keys that issue for this cluster; absent: whoever leads to the trust.
+    issuers: ArcSwapOption<Vec<PublicKeyDigest>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -34,6 +37,7 @@ impl LiveTls {
         Arc::new(Self {
             credentials: ArcSwapOption::new(credentials),
             trust: ArcSwap::new(trust),
+            issuers: ArcSwapOption::empty(),
             clock,
         })
     }
@@ -46,6 +50,28 @@ impl LiveTls {
     /// Verifies against this bundle from the next handshake on.
     pub fn swap_trust(&self, trust: Arc<TrustBundle>) {
         self.trust.store(trust);
+    }
+
+    /// From the next handshake on a leaf counts only if one of these keys signed it, whatever
+    /// other CAs the root has below it. `None`: any that leads to the trust.
+    pub fn pin_issuers(&self, issuers: Option<Vec<PublicKeyDigest>>) {
+        self.issuers.store(issuers.map(Arc::new));
+    }
+
+    /// Whether a verified chain is of a pinned issuer, if issuers are pinned.
+    ///
+    /// # Errors
+    /// [`ChainError::ForeignIssuer`].
+    pub fn check_issuer(&self, verified: &VerifiedChain) -> Result<(), ChainError> {
+        let issuers = self.issuers.load();
+        let Some(issuers) = issuers.as_ref() else {
+            return Ok(());
+        };
+        let digest = PublicKeyDigest::of_spki(&verified.issuer.public_key_der);
+        match issuers.contains(&digest) {
+            true => Ok(()),
+            false => Err(ChainError::ForeignIssuer),
+        }
     }
 
     /// Who this node is, once it has credentials.

@@ -54,7 +54,8 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let trust = self.live.trust();
-        verify(end_entity, intermediates, &trust, now, Purpose::Client)?;
+        let verified = verify(end_entity, intermediates, &trust, now, Purpose::Client)?;
+        self.live.check_issuer(&verified).map_err(to_rustls)?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -113,7 +114,10 @@ impl ServerVerifier {
             return Err(ChainError::NotAManager(verified.identity.role));
         }
         let own = match &self.trust {
-            Trust::Live(live) => live.credentials(),
+            Trust::Live(live) => {
+                live.check_issuer(verified)?;
+                live.credentials()
+            }
             Trust::Fixed(_) => None,
         };
         match own {

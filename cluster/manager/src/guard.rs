@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
-use waxseal_ca::Serial;
+use waxseal_ca::{LiveTls, PublicKeyDigest, Serial};
 use waxseal_cluster::{Change, ChangeRecord, SUPERSEDED_GRACE_SECS, objects::Cluster};
 use waxseal_wire::Connections;
 
@@ -23,6 +23,7 @@ const SUPERSEDED_LOOK: Duration = Duration::from_secs(SUPERSEDED_GRACE_SECS.unsi
 pub(crate) struct Guard {
     pub(crate) core: Arc<Core>,
     pub(crate) engine: Engine,
+    pub(crate) tls: Arc<LiveTls>,
     pub(crate) connections: Connections,
     pub(crate) stopped: CancellationToken,
 }
@@ -34,6 +35,8 @@ impl Guard {
             .core
             .read(|state| state.cluster().map(|cluster| cluster.incarnation));
         self.engine.me.learn_incarnation(incarnation.unwrap_or(0));
+        let issuers = self.core.read(|state| pinned_issuers(state.cluster()?));
+        self.tls.pin_issuers(issuers);
     }
 
     /// Runs until the manager stops.
@@ -113,6 +116,21 @@ async fn sleep_until(at: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
+}
+
+/// The keys that issue, if an operator's intermediate does: the root may have other CAs below it,
+/// which are none of this cluster's.
+fn pinned_issuers(cluster: &Cluster) -> Option<Vec<PublicKeyDigest>> {
+    if cluster.signing_way.is_empty() {
+        return None;
+    }
+    let rotation = cluster.root_ca.as_ref()?.root_rotation.as_ref();
+    let target = rotation.map(|rotation| rotation.ca_cert.as_slice());
+    let keys = std::iter::once(cluster.signing_way.as_slice()).chain(target);
+    Some(
+        keys.filter_map(PublicKeyDigest::of_certificate_pem)
+            .collect(),
+    )
 }
 
 /// Makes changes news once this manager has caught up: what its log brings before was

@@ -41,7 +41,10 @@ use waxseal_wire::{
 
 use crate::{
     authorize,
-    ca::{CaService, NodeCaService, OwnCertificate, ReclaimService, RootPathService},
+    ca::{
+        CaService, ExternalConfigError, ExternalSigner, NodeCaService, OwnCertificate,
+        ReclaimService, RootPathService,
+    },
     control::{ControlService, Group, Link, Logs, LogsError, ReadError, Voucher, across_leaders},
     core::Core,
     dispatcher::Dispatcher,
@@ -137,6 +140,7 @@ pub enum Start {
 pub struct Manager {
     core: Arc<Core>,
     engine: Engine,
+    tls: Arc<LiveTls>,
     stage: Stage,
     /// Taken by the stop.
     listening: Mutex<Option<Listening>>,
@@ -256,6 +260,7 @@ impl Manager {
             stage: lead.stage.clone(),
             core,
             engine,
+            tls: Arc::clone(&config.tls),
             listening: Mutex::new(Some(listening)),
             tasks,
             stopped,
@@ -350,6 +355,21 @@ impl Manager {
         op: Op,
     ) -> impl Future<Output = Result<Applied, ProposeError>> + Send + use<> {
         self.core.propose(actor, op)
+    }
+
+    /// Whether an external CA answers at one of these addresses whose server the root that it is
+    /// to sign with vouches for.
+    ///
+    /// # Errors
+    /// See [`ExternalConfigError`].
+    pub async fn reaches_signer(
+        &self,
+        urls: Vec<String>,
+        root: &[u8],
+    ) -> Result<bool, ExternalConfigError> {
+        let now = self.core.clock.now();
+        let signer = ExternalSigner::new(urls, root, &[root], &self.tls, now)?;
+        Ok(signer.is_reachable().await)
     }
 
     /// Reads the state; what this manager acknowledged before the call is in it, and
@@ -655,6 +675,7 @@ fn keep(
     } = lead;
     let guard = Guard {
         core: Arc::clone(core),
+        tls: Arc::clone(&config.tls),
         engine: engine.clone(),
         connections: connections.clone(),
         stopped: stopped.clone(),

@@ -7,6 +7,7 @@ mod disk;
 mod engine_manager;
 mod engine_worker;
 mod events;
+mod external_ca;
 mod formats;
 mod join;
 mod kill;

@@ -1,5 +1,7 @@
 //! `waxseal swarm init`.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -7,6 +9,7 @@ use super::{Swarm, nanoseconds};
 use crate::{
     client::{Client, segment},
     failure::Failure,
+    input::pem_file,
     output::{self, shown},
     swarm::keys,
 };
@@ -40,6 +43,13 @@ pub(super) struct Args {
     /// Finished tasks kept for each slot
     #[arg(long, value_name = "COUNT")]
     task_history_limit: Option<i64>,
+    /// Sign with this certificate instead of a root made now: a root, or an intermediate, then
+    /// any more, then the root, whose key stays with you
+    #[arg(long, value_name = "FILE", requires = "ca_key")]
+    ca_cert: Option<PathBuf>,
+    /// Private key of the first certificate in --ca-cert, in PKCS#8
+    #[arg(long, value_name = "FILE", requires = "ca_cert")]
+    ca_key: Option<PathBuf>,
     /// Go on as the only manager with what this one holds, when the others are lost for good
     #[arg(long)]
     force_new_cluster: bool,
@@ -66,6 +76,10 @@ pub(super) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
     let mut spec = json!({});
     if let Some(text) = &args.cert_expiry {
         spec["CAConfig"] = json!({ "NodeCertExpiry": nanoseconds("--cert-expiry", text)? });
+    }
+    if let (Some(cert), Some(key)) = (&args.ca_cert, &args.ca_key) {
+        spec["CAConfig"]["SigningCACert"] = pem_file("--ca-cert", cert)?.as_str().into();
+        spec["CAConfig"]["SigningCAKey"] = pem_file("--ca-key", key)?.as_str().into();
     }
     if let Some(text) = &args.dispatcher_heartbeat {
         let period = nanoseconds("--dispatcher-heartbeat", text)?;

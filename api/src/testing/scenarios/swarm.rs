@@ -1,6 +1,7 @@
 //! The cluster itself.
 
 use serde_json::json;
+use waxseal_ca::RootAuthority;
 
 use super::super::{FakeCluster, replay::Client};
 use crate::cluster::{Cluster, LocalState};
@@ -66,14 +67,30 @@ async fn init_is_checked_before_anything_is_made() {
         );
         assert_eq!(cluster.local().state, LocalState::Inactive);
     }
-    let external = json!({"ListenAddr": listen, "Spec": {"CAConfig": {"ExternalCAs": [{"Protocol": "cfssl", "URL": "https://127.0.0.1:9"}]}}});
-    let answer = client.post("/swarm/init", &external).await;
-    assert_eq!(answer.status, 501);
-    assert!(
-        answer
-            .message()
-            .starts_with("external CAs are not offered yet")
-    );
+    for (ca, text) in [
+        (
+            json!({"ExternalCAs": [{"Protocol": "cfssl", "URL": "https://127.0.0.1:9"}]}),
+            "no external CA can have the key of a root that is yet to be made",
+        ),
+        (
+            json!({"ExternalCAs": [{"Protocol": "cfssl", "URL": "http://a", "CACert": "x"}]}),
+            "invalid HTTP scheme",
+        ),
+        (
+            json!({"ExternalCAs": [{"Protocol": "acme", "URL": "https://a", "CACert": "x"}]}),
+            "invalid protocol: \"acme\"",
+        ),
+        (
+            json!({"SigningCACert": "x"}),
+            "the first manager's certificate has to be signed here",
+        ),
+    ] {
+        let body = json!({"ListenAddr": listen, "Spec": {"CAConfig": ca}});
+        let answer = client.post("/swarm/init", &body).await;
+        assert_eq!(answer.status, 400);
+        assert!(answer.message().contains(text), "{}", answer.message());
+        assert_eq!(cluster.local().state, LocalState::Inactive);
+    }
 }
 
 #[tokio::test]
@@ -214,11 +231,6 @@ async fn bad_changes_of_the_root_are_refused_and_change_nothing() {
             400,
             invalid("if a signing CA key is provided, the signing CA cert must also be provided"),
         ),
-        (
-            json!({"ExternalCAs": [{"Protocol": "cfssl", "URL": "https://a"}]}),
-            501,
-            "external CAs are not offered yet".to_owned(),
-        ),
     ];
     for (ca, status, text) in cases {
         let mut spec = before["Spec"].clone();
@@ -316,4 +328,51 @@ async fn unlock_by_state() {
             .contains("needs to be unlocked")
     );
     assert_eq!(unlock("right").await, (200, String::new()));
+}
+
+/// The fake reaches no external CA; a root of its own key signs on, and nothing is lost.
+#[tokio::test]
+async fn external_cas_are_kept_and_who_has_no_key_needs_one_that_answers() {
+    let cluster = FakeCluster::manager().await;
+    let client = Client::of(&cluster);
+    let root = cluster.look(|state| {
+        let root = state.cluster().unwrap().root_ca.clone().unwrap();
+        String::from_utf8(root.ca_cert).unwrap()
+    });
+    let update = async |change: serde_json::Value| {
+        let before = client.get("/swarm").await.json();
+        let mut spec = before["Spec"].clone();
+        spec["CAConfig"] = change;
+        let path = format!("/swarm/update?version={}", before["Version"]["Index"]);
+        client.post(&path, &spec).await
+    };
+    // 1. Addresses for the current root are settings like others while its key is here.
+    let cas = json!([{"Protocol": "cfssl", "URL": "https://127.0.0.1:9/sign"}]);
+    assert_eq!(update(json!({"ExternalCAs": cas})).await.status, 200);
+    let shown = client.get("/swarm").await.json();
+    let shown = &shown["Spec"]["CAConfig"]["ExternalCAs"][0];
+    assert_eq!(shown["URL"], "https://127.0.0.1:9/sign");
+    // 2. Its key is given away only to one that answers, and so is a new root taken.
+    let other = RootAuthority::generate(cluster.now()).unwrap();
+    for (want, cas) in [
+        (root.as_str(), cas.clone()),
+        (
+            other.cert_pem(),
+            json!([{"URL": "https://a", "CACert": other.cert_pem()}]),
+        ),
+        (other.cert_pem(), cas.clone()),
+    ] {
+        let answer = update(json!({"SigningCACert": want, "ExternalCAs": cas})).await;
+        assert_eq!(answer.status, 400);
+        assert_eq!(
+            answer.message(),
+            "rpc error: code = InvalidArgument desc = there must be at least one valid, reachable \
+             external CA corresponding to the desired CA certificate"
+        );
+    }
+    let key = cluster.look(|state| {
+        let root = state.cluster().unwrap().root_ca.clone().unwrap();
+        (root.ca_key.is_empty(), root.root_rotation.is_some())
+    });
+    assert_eq!(key, (false, false));
 }

@@ -25,7 +25,7 @@ use waxseal_ca::{
 };
 use waxseal_cluster::{
     ROTATION_LEVEL,
-    objects::{ExternalCa, NoteSigner, SignerTrouble, command::Op, external_ca::Protocol},
+    objects::{NoteSigner, SignerTrouble, command::Op},
     timestamp,
 };
 use waxseal_wire::peer_text;
@@ -101,20 +101,6 @@ pub(crate) struct ExternalSigner {
     tls: Arc<ClientConfig>,
 }
 
-/// The addresses that are given for a root, in order: those whose certificate it is, or that
-/// come without one if it is the current root (spec/pki.md §5.4).
-pub(crate) fn urls_for(cas: &[ExternalCa], wanted: &[u8], current: &[u8]) -> Vec<String> {
-    let same = |one: &[u8], other: &[u8]| one.trim_ascii() == other.trim_ascii();
-    let is_for = |ca: &&ExternalCa| {
-        let cert = match ca.ca_cert.trim_ascii() {
-            [] => current,
-            cert => cert,
-        };
-        ca.protocol() == Protocol::Cfssl && same(cert, wanted)
-    };
-    cas.iter().filter(is_for).map(|ca| ca.url.clone()).collect()
-}
-
 impl ExternalSigner {
     /// The CA that has the key of `wanted`; its servers are verified against `trusted`.
     ///
@@ -179,6 +165,22 @@ impl ExternalSigner {
             }
         }
         Err(last)
+    }
+
+    /// Whether one of the addresses takes a connection whose server the wanted root vouches
+    /// for; nothing is asked of it (spec/pki.md §11.2).
+    pub(crate) async fn is_reachable(&self) -> bool {
+        for url in &self.urls {
+            match tokio::time::timeout(DEADLINE, connect(&self.tls, url)).await {
+                Ok(Ok(_)) => return true,
+                Ok(Err(problem)) => {
+                    let problem = peer_text(&problem);
+                    tracing::info!(%url, %problem, "the external CA is not reachable");
+                }
+                Err(_) => tracing::info!(%url, "the external CA does not answer"),
+            }
+        }
+        false
     }
 }
 
@@ -403,34 +405,6 @@ async fn note(core: &Core, error: Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn ca(url: &str, cert: &str) -> ExternalCa {
-        ExternalCa {
-            protocol: Protocol::Cfssl.into(),
-            url: url.to_owned(),
-            ca_cert: cert.as_bytes().to_vec(),
-            ..ExternalCa::default()
-        }
-    }
-
-    #[test]
-    fn addresses_count_for_the_root_that_they_are_given_with() {
-        let cas = [
-            ca("a", ""),
-            ca("b", "new\n"),
-            ca("c", "old"),
-            ca("d", "new"),
-        ];
-        assert_eq!(urls_for(&cas, b"old\n", b"old\n"), ["a", "c"]);
-        assert_eq!(urls_for(&cas, b"new", b"old"), ["b", "d"]);
-        assert!(urls_for(&cas, b"other", b"old").is_empty());
-        let unknown = ExternalCa {
-            protocol: 7,
-            ..ca("x", "")
-        };
-        // swarmkit's enumeration has one value; another is none of ours.
-        assert!(urls_for(&[unknown], b"old", b"old").len() <= 1);
-    }
 
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_and_end_with_a_certificate() {

@@ -10,10 +10,10 @@ use waxseal_ca::{
 use waxseal_cluster::{
     ROTATION_LEVEL, date_time,
     objects::{Cluster, JoinTokens as TokenTexts, PastRoot, RootCa, RootRotation},
-    version_of,
+    signer_urls, version_of,
 };
 
-use super::external::{ExternalConfigError, ExternalSigner, urls_for};
+use super::external::{ExternalConfigError, ExternalSigner};
 
 /// The bounds of a certificate's life, as [`CertificateExpiry`] has them.
 const SHORTEST: Duration = Duration::from_secs(60 * 60);
@@ -147,6 +147,9 @@ impl Issuer {
         now: OffsetDateTime,
     ) -> IssuedChain {
         let mut pem = issued.pem;
+        if let Signer::Local(authority) = &self.signer {
+            pem.push_str(authority.way_pem());
+        }
         let wanted = |intermediate: &&Intermediate| intermediate.until.is_none_or(|at| now < at);
         for intermediate in self.intermediates.iter().filter(wanted) {
             pem.push_str(&intermediate.pem);
@@ -178,9 +181,17 @@ fn signer(
         .as_ref()
         .and_then(|spec| spec.ca_config.as_ref());
     let cas = settings.map_or(&[][..], |settings| &settings.external_cas);
-    let urls = urls_for(cas, cert, &root.ca_cert);
+    let urls = signer_urls(cas, cert, &root.ca_cert);
     if urls.is_empty() && !key.is_empty() {
-        let authority = RootAuthority::from_pem(cert, key, now)?;
+        // Only the present root can have a way to it.
+        let way: &[u8] = match &root.root_rotation {
+            Some(_) => &[],
+            None => &cluster.signing_way,
+        };
+        let authority = match way {
+            [] => RootAuthority::from_pem(cert, key, now)?,
+            way => RootAuthority::intermediate_from_pem(&[way, cert].concat(), key, now)?,
+        };
         return Ok(Signer::Local(Box::new(authority)));
     }
     let mut trusted = vec![root.ca_cert.as_slice()];

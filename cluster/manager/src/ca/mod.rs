@@ -11,6 +11,7 @@ mod service;
 mod tokens;
 
 pub use external::ExternalConfigError;
+pub(crate) use external::ExternalSigner;
 pub use issuer::IssuerError;
 pub use own::OwnCertificate;
 pub(crate) use reclaim::{ReclaimService, RootPathService};

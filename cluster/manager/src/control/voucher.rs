@@ -33,6 +33,10 @@ impl Vouch for Voucher {
             return Ok(None);
         }
         let verified = verify_chain(claim.chain, &tls.trust(), now, Purpose::Client);
+        let verified = verified.and_then(|verified| {
+            tls.check_issuer(&verified)?;
+            Ok(verified)
+        });
         let identity = verified.map_err(|error| chain_status(&error))?.identity;
         if identity.cluster_id != core.cluster_id {
             return Err(Status::permission_denied(format!(
