@@ -23,7 +23,7 @@ use waxseal_ca::{
 use waxseal_cluster::{
     Refusal, State, date_time,
     objects::{
-        Certificate, Cluster, GrantReturn, IssuanceState, Membership, Node, NoteReturn,
+        Certificate, Cluster, GrantReturn, IssuanceState, Membership, Node, NoteReturn, PastRoot,
         PendingReturn, PossibleClone, RequestSource, command::Op,
     },
     returns, timestamp,
@@ -56,6 +56,7 @@ pub(crate) struct RootPathService(pub(crate) Arc<Core>);
 impl root_path_server::RootPath for RootPathService {
     async fn path(&self, request: Request<PathRequest>) -> Result<Response<PathResponse>, Status> {
         let held = request.into_inner().held;
+        let now = self.0.clock.now();
         self.0.read(|state| {
             let cluster = state.cluster();
             let root = cluster.and_then(|cluster| cluster.root_ca.as_ref());
@@ -69,7 +70,10 @@ impl root_path_server::RootPath for RootPathService {
                 .iter()
                 .map(|past| FormerRoot {
                     root_pem: &past.ca_cert,
-                    next_cross_signed_pem: &past.cross_signed,
+                    next_cross_signed_pem: match leads_on(past, cluster, now) {
+                        true => &past.cross_signed,
+                        false => &[],
+                    },
                 })
                 .collect();
             let steps = root_path(&held, &former, &root.ca_cert)
@@ -80,6 +84,14 @@ impl root_path_server::RootPath for RootPathService {
             }))
         })
     }
+}
+
+/// Whether a former root leads to the next one still: for the return window, and for as long as
+/// the default one if an operator is to decide sooner.
+fn leads_on(past: &PastRoot, cluster: &Cluster, now: OffsetDateTime) -> bool {
+    let window = returns::return_window(cluster).max(returns::DEFAULT_RETURN_WINDOW);
+    let retired_at = past.retired_at.as_ref().and_then(date_time);
+    retired_at.is_none_or(|at| (now - at).max(time::Duration::ZERO).unsigned_abs() <= window)
 }
 
 /// Serves `Reclaim`.
