@@ -1,6 +1,6 @@
 //! Nodes whose certificates ended while they were off.
 
-use std::{process::Command, time::Duration};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -213,4 +213,65 @@ fn a_manager_whose_certificate_expired_returns_to_the_others() -> Result<()> {
             Ok(())
         })
     })
+}
+
+/// Replaces the root without waiting for nodes that are away.
+fn rotate(manager: &Waxseal, more: &[&str]) -> Result<String> {
+    let mut words = vec!["ca", "rotate", "--deadline", "3s"];
+    words.extend(["--laggards", "quarantine"]);
+    words.extend(more);
+    manager.cli.ok(&words)?;
+    let swarm = manager.engine.get("/swarm")?;
+    let root = swarm["TLSInfo"]["TrustRoot"].as_str();
+    Ok(root.context("no root")?.to_owned())
+}
+
+#[test]
+fn a_worker_that_missed_rotations_returns_unless_the_root_was_compromised() -> Result<()> {
+    scenario("missed", |scene| {
+        let manager = scene.waxseal("manager")?;
+        manager.init(&[])?;
+        let mut worker = scene.waxseal("worker")?;
+        worker.join(&manager.worker_token()?, &manager.remote())?;
+        let id = node_id(&worker.engine)?;
+        is_ready(&manager, &id)?;
+        let held = || fs::read_to_string(worker_root(scene));
+
+        // 1. Two in a row: from root to root to the present one.
+        let old = serial(&worker)?;
+        worker.stop()?;
+        let first = rotate(&manager, &[])?;
+        let second = rotate(&manager, &[])?;
+        ensure!(first != second && held()? != second, "no other root");
+        worker.up()?;
+        is_ready(&manager, &id)?;
+        ensure!(serial(&worker)? != old, "{old}");
+        ensure!(node_id(&worker.engine)? == id, "another node");
+        eventually("it trusts the present root", SOON, || {
+            ensure!(held()? == second, "another root");
+            Ok(())
+        })?;
+
+        // 2. Nothing leads on from a root whose key is in foreign hands.
+        worker.stop()?;
+        rotate(&manager, &["--compromised"])?;
+        worker.up()?;
+        eventually("it is told to leave and join", SOON, || {
+            let warnings = warnings(&worker)?;
+            ensure!(
+                warnings.contains("docker swarm leave --force"),
+                "{warnings}"
+            );
+            Ok(())
+        })?;
+        ensure!(held()? == second, "it took a root that nothing leads to");
+        let state = seen(&manager, &id)?["Status"]["State"].clone();
+        ensure!(state != "ready", "it is {state}");
+        Ok(())
+    })
+}
+
+fn worker_root(scene: &Scene) -> PathBuf {
+    let dir = scene.dir().join("worker/data/swarm/certificates");
+    dir.join("swarm-root-ca.crt")
 }
