@@ -11,11 +11,14 @@ use super::{FAILOVER, SOON};
 
 const ROUNDS: usize = 2;
 const LONG_ROUNDS: usize = 30;
+/// For a change of role: a node with as many certificates as it may have gets the next one once
+/// the older ones do not count any more, after a minute, when it asks again.
+const CHANGE: Duration = Duration::from_secs(150);
 
 /// Waits for a node's place in the table, `""` for a worker, and its own word for it.
 fn becomes(asked: &Waxseal, node: &Waxseal, reachability: &str) -> Result<()> {
     let id = node_id(&node.engine)?;
-    eventually(format!("{id} becomes {reachability:?}"), SOON, || {
+    eventually(format!("{id} becomes {reachability:?}"), CHANGE, || {
         let all = standings(&asked.engine)?;
         let is = all
             .iter()
