@@ -102,7 +102,6 @@ fn messages() -> Vec<Vec<u8>> {
     let session = swarmkit::SessionRequest {
         description: Some(description),
         session_id: "session".to_owned(),
-        ..Default::default()
     };
     let issue = swarmkit::IssueNodeCertificateRequest {
         csr: b"-----BEGIN CERTIFICATE REQUEST-----".to_vec(),

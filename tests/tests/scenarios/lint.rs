@@ -10,9 +10,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use time::OffsetDateTime;
 use waxseal_ca::{
-    CertificateExpiry, Csr, NodeKey, NodeProfile, Role, RootAuthority, serial::Serial,
+    CertificateExpiry, Clock, Csr, NodeKey, NodeProfile, Role, RootAuthority, SystemClock,
+    serial::Serial,
 };
 use waxseal_tests::{require, run};
 
@@ -62,7 +62,7 @@ impl Certificates {
                 expiry: CertificateExpiry::DEFAULT,
             };
             let serial = Serial::from_bytes(&[serial; 20])?;
-            let issued = root.issue(&profile, &csr, serial, OffsetDateTime::now_utc())?;
+            let issued = root.issue(&profile, &csr, serial, SystemClock.now())?;
             let subject = self.write(&format!("{name}-{role}.pem"), &issued.pem)?;
             self.pairs.push((issuer.clone(), subject));
         }
@@ -86,7 +86,7 @@ fn given_root(directory: &Path) -> Result<RootAuthority> {
     let root = RootAuthority::from_pem(
         &std::fs::read(cert)?,
         &std::fs::read(key)?,
-        OffsetDateTime::now_utc(),
+        SystemClock.now(),
     )?;
     Ok(root)
 }
@@ -134,7 +134,7 @@ fn a_third_party_linter_finds_only_what_the_profile_states() -> Result<()> {
         pairs: Vec::new(),
         all: BTreeSet::new(),
     };
-    let generated = RootAuthority::generate(OffsetDateTime::now_utc())?;
+    let generated = RootAuthority::generate(SystemClock.now())?;
     certificates.root("generated", &generated)?;
     let given = given_root(certificates.directory.path())?;
     certificates.root("given", &given)?;
