@@ -25,7 +25,7 @@ use crate::{
     monitor::Monitor,
     peers::Peers,
     pulse::{Floor, Pulse, Quorum},
-    raft::{Identity, Raft, RaftId, TypeConfig, network::Network},
+    raft::{Identity, Raft, RaftId, TypeConfig, commits::Commits, network::Network},
     room::Room,
     state_machine::StateMachine,
 };
@@ -60,6 +60,7 @@ pub(crate) struct Engine {
     pub(crate) me: Arc<Identity>,
     pub(crate) peers: Peers,
     pub(crate) pulse: Pulse,
+    pub(crate) commits: Commits,
     pub(crate) leader: watch::Sender<Leader>,
     /// The membership changes one step at a time.
     pub(crate) changing: Arc<Mutex<()>>,
@@ -98,7 +99,7 @@ impl Engine {
             &owner.node_id,
             owner.raft_id,
         ));
-        let pulse = Pulse::new();
+        let (pulse, commits) = (Pulse::new(), Commits::new());
         if let Some(member) = alone {
             let forced = force_alone(&me, member, &mut log, &mut machine).await;
             if !forced.map_err(|error| monitor.start_error(error))? {
@@ -115,6 +116,7 @@ impl Engine {
             me: Arc::clone(&me),
             peers: peers.clone(),
             pulse: pulse.clone(),
+            commits: commits.clone(),
         };
         let raft = Raft::new(owner.raft_id, config, network, log.clone(), machine)
             .await
@@ -130,6 +132,7 @@ impl Engine {
             me,
             peers,
             pulse,
+            commits,
             leader: watch::Sender::default(),
             changing: Arc::default(),
             handing: Arc::default(),

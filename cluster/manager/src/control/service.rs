@@ -63,7 +63,10 @@ impl control_server::Control for ControlService {
         let encoded = self.core.group.stamped(&encoded).map_err(|error| {
             Status::failed_precondition(format!("the command cannot be proposed: {error}"))
         })?;
+        // Before and after: whoever asked applies it before it answers.
+        self.engine.commits.awaited();
         let outcome = self.core.group.propose_as_leader(encoded).await;
+        self.engine.commits.awaited();
         Ok(Response::new(ProposeResponse {
             version: self.core.read(|state| state.version()),
             outcome: Some(outcome::to_wire(outcome)),
@@ -79,6 +82,7 @@ impl control_server::Control for ControlService {
         if !self.core.group.holds_lease() {
             return Err(not_leading());
         }
+        self.engine.commits.awaited();
         let version = self.core.read(|state| state.version());
         Ok(Response::new(ReadIndexResponse { version }))
     }

@@ -2,6 +2,7 @@
 //! managers carry its messages.
 
 pub(crate) mod codec;
+pub(crate) mod commits;
 pub(crate) mod network;
 pub(crate) mod service;
 

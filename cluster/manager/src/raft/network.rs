@@ -20,6 +20,7 @@ use openraft::{
 };
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Status};
 use waxseal_raft_store::{Member, SnapshotData, SnapshotReader, StoredSnapshot};
 use waxseal_wire::{
@@ -27,7 +28,7 @@ use waxseal_wire::{
     waxseal::{SnapshotRequest, snapshot_request::Part},
 };
 
-use super::{Identity, RaftId, TypeConfig, codec};
+use super::{Identity, RaftId, TypeConfig, codec, commits::Commits};
 use crate::{
     peers::{Lane, PeerError, Peers},
     pulse::Pulse,
@@ -35,6 +36,10 @@ use crate::{
 
 /// Pause of replication to a member that is out of reach.
 const UNREACHABLE_PAUSE: Duration = Duration::from_millis(200);
+/// Entries that were taken within this time are followed by more.
+const FLOW: Duration = Duration::from_millis(50);
+/// Time for a member to take note of a commit.
+const NOTE_WAIT: Duration = Duration::from_millis(800);
 /// Bytes of a piece of a snapshot: what a stream's message may have at most is 256 KiB.
 const PIECE_BYTES: usize = 192 * 1024;
 /// Pieces that are read ahead.
@@ -52,6 +57,7 @@ pub(crate) struct Network {
     pub(crate) me: Arc<Identity>,
     pub(crate) peers: Peers,
     pub(crate) pulse: Pulse,
+    pub(crate) commits: Commits,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -59,11 +65,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: RaftId, node: &Member) -> Client {
         self.peers.note(target, node);
-        Client {
-            target,
-            network: self.clone(),
-            unanswered: 0,
-        }
+        Client::new(target, self)
     }
 }
 
@@ -73,6 +75,10 @@ pub(crate) struct Client {
     network: Network,
     /// Entries of an append that was given up before it was answered.
     unanswered: u64,
+    /// When the member last took entries that this client sent.
+    taken: Option<Instant>,
+    /// Cancels the note of a commit that has not gone yet.
+    note: Option<DropGuard>,
 }
 
 impl RaftNetwork<TypeConfig> for Client {
@@ -82,6 +88,14 @@ impl RaftNetwork<TypeConfig> for Client {
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<RaftId>, RpcError> {
         let entries = rpc.entries.len() as u64;
+        if entries == 0 && self.flows() && !self.network.commits.are_awaited() {
+            self.note = Some(self.note_later(rpc));
+            // For the engine it went: it asks no more of it, and what relies on an answer
+            // of the member goes by `pulse`.
+            return Ok(AppendEntriesResponse::Success);
+        }
+        // This says the same, and more.
+        self.note = None;
         // On a slow link fewer at a time get through within the engine's time.
         let before = std::mem::take(&mut self.unanswered);
         if before > 1 && entries >= before {
@@ -92,6 +106,10 @@ impl RaftNetwork<TypeConfig> for Client {
         self.unanswered = entries;
         let answer = self.append(rpc).await;
         self.unanswered = 0;
+        if entries > 0 {
+            let is_taken = matches!(answer, Ok(AppendEntriesResponse::Success));
+            self.taken = is_taken.then(Instant::now);
+        }
         answer
     }
 
@@ -135,6 +153,42 @@ impl Client {
     async fn channel(&self, lane: Lane) -> Result<waxseal_wire::ManagerChannel, RpcError> {
         let channel = self.network.peers.channel(self.target, lane).await;
         channel.map_err(|error| RPCError::Unreachable(unreachable(&error)))
+    }
+
+    fn new(target: RaftId, network: &Network) -> Client {
+        Client {
+            target,
+            network: network.clone(),
+            unanswered: 0,
+            taken: None,
+            note: None,
+        }
+    }
+
+    /// Whether entries come one after the other.
+    fn flows(&self) -> bool {
+        self.taken.is_some_and(|taken| taken.elapsed() < FLOW)
+    }
+
+    /// Sends a message without entries once none are to be expected that say the same;
+    /// dropped before, it is not sent.
+    fn note_later(&self, rpc: AppendEntriesRequest<TypeConfig>) -> DropGuard {
+        let client = Client::new(self.target, &self.network);
+        let overtaken = CancellationToken::new();
+        let note = overtaken.clone().drop_guard();
+        // Owned by the guard until it is sent, and short after.
+        tokio::spawn(async move {
+            let due = client.network.commits.due();
+            if overtaken.run_until_cancelled(due).await.is_none() {
+                return;
+            }
+            match timeout(NOTE_WAIT, client.append(rpc)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "a commit is not noted"),
+                Err(_) => tracing::debug!("a commit is not noted in time"),
+            }
+        });
+        note
     }
 
     async fn append(
