@@ -99,6 +99,8 @@ struct Node {
     hostname: String,
     role: &'static str,
     kind: &'static str,
+    /// Whether it can be asked: `here`, `away`, `never seen`.
+    contact: &'static str,
     progress: &'static str,
     #[serde(skip_serializing_if = "String::is_empty")]
     reason: String,
@@ -128,7 +130,15 @@ fn status_of(state: &waxseal_cluster::State, now: OffsetDateTime) -> Option<Stat
         })
         .collect();
     let nodes = view.members.iter().zip(&plan.progress).zip(names).map(
-        |((member, progress), (hostname, error))| node_of(member, *progress, hostname, &error, now),
+        |((member, progress), (hostname, error))| {
+            let stands = Stands {
+                rotating: view.rotation.is_some(),
+                progress: *progress,
+                error: &error,
+                now,
+            };
+            node_of(member, &stands, hostname)
+        },
     );
     let nodes = nodes.collect();
     let done = plan
@@ -211,14 +221,23 @@ fn wait_text(wait: Wait) -> String {
     }
 }
 
-fn node_of(
-    member: &Member<'_>,
+/// What is told of a node besides what the plan sees.
+struct Stands<'a> {
+    rotating: bool,
     progress: Progress,
-    hostname: String,
-    error: &str,
+    /// Why its certificate was not signed.
+    error: &'a str,
     now: OffsetDateTime,
-) -> Node {
-    let since = match (progress, member.contact) {
+}
+
+fn node_of(member: &Member<'_>, stands: &Stands<'_>, hostname: String) -> Node {
+    // Before a rotation, whoever is away is one that would hold it up.
+    let matters = match (stands.rotating, stands.progress, member.contact) {
+        (false, Progress::Done | Progress::Queued, Contact::Away(_)) => Progress::Away,
+        (false, Progress::Done | Progress::Queued, Contact::Never) => Progress::NeverSeen,
+        (_, progress, _) => progress,
+    };
+    let since = match (matters, member.contact) {
         (Progress::Quarantined, _) => member.quarantined_at,
         (_, Contact::Away(since)) => since,
         (Progress::Asked | Progress::Silent | Progress::Renewing, _) => member.asked_at,
@@ -236,8 +255,13 @@ fn node_of(
             Kind::Engine => "docker engine",
             Kind::Unknown => "unknown",
         },
-        progress: word(progress),
-        reason: reason(member, progress, error, now),
+        contact: match member.contact {
+            Contact::Here => "here",
+            Contact::Away(_) => "away",
+            Contact::Never => "never seen",
+        },
+        progress: word(stands.progress),
+        reason: reason(member, matters, stands.error, stands.now),
         since: since.map(|at| Time(Some(at))),
     }
 }

@@ -116,6 +116,7 @@ struct Node {
     hostname: String,
     role: String,
     kind: String,
+    contact: String,
     progress: String,
     reason: String,
     since: Option<String>,
@@ -185,7 +186,7 @@ async fn plan(client: &Client, format: Format) -> Result<(), Failure> {
         return output::json(&raw);
     }
     let status: Status = typed(raw)?;
-    let trouble = |node: &&Node| matches!(node.progress.as_str(), "away" | "never seen" | "silent");
+    let trouble = |node: &&Node| node.contact != "here" || node.progress == "silent";
     let hindered = status.nodes.iter().filter(trouble).count();
     output::line(format!(
         "{} node(s) would renew, {hindered} of them cannot now",
@@ -193,17 +194,12 @@ async fn plan(client: &Client, format: Format) -> Result<(), Failure> {
     ))?;
     let mut table = Table::new(&["ID", "HOSTNAME", "ROLE", "KIND", "NOW", "SINCE", "PROBLEM"]);
     for node in &status.nodes {
-        let now = if trouble(&node) {
-            &node.progress
-        } else {
-            "here"
-        };
         table.row([
             node.id.clone(),
             node.hostname.clone(),
             node.role.clone(),
             node.kind.clone(),
-            now.to_owned(),
+            node.contact.clone(),
             node.since.clone().unwrap_or_default(),
             node.reason.clone(),
         ]);

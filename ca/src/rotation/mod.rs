@@ -110,7 +110,7 @@ pub struct Member<'a> {
     /// Whether the newest certificate that was signed is one of the wanted root; absent if the
     /// record does not say.
     pub issued_by_target: Option<bool>,
-    /// When it was last asked to renew, if it has not since.
+    /// When it was last asked to renew, or given a certificate.
     pub asked_at: Option<OffsetDateTime>,
     /// When a rotation was last finished, or is to be, without it.
     pub quarantined_at: Option<OffsetDateTime>,

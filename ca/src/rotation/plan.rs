@@ -183,6 +183,8 @@ fn had_its_chance(view: &View<'_>, member: &Member<'_>) -> bool {
         Contact::Away(_) | Contact::Never => true,
         Contact::Here => match member.on_record {
             OnRecord::Nothing => true,
+            // It did its part: its request waits for a signature.
+            OnRecord::Requested => false,
             _ => is_time_again(view, member),
         },
     }

@@ -296,7 +296,7 @@ impl World {
     }
 
     fn store(&mut self, id: &str, chain: Chain) {
-        let signs = self.signing_root();
+        let (signs, now) = (self.signing_root(), self.now);
         let Some(node) = self.nodes.get_mut(id) else {
             return;
         };
@@ -305,7 +305,7 @@ impl World {
         }
         node.on_record = OnRecord::Issued;
         node.stored = Some(chain);
-        (node.asked_at, node.quarantined_at) = (None, None);
+        (node.asked_at, node.quarantined_at) = (Some(now), None);
     }
 
     fn happen(&mut self, event: &Event) {

@@ -232,8 +232,12 @@ fn who_lives_gets_its_time_after_the_deadline_too() {
     let plan = planned(&[moved(manager("m")), silent.clone()], 9, end);
     assert_eq!(plan.actions, []);
     silent.asked_at = Some(NOW - ANSWER);
-    let plan = planned(&[moved(manager("m")), silent], 9, end);
+    let plan = planned(&[moved(manager("m")), silent.clone()], 9, end);
     assert_eq!(plan.actions, [Action::Quarantine(ids(&["w"]))]);
+    // Whose request the leader has not signed is not late.
+    silent.on_record = OnRecord::Requested;
+    let plan = planned(&[moved(manager("m")), silent], 9, end);
+    assert_eq!(plan.actions, []);
 }
 
 #[test]

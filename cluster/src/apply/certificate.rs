@@ -109,7 +109,10 @@ impl State {
             certificate.not_after = Some(not_after);
             certificate.not_before = signed.not_before;
             certificate.issuer = signed.issuer;
-            (new.renewal_asked_at, new.quarantined_at) = (None, None);
+            // Managers that do not name the issuer do not know the field.
+            let dated = !certificate.issuer.is_empty();
+            new.renewal_asked_at = dated.then_some(stamp.time);
+            new.quarantined_at = None;
             new.renewal_reason.clear();
             new.certified_until = Some(
                 node.certified_until
