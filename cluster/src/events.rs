@@ -368,7 +368,7 @@ mod tests {
                 node_id: "w1".into(),
                 description: {
                     let mut node = Node::default();
-                    describe(&mut node, &[("Waxseal", "host"), ("Waxseal", "level-2")]);
+                    describe(&mut node, &[("Waxseal", "host"), ("Waxseal", "level-9")]);
                     let description = node.description.unwrap();
                     Some(NodeDescription {
                         hostname: "vm".into(),

@@ -23,7 +23,6 @@ fn certificate(state: IssuanceState, number: u8, now: i64) -> Certificate {
         certificate: b"pem".to_vec(),
         not_before: Some(at(now - 3600)),
         not_after: Some(at(now + YEAR)),
-        issuer: vec![7; 32],
         public_key_digest: vec![number; 32],
         source: Some(RequestSource {
             address: "192.0.2.7".into(),

@@ -235,3 +235,65 @@ fn timestamp(seconds: i64) -> Option<Timestamp> {
 fn at(seconds: i64) -> Timestamp {
     Timestamp { seconds, nanos: 0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            serial: serial_of(&[7; 20]).unwrap(),
+            node_id: "w1".into(),
+            role: NodeRole::Manager,
+            origin: CertificateOrigin::Rotation,
+            address: "2001:db8::1".parse().ok(),
+            token: Some("worker".into()),
+            public_key: [1; 32],
+            requested_at: 10,
+            issuer: Some([2; 32].as_slice().into()),
+            not_before: 11,
+            not_after: 12,
+            used_at: 13,
+            superseded_at: 14,
+            revoked: Some(Box::new(Revoked {
+                at: 15,
+                by: "uid 0".into(),
+                reason: "lost".into(),
+            })),
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_refused() {
+        let faults: [fn(&mut CertificateRecord); 3] = [
+            |object| object.serial.clear(),
+            |object| object.serial = vec![1; 21],
+            |object| object.node_id.clear(),
+        ];
+        for fault in faults {
+            let mut object = record().to_object();
+            fault(&mut object);
+            assert_eq!(Record::of_object(object), None);
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was() {
+        assert_eq!(Record::of_object(record().to_object()), Some(record()));
+    }
+
+    #[test]
+    fn what_was_revoked_is_nothing_else() {
+        let mut record = record();
+        assert_eq!(record.standing(1000), Standing::Revoked);
+        record.revoked = None;
+        assert_eq!(record.standing(13), Standing::Expired);
+        record.not_after = 1000;
+        assert_eq!(record.standing(73), Standing::Valid);
+        assert_eq!(record.standing(74), Standing::Superseded);
+        record.superseded_at = 0;
+        assert_eq!(record.standing(1000), Standing::Valid);
+        record.not_after = 0;
+        assert_eq!(record.standing(1000), Standing::Requested);
+    }
+}

@@ -401,7 +401,7 @@ fn engines_silent_nodes_and_old_ones_are_not_promoted() {
         ("silent", "has not said yet"),
         (
             "old",
-            "has feature level 1 and the managers of this cluster have 2",
+            "has feature level 1 and the managers of this cluster have 3",
         ),
     ] {
         let before = group.world.state.node(node).cloned();

@@ -58,6 +58,11 @@ pub(super) fn of(state: &State, command: &[u8]) -> Fate {
         Op::CreateNode(create) => {
             created(create.node.is_some_and(|new| state.node(&new.id).is_some()))
         }
+        Op::CreateJoinToken(create) => created(
+            create
+                .token
+                .is_some_and(|new| state.join_token(&new.id).is_some()),
+        ),
         Op::RemoveSecret(remove) => removed(state.secret(&remove.secret_id).is_some()),
         Op::RemoveConfig(remove) => removed(state.config(&remove.config_id).is_some()),
         Op::RemoveService(remove) => removed(state.service(&remove.service_id).is_some()),
