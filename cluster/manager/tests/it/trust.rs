@@ -34,8 +34,6 @@ use crate::{
 const CUT_OFF: Duration = Duration::from_secs(1);
 /// Joins that race for one use.
 const RACING: usize = 1_000;
-/// A manager that is as busy as its leader may not take over in time.
-const HAND_OVERS: usize = 5;
 /// Of them at once: strangers have so many streams and no more.
 const AT_ONCE: usize = 64;
 
