@@ -170,7 +170,10 @@ fn one_wrong_clock_of_three_is_outvoted() -> Result<()> {
             let former = certificate(&worker)?;
             let id = node_id(&worker.engine)?;
             eventually("the worker is to renew", SOON, || {
-                group.nodes[one].cli.ok(&["node", "renew", &id]).map(drop)
+                group.nodes[one]
+                    .cli
+                    .ok(&["node", "renew", "--detach", &id])
+                    .map(drop)
             })?;
             sleep(WRONG);
             let leader = group.leader(one)?;
@@ -263,7 +266,7 @@ fn alone_or_two_a_manager_in_the_past_signs_nothing_and_says_so() -> Result<()> 
         clock.set(-HOURS)?;
         let former = certificate(&worker)?;
         let id = node_id(&worker.engine)?;
-        alone.cli.ok(&["node", "renew", &id])?;
+        alone.cli.ok(&["node", "renew", "--detach", &id])?;
         eventually("the worker is refused", SOON, || {
             let status = worker.cli.ok(&["status"])?;
             ensure!(is_told(&status), "{status}");

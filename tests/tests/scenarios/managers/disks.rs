@@ -295,7 +295,9 @@ fn a_demoted_managers_disk_holds_nothing_of_the_cluster() -> Result<()> {
                 ensure!(keys == own, "{keys} keys in {}", file.display());
                 ensure!(!text.contains("SWMTKN"), "a token in {}", file.display());
             }
-            one.docker.ok(&["node", "promote", &id])?;
+            eventually("it is promoted", SOON, || {
+                one.docker.ok(&["node", "promote", &id]).map(drop)
+            })?;
             becomes(one, node, true)?;
             group.settled()?;
         }
