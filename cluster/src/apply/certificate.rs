@@ -37,6 +37,7 @@ impl State {
                 let certificate = requested(&node, asked.clone())?;
                 let origin = self.admit_request(&node, &asked, stamp)?;
                 changes = self.admit_join_again(&node, &asked, stamp)?;
+                changes.extend(self.make_room(&node, origin, stamp));
                 self.adopt_certificate(&node);
                 let asked = Certificate {
                     role: node.role,

@@ -7,7 +7,7 @@ use prost_types::Timestamp;
 
 use super::Effect;
 use crate::{
-    certificates::{self, Record, Revoked, SerialKey, Standing, serial_of},
+    certificates::{self, Record, Revoked, SUPERSEDED_GRACE_SECS, SerialKey, Standing, serial_of},
     change::{Change, Refusal},
     feature::{RECORDS_LEVEL, check_feature},
     meta::Stamp,
@@ -48,11 +48,47 @@ impl State {
         if !self.keeps_records() {
             return Ok(origin);
         }
+        if is_asked_for(origin) {
+            self.check_serial(&node.id, asked)?;
+            return Ok(origin);
+        }
         self.check_room(node, asked, stamp)?;
         if origin == CertificateOrigin::Renewal {
             self.check_pause(node, stamp.time.seconds)?;
         }
         Ok(origin)
+    }
+
+    /// Room for a certificate that the cluster asked a node for, as a change of role or a
+    /// rotation must not wait: the oldest that count end, but never the one in use.
+    pub(super) fn make_room(
+        &mut self,
+        node: &Node,
+        origin: CertificateOrigin,
+        stamp: &Stamp,
+    ) -> Vec<Change> {
+        if !self.keeps_records() || !is_asked_for(origin) {
+            return Vec::new();
+        }
+        let now = stamp.time.seconds;
+        let records = self.certificates.of_node(&node.id);
+        let live: Vec<&Arc<Record>> = records
+            .filter(|record| record.standing(now) == Standing::Valid)
+            .collect();
+        let excess = (live.len() + 1).saturating_sub(MAX_LIVE_CERTIFICATES);
+        let in_use = live.iter().rfind(|record| record.used_at != 0);
+        let in_use = in_use.map(|record| record.serial);
+        let ended: Vec<SerialKey> = live
+            .iter()
+            .map(|record| record.serial)
+            .filter(|serial| Some(*serial) != in_use)
+            .take(excess)
+            .collect();
+        let end = |record: &mut Record| record.superseded_at = now - SUPERSEDED_GRACE_SECS;
+        ended
+            .iter()
+            .filter_map(|serial| self.change_record(serial, end))
+            .collect()
     }
 
     /// Records the request of a node that returns by its former key.
@@ -489,6 +525,14 @@ impl State {
 }
 
 /// Who asked, by what the node's record says now.
+/// Whether the cluster asked the node for it.
+fn is_asked_for(origin: CertificateOrigin) -> bool {
+    matches!(
+        origin,
+        CertificateOrigin::Operator | CertificateOrigin::Rotation
+    )
+}
+
 fn origin_of(node: &Node, asked: &Certificate) -> CertificateOrigin {
     let is_join = asked
         .source

@@ -151,6 +151,28 @@ fn a_node_has_no_more_than_eight_certificates_that_count() {
 }
 
 #[test]
+fn what_the_cluster_asks_for_makes_room_for_itself() {
+    let mut state = with_worker();
+    renew(&mut state, 1, 1000);
+    session(&mut state, 1, 1001);
+    for number in 2..=8u8 {
+        renew(&mut state, number, 1000 + 10 * i64::from(number));
+    }
+    assert!(request(&mut state, 9, 1100).is_err());
+    let mark = RequestCertificate {
+        node_id: "w1".into(),
+        certificate: Some(certificate(IssuanceState::Rotate, 0, 1100)),
+    };
+    apply(&mut state, 1100, Op::RequestCertificate(mark)).unwrap();
+    renew(&mut state, 9, 1100);
+    // The oldest ended, but not the one in use.
+    assert_eq!(standing(&state, 1, 1100), Some(Standing::Valid));
+    assert_eq!(standing(&state, 2, 1100), Some(Standing::Superseded));
+    assert_eq!(standing(&state, 3, 1100), Some(Standing::Valid));
+    assert!(request(&mut state, 10, 1200).is_err());
+}
+
+#[test]
 fn what_came_before_the_one_in_use_counts_for_a_minute_more() {
     let mut state = with_worker();
     renew(&mut state, 1, 1000);

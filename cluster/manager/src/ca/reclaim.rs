@@ -395,17 +395,18 @@ struct Granted {
 fn known_issuers(cluster: &Cluster) -> Vec<KnownIssuer> {
     let root = cluster.root_ca.as_ref();
     let rotation = root.and_then(|root| root.root_rotation.as_ref());
-    let present = [
-        root.map(|root| &root.ca_cert),
-        rotation.map(|rotation| &rotation.ca_cert),
-    ];
-    let present = present.into_iter().flatten().flat_map(|pem| {
-        known(pem, |issuer| KnownIssuer {
-            issuer,
-            retired_at: None,
-            compromised: false,
-        })
-    });
+    let present = |issuer| KnownIssuer {
+        issuer,
+        retired_at: None,
+        compromised: false,
+    };
+    // Below an operator's root only the intermediate that signs here makes members.
+    let now = match (&cluster.signing_way, root) {
+        (way, _) if !way.is_empty() => known(way, present).into_iter().take(1).collect(),
+        (_, Some(root)) => known(&root.ca_cert, present),
+        (_, None) => Vec::new(),
+    };
+    let next = rotation.map_or_else(Vec::new, |rotation| known(&rotation.ca_cert, present));
     let past = cluster.past_roots.iter().flat_map(|past| {
         let retired_at = past.retired_at.as_ref().and_then(date_time);
         known(&past.ca_cert, move |issuer| KnownIssuer {
@@ -414,7 +415,7 @@ fn known_issuers(cluster: &Cluster) -> Vec<KnownIssuer> {
             compromised: past.compromised,
         })
     });
-    present.chain(past).collect()
+    now.into_iter().chain(next).chain(past).collect()
 }
 
 /// One for each certificate; none for what cannot be read, which then signs for nobody.
