@@ -79,7 +79,8 @@ fn is_given_up(view: &View<'_>, member: &Member<'_>) -> bool {
     let marked = member
         .quarantined_at
         .is_some_and(|at| at >= options.started_at);
-    marked && options.laggards != Laggards::Wait
+    // One that came back in between counts again.
+    marked && options.laggards != Laggards::Wait && had_its_chance(view, member)
 }
 
 fn is_over(view: &View<'_>, options: &Options) -> bool {

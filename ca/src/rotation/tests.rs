@@ -216,6 +216,11 @@ fn it_is_finished_without_the_quarantined_of_this_rotation_only() {
     let mut members = members;
     members[1].quarantined_at = Some(NOW);
     assert_eq!(planned(&members, 9, end).actions, [Action::Finish]);
+    // Back in between, it is asked after all.
+    members[1].contact = Contact::Here;
+    let plan = planned(&members, 9, end);
+    assert_eq!(plan.actions, [Action::Mark(ids(&["w"]))]);
+    members[1].contact = Contact::Away(None);
     // Under another rule it is waited for after all.
     let plan = planned(&members, 9, options(Laggards::Wait, None));
     assert_eq!(plan.actions, []);
