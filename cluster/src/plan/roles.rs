@@ -217,6 +217,9 @@ fn membership_step(state: &State, members: &[MemberView], plan: &mut RolesPlan) 
             continue;
         }
         if !member.leader {
+            // First on record: it is not counted on for the demotion of another meanwhile.
+            plan.steps
+                .extend(no_member_any_more(state, members, member));
             let raft_id = member.raft_id;
             plan.steps.push(RoleStep::RemoveMember { raft_id });
             return;
@@ -234,6 +237,28 @@ fn membership_step(state: &State, members: &[MemberView], plan: &mut RolesPlan) 
             None => plan.waiting.push(member.node_id.clone()),
         }
     }
+}
+
+/// That a node is no member, unless it is one under another id or the record says so already.
+fn no_member_any_more(
+    state: &State,
+    members: &[MemberView],
+    member: &MemberView,
+) -> Option<RoleStep> {
+    state.node(&member.node_id)?.manager_status.as_ref()?;
+    let mut others = members
+        .iter()
+        .filter(|other| other.raft_id != member.raft_id);
+    if others.any(|other| other.node_id == member.node_id) {
+        return None;
+    }
+    let gone = NodeObservation {
+        node_id: member.node_id.clone(),
+        not_a_member: true,
+        ..NodeObservation::default()
+    };
+    let observe = ObserveNodes { nodes: vec![gone] };
+    Some(RoleStep::Propose(Box::new(Op::ObserveNodes(observe))))
 }
 
 /// Whether a member has no business in the group: its node is gone, is or becomes a
