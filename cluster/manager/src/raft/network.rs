@@ -8,7 +8,7 @@ use std::{
 };
 
 use openraft::{
-    Snapshot, Vote,
+    LogId, Snapshot, Vote,
     error::{
         Fatal, NetworkError, PayloadTooLarge, RPCError, RaftError, ReplicationClosed,
         StreamingError, Unreachable,
@@ -75,8 +75,8 @@ pub(crate) struct Client {
     network: Network,
     /// Entries of an append that was given up before it was answered.
     unanswered: u64,
-    /// When the member last took entries that this client sent.
-    taken: Option<Instant>,
+    /// The last entry that the member took of this client, and when.
+    taken: Option<(LogId<RaftId>, Instant)>,
     /// Cancels the note of a commit that has not gone yet.
     note: Option<DropGuard>,
 }
@@ -88,10 +88,10 @@ impl RaftNetwork<TypeConfig> for Client {
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<RaftId>, RpcError> {
         let entries = rpc.entries.len() as u64;
-        if entries == 0 && self.flows() && !self.network.commits.are_awaited() {
+        if entries == 0 && self.flows(rpc.prev_log_id) && !self.network.commits.are_awaited() {
             self.note = Some(self.note_later(rpc));
-            // For the engine it went: it asks no more of it, and what relies on an answer
-            // of the member goes by `pulse`.
+            // For the engine it went: that the log matches is known, and what relies on a
+            // sign of life of the member goes by `pulse`.
             return Ok(AppendEntriesResponse::Success);
         }
         // This says the same, and more.
@@ -104,11 +104,15 @@ impl RaftNetwork<TypeConfig> for Client {
             ));
         }
         self.unanswered = entries;
+        let last = rpc.entries.last().map(|entry| entry.log_id);
         let answer = self.append(rpc).await;
         self.unanswered = 0;
-        if entries > 0 {
-            let is_taken = matches!(answer, Ok(AppendEntriesResponse::Success));
-            self.taken = is_taken.then(Instant::now);
+        match (&answer, last) {
+            (Ok(AppendEntriesResponse::Success), Some(last)) => {
+                self.taken = Some((last, Instant::now()));
+            }
+            (Ok(AppendEntriesResponse::Success), None) => {}
+            _ => self.taken = None,
         }
         answer
     }
@@ -165,9 +169,11 @@ impl Client {
         }
     }
 
-    /// Whether entries come one after the other.
-    fn flows(&self) -> bool {
-        self.taken.is_some_and(|taken| taken.elapsed() < FLOW)
+    /// Whether entries come one after the other, of which the member just took the one at
+    /// `prev`: then an append without entries asks nothing that is not known.
+    fn flows(&self, prev: Option<LogId<RaftId>>) -> bool {
+        self.taken
+            .is_some_and(|(last, at)| prev == Some(last) && at.elapsed() < FLOW)
     }
 
     /// Sends a message without entries once none are to be expected that say the same;
