@@ -324,12 +324,13 @@ mod tests {
 
     #[test]
     fn what_has_expired_leads_nowhere() {
-        let (held, second) = (root(), root());
-        let way = steps(&[&held, &second]);
-        // The cross-signed certificates of these tests live a day.
-        let late = NOW + time::Duration::days(2);
+        // A cross-signed certificate lives as long as the root that it is of, 20 years.
+        let (held, present) = (root(), root());
+        let second = RootAuthority::generate(NOW - time::Duration::days(100)).unwrap();
+        let way = steps(&[&held, &second, &present]);
+        let late = NOW + time::Duration::days(7250);
         assert_eq!(
-            follow_root_path(held.trust(), &way, second.trust().pem(), late).unwrap_err(),
+            follow_root_path(held.trust(), &way, present.trust().pem(), late).unwrap_err(),
             RootPathError::NotValid { step: 1, now: late }
         );
         // Neither does a root that is held and has ended.

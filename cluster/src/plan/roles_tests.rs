@@ -367,7 +367,7 @@ fn a_demotion_waits_where_the_record_did_not_know() {
     group.seen.insert("n2".into());
     assert!(matches!(
         group.plan().steps[..],
-        [RoleStep::RemoveMember { .. }]
+        [RoleStep::Propose(_), RoleStep::RemoveMember { .. }]
     ));
 }
 
