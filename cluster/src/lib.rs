@@ -54,7 +54,8 @@ pub use codec::{
 };
 pub use defaults::{NewCluster, default_cluster_spec, new_cluster};
 pub use feature::{
-    FEATURE_LEVEL, RECORDS_LEVEL, ROTATION_LEVEL, described_level, feature_level_plugin, is_ours,
+    FEATURE_LEVEL, JOBS_LEVEL, RECORDS_LEVEL, ROTATION_LEVEL, described_level,
+    feature_level_plugin, is_ours,
 };
 pub use ids::new_id;
 pub use join_tokens::{
