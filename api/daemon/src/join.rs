@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio_util::sync::CancellationToken;
-use waxseal_agent::{JoinError, Joined, SessionStatus};
+use waxseal_agent::{JoinError, Joined};
 use waxseal_api::{ClusterError, JoinRequest};
 use waxseal_autolock::{KeyFile, KeyFileHeader};
 use waxseal_ca::{NodeCredentials, Role, TrustBundle};
@@ -49,8 +49,7 @@ pub(crate) async fn join(
         Role::Worker => begun.into_worker(shared).await?,
     };
     let mut status = member.status();
-    let registered =
-        status.wait_for(|status| matches!(status.session, SessionStatus::Registered { .. }));
+    let registered = status.wait_for(|status| status.session.is_registered());
     let limited = tokio::time::timeout(FIRST_SESSION, registered);
     if let Some(Err(_)) = told.run_until_cancelled(limited).await {
         tracing::warn!("joined, but no session with a manager yet; it is tried on");

@@ -21,6 +21,14 @@ use crate::{backoff::poll_wait, random::spread};
 /// Time for one call to the certificate authority.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(5);
 
+/// What our managers say to a node whose record bears another role than its certificate.
+const ROLE_CHANGED: &str = "renew the certificate";
+
+/// Whether a call is refused as the caller's certificate names a former role.
+pub(crate) fn is_role_change(status: &Status) -> bool {
+    status.code() == Code::PermissionDenied && status.message().contains(ROLE_CHANGED)
+}
+
 /// Why there is no new certificate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -55,12 +63,15 @@ pub enum CertificateError {
 }
 
 impl CertificateError {
-    /// Whether the same request may succeed later.
+    /// Whether the same request may succeed later, or with another manager.
     pub(crate) fn is_passing(&self) -> bool {
-        matches!(
-            self,
-            CertificateError::Unavailable(_) | CertificateError::Superseded
-        )
+        match self {
+            CertificateError::Unavailable(_) | CertificateError::Superseded => true,
+            // A renewal is taken in whatever role: who was refused is the manager that relayed
+            // it, as one that was just demoted and asked itself.
+            CertificateError::Refused(status) => is_role_change(status),
+            _ => false,
+        }
     }
 
     fn from_status(status: Status) -> CertificateError {
@@ -217,5 +228,22 @@ where
     match timer::timeout(CALL_DEADLINE, send(request)).await {
         Ok(answer) => Ok(answer?.into_inner()),
         Err(_) => Err(Status::deadline_exceeded("no answer within 5 s")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_relayed_refusal_for_the_role_is_tried_elsewhere() {
+        let denied = |text| CertificateError::from_status(Status::permission_denied(text));
+        assert!(!denied("node n was removed from swarm").is_passing());
+        let role = "the certificate says swarm-manager, the node's record says swarm-worker; \
+                    renew the certificate";
+        assert!(denied(role).is_passing());
+        let unauthenticated = CertificateError::from_status(Status::unauthenticated(role));
+        assert!(!unauthenticated.is_passing());
+        assert!(CertificateError::from_status(Status::unavailable("no leader")).is_passing());
     }
 }

@@ -19,7 +19,7 @@ use waxseal_wire::{
 use crate::{
     assignments::{AssignedSet, AssignmentStream, ChainBreak},
     backoff::SessionBackoff,
-    certificate::bounded,
+    certificate::{bounded, is_role_change},
     logs,
     managers::managers_of,
     random::spread,
@@ -46,8 +46,6 @@ const IGNORED_ROOT: &str =
 
 /// What managers, stock ones too, say to a node that was removed.
 const REMOVED: &str = "was removed from swarm";
-/// What our managers say to a node whose record bears another role than its certificate.
-const ROLE_CHANGED: &str = "renew the certificate";
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -96,8 +94,7 @@ impl SessionEnd {
     fn is_role_change(&self) -> bool {
         matches!(
             self,
-            SessionEnd::Call { status, .. } if status.code() == Code::PermissionDenied
-                && status.message().contains(ROLE_CHANGED)
+            SessionEnd::Call { status, .. } if is_role_change(status)
         )
     }
 
@@ -247,11 +244,6 @@ impl Holder {
         if end.is_role_change() {
             self.shared.renew.notify_one();
         }
-        // Each of the managers has been tried since there was a session.
-        let managers = self.shared.status.borrow().managers.len();
-        if end.is_certificate_failure() && failures as usize >= managers {
-            self.shared.absent.notify_one();
-        }
         let tasks_end = end.is_removal() && self.shared.executor.stops_orphans();
         if tasks_end
             && self
@@ -284,6 +276,11 @@ impl Holder {
         self.shared
             .status
             .send_modify(|status| status.session = session);
+        // Each of the managers has been tried since there was a session.
+        let managers = self.shared.status.borrow().managers.len();
+        if end.is_certificate_failure() && failures as usize >= managers {
+            self.shared.absent.notify_one();
+        }
     }
 }
 

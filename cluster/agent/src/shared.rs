@@ -24,7 +24,7 @@ use crate::{
     managers::{ManagerAddress, Observed},
     random::spread,
     reports::Reports,
-    status::{AgentStatus, SessionStatus},
+    status::AgentStatus,
     store::{IdentityStore, OwnAuthority},
 };
 
@@ -94,8 +94,7 @@ impl Shared {
 
     /// Whether a manager knows this node now.
     pub(crate) fn has_session(&self) -> bool {
-        let status = self.status.borrow();
-        matches!(status.session, SessionStatus::Registered { .. })
+        self.status.borrow().session.is_registered()
     }
 
     pub(crate) fn now(&self) -> OffsetDateTime {

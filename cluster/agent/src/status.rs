@@ -54,6 +54,11 @@ pub enum SessionStatus {
 }
 
 impl SessionStatus {
+    /// Whether a manager knows this node now.
+    pub fn is_registered(&self) -> bool {
+        matches!(self, SessionStatus::Registered { .. })
+    }
+
     /// The error of the last try, if there is one.
     pub fn error(&self) -> Option<&str> {
         match self {

@@ -32,10 +32,7 @@ async fn a_session_says_who_this_node_is_and_that_it_lives() {
         tls.cert_issuer_public_key,
         manager.root.issuer_info().public_key_der
     );
-    wait_for_status(&agent, |status| {
-        matches!(status.session, SessionStatus::Registered { .. })
-    })
-    .await;
+    wait_for_status(&agent, |status| status.session.is_registered()).await;
     manager
         .wait_for(|behaviour| (behaviour.beats > 2).then_some(()))
         .await;

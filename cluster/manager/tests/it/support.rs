@@ -29,6 +29,13 @@ use waxseal_wire::{
 
 pub(crate) const CLUSTER: &str = "clusterclusterclusterclus";
 pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
+/// Who is no member is cut off everywhere within that time.
+pub(crate) const CUT_OFF: Duration = Duration::from_secs(1);
+
+/// Whether a call ended with its connection, not by an answer.
+pub(crate) fn is_cut(code: tonic::Code) -> bool {
+    matches!(code, tonic::Code::Unknown | tonic::Code::Unavailable)
+}
 
 /// What outlives a manager: its disk, its root, the time.
 pub(crate) struct World {

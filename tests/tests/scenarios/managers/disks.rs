@@ -270,12 +270,13 @@ fn a_demoted_managers_disk_holds_nothing_of_the_cluster() -> Result<()> {
                 sealed(&group, true)?;
                 key = Some(one.unlock_key()?);
             }
-            let material = KeyMaterial::of(node, key.as_deref())?;
-            let key_file = node.data_root().join("swarm/certificates/swarm-node.key");
-            ensure!(
-                material.is_gone(&[key_file]).is_err(),
-                "nothing to look for"
-            );
+            let key_file = [node.data_root().join("swarm/certificates/swarm-node.key")];
+            // The file is written anew with each certificate, which a promotion brings.
+            let material = eventually("there is something to look for", SOON, || {
+                let material = KeyMaterial::of(node, key.as_deref())?;
+                ensure!(material.is_gone(&key_file).is_err(), "nothing");
+                Ok(material)
+            })?;
             eventually("it is demoted", SOON, || {
                 one.docker.ok(&["node", "demote", &id]).map(drop)
             })?;
