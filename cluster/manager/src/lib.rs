@@ -9,6 +9,7 @@ mod ca;
 mod control;
 mod core;
 mod dispatcher;
+mod door;
 mod elections;
 mod engine;
 mod error;

@@ -1,7 +1,7 @@
 //! A manager: starts the engine and the services, stops them.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::PathBuf,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
@@ -17,9 +17,8 @@ use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
-use tonic::service::Routes;
 use waxseal_autolock::{Dek, DekRing, Owner, scrub_registers};
-use waxseal_ca::{CertificateExpiry, ClientCertificates, Clock, LiveTls, TlsOptions, server_tls};
+use waxseal_ca::{CertificateExpiry, Clock, LiveTls};
 use waxseal_cluster::{
     Applied, ChangeRecord, State, Vault,
     objects::{Actor, Bootstrap, Cluster, Node, UpdateCluster, actor, command::Op},
@@ -27,38 +26,25 @@ use waxseal_cluster::{
 };
 use waxseal_raft_store::{Disk, Member, StoreError, StoreOptions};
 use waxseal_wire::{
-    Acceptor, Connections, Course, FEATURE_LEVEL, Listening, Relay, limits,
-    swarmkit::{
-        LogSelector, LogSubscriptionOptions, ca_server::CaServer,
-        dispatcher_server::DispatcherServer, log_broker_server::LogBrokerServer,
-        node_ca_server::NodeCaServer,
-    },
-    waxseal::{
-        control_server::ControlServer, hello_server::HelloServer, raft_server::RaftServer,
-        reclaim_server::ReclaimServer, root_path_server::RootPathServer,
-    },
+    Course, FEATURE_LEVEL, Listening,
+    swarmkit::{LogSelector, LogSubscriptionOptions},
 };
 
 use crate::{
     authorize,
-    ca::{
-        CaService, ExternalConfigError, ExternalSigner, NodeCaService, OwnCertificate,
-        ReclaimService, RootPathService,
-    },
-    control::{ControlService, Group, Link, Logs, LogsError, ReadError, Voucher, across_leaders},
+    ca::{ExternalConfigError, ExternalSigner, OwnCertificate},
+    control::{Group, Link, LogsError, ReadError, across_leaders},
     core::Core,
-    dispatcher::Dispatcher,
+    door::{members_connections, open_door},
     engine::{Engine, refused},
     error::{Failure, MembershipError, ProposeError, RotateError, StartError},
     guard::{self, Guard},
-    hello::HelloService,
     leadership::{CLOCK_OFF, Leader},
-    leading::{Lead, OnStage, Stage},
-    log_broker::{LogBroker, LogLines},
+    leading::{Lead, Stage},
+    log_broker::LogLines,
     monitor::Monitor,
     peers::Peers,
     proposer::Proposer,
-    raft::service::RaftService,
     state_machine::StateMachine,
     timekeeping::Timekeeper,
     vault::PageVault,
@@ -692,110 +678,6 @@ fn keep(
     tasks.spawn(engine.clone().keep_pace(stopped.clone()));
     let addr = config.advertise_addr.clone();
     tasks.spawn(engine.clone().keep_address(addr, stopped.clone()));
-}
-
-fn open_door(
-    config: &ManagerConfig,
-    lead: &Lead,
-    way: watch::Receiver<Course>,
-    tasks: &TaskTracker,
-    listener: TcpListener,
-) -> Result<Listening, StartError> {
-    let Lead {
-        core,
-        engine,
-        connections,
-        stage,
-        ..
-    } = lead;
-    let raft = RaftService::new(Arc::clone(core), engine.clone(), tasks.clone());
-    let ca = CaServer::new(CaService(Arc::clone(core)))
-        .max_decoding_message_size(limits::JOIN_MESSAGE_LIMIT);
-    let hello = HelloServer::new(HelloService(Arc::clone(core)))
-        .max_decoding_message_size(limits::JOIN_MESSAGE_LIMIT);
-    let root_path = RootPathServer::new(RootPathService(Arc::clone(core)))
-        .max_decoding_message_size(limits::JOIN_MESSAGE_LIMIT);
-    let routes = Routes::new(ca)
-        .add_service(hello)
-        .add_service(root_path)
-        .add_service(
-            ControlServer::new(control_service(core, stage, engine))
-                .max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT),
-        )
-        .add_service(RaftServer::new(raft).max_decoding_message_size(limits::SERVER_MESSAGE_LIMIT))
-        .add_service(OnStage::<NodeCaServer<NodeCaService>>::new(stage))
-        .add_service(OnStage::<ReclaimServer<ReclaimService>>::new(stage))
-        .add_service(OnStage::<DispatcherServer<Dispatcher>>::new(stage))
-        .add_service(OnStage::<LogBrokerServer<LogBroker>>::new(stage));
-    let options = TlsOptions {
-        allow_tls12: config.allow_tls12,
-        client_certificates: ClientCertificates::Optional,
-    };
-    let tls = server_tls(&config.tls, options)?;
-    if config.allow_tls12 {
-        tracing::warn!(address = %config.listen, "TLS 1.2 is accepted on this port");
-    }
-    let acceptor = Acceptor {
-        routes,
-        tls,
-        clock: Arc::clone(&config.clock),
-        connections: connections.clone(),
-        relay: Relay {
-            course: way,
-            vouch: Arc::new(Voucher {
-                core: Arc::clone(core),
-                tls: Arc::clone(&config.tls),
-            }),
-        },
-    };
-    acceptor
-        .serve(listener)
-        .map_err(|source| StartError::Listen {
-            address: config.listen,
-            source,
-        })
-}
-
-fn control_service(core: &Arc<Core>, stage: &Stage, engine: &Engine) -> ControlService {
-    let stage = stage.clone();
-    let logs: Box<Logs> = Box::new(move |selector, options| {
-        let leading = stage.leading()?;
-        Some(leading.subscriptions.subscribe(selector, options))
-    });
-    ControlService {
-        core: Arc::clone(core),
-        engine: engine.clone(),
-        logs,
-    }
-}
-
-/// The connections, without those of removed nodes whose certificates are still valid.
-/// Known nodes may come back from where they were, whoever else calls.
-fn members_connections(core: &Arc<Core>) -> Connections {
-    let known = core.read(|state| {
-        let address = |node: &Node| node.status.as_ref()?.addr.parse::<IpAddr>().ok();
-        let known = state.nodes().map(|node| (node.id.clone(), address(node)));
-        known.collect::<Vec<_>>()
-    });
-    let asked = Arc::clone(core);
-    let connections = Connections::admitting(Arc::new(move |identity| {
-        let node_id = &identity.node_id;
-        // One that is new may be on record with the leader and not yet here. What it asks
-        // for is decided there; a removal that comes after it closes its connections.
-        let may_be_new = !asked.group.leads();
-        let is_known = |state: &State| may_be_new || state.node(node_id).is_some();
-        let now = asked.clock.now();
-        asked.read(|state| {
-            let counts = authorize::check_certificate(state, now, identity).is_ok();
-            !state.is_banned(node_id) && is_known(state) && counts
-        })
-    }));
-    for (node_id, address) in known {
-        if let Some(address) = address {
-            connections.expect(&node_id, address);
-        }
-    }
-    connections
 }
 
 /// The actor for commands of one of the daemon's own parts.
