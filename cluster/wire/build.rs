@@ -28,6 +28,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.btree_map(["."]).skip_debug(secretive);
     tonic_prost_build::configure()
         .extern_path(".waxseal.objects.v1", "::waxseal_cluster::objects")
+        .extern_path(
+            ".docker.swarmkit.v1.UpdateTaskStatusRequest",
+            "crate::updates::UpdateTaskStatusRequest",
+        )
         .compile_fds_with_config(files, config)?;
     Ok(())
 }

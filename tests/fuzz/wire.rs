@@ -108,7 +108,7 @@ fn messages() -> Vec<Vec<u8>> {
         token: b"SWMTKN-1-".to_vec(),
         ..Default::default()
     };
-    let update = swarmkit::update_task_status_request::TaskStatusUpdate {
+    let update = swarmkit::TaskStatusUpdate {
         task_id: "task".to_owned(),
         status: Some(TaskStatus {
             timestamp: Some(Timestamp {
@@ -119,10 +119,7 @@ fn messages() -> Vec<Vec<u8>> {
             ..TaskStatus::default()
         }),
     };
-    let updates = swarmkit::UpdateTaskStatusRequest {
-        session_id: "session".to_owned(),
-        updates: vec![update],
-    };
+    let updates = swarmkit::UpdateTaskStatusRequest::new("session", vec![update]);
     let mut seeds = vec![
         seed("SessionRequest", &session.encode_to_vec()),
         seed("IssueNodeCertificateRequest", &issue.encode_to_vec()),

@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use waxseal_cluster::objects::TaskStatus;
 use waxseal_wire::{
     ManagerChannel,
-    swarmkit::{UpdateTaskStatusRequest, update_task_status_request::TaskStatusUpdate},
+    swarmkit::{TaskStatusUpdate, UpdateTaskStatusRequest},
 };
 
 use crate::certificate::bounded;
@@ -77,10 +77,7 @@ impl Reports {
                 time::sleep(COALESCE).await;
                 continue;
             }
-            let request = UpdateTaskStatusRequest {
-                session_id: session_id.to_owned(),
-                updates: batch,
-            };
+            let request = UpdateTaskStatusRequest::new(session_id, batch);
             let mut dispatcher = channel.dispatcher();
             match bounded(request, |request| dispatcher.update_task_status(request)).await {
                 Ok(_) => {}

@@ -4,6 +4,8 @@
 #[expect(missing_docs, reason = "the fields are documented in proto/")]
 #[allow(clippy::all, unreachable_pub, reason = "generated")]
 pub mod swarmkit {
+    pub use crate::updates::UpdateTaskStatusRequest;
+
     include!(concat!(env!("OUT_DIR"), "/docker.swarmkit.v1.rs"));
 }
 
@@ -37,6 +39,7 @@ mod redact;
 mod sealing;
 mod status;
 mod text;
+mod updates;
 mod writes;
 
 pub use accept::{

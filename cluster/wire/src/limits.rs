@@ -106,6 +106,9 @@ pub const MANAGER_STREAM_MESSAGE_LIMIT: usize = SERVER_MESSAGE_LIMIT;
 /// them at 16 KiB.
 pub const STREAM_MESSAGE_LIMIT: usize = 256 * 1024;
 
+/// Statuses of tasks in one call: more than a node has tasks. Our agent sends 256 at once.
+pub const STATUS_UPDATES: usize = 4096;
+
 /// Streams that a peer may reset within [`RESET_WINDOW`] before its connection ends.
 pub const RESETS_PER_WINDOW: u32 = 100;
 

@@ -16,7 +16,7 @@ use waxseal_cluster::{
     returns,
 };
 use waxseal_wire::{
-    Peer as Caller,
+    Peer as Caller, limits,
     swarmkit::{
         AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, HeartbeatResponse, Peer,
         SessionMessage, SessionRequest, UpdateTaskStatusRequest, UpdateTaskStatusResponse,
@@ -220,6 +220,12 @@ impl dispatcher_server::Dispatcher for Dispatcher {
         let identity = authorize::member(&self.core, &request)?;
         let request = request.into_inner();
         let session = self.session(&identity.node_id, &request.session_id)?;
+        if request.too_many {
+            return Err(Status::resource_exhausted(format!(
+                "more than {} statuses in one call; send fewer at once",
+                limits::STATUS_UPDATES
+            )));
+        }
         let updates = request.updates.into_iter().map(|update| TaskReport {
             task_id: update.task_id,
             status: update.status,

@@ -36,10 +36,7 @@ async fn codes(channel: &ManagerChannel) -> Vec<(&'static str, Code)> {
         session_id: session_id(),
     };
     let beat = dispatcher.heartbeat(beat).await;
-    let status = UpdateTaskStatusRequest {
-        session_id: session_id(),
-        updates: Vec::new(),
-    };
+    let status = UpdateTaskStatusRequest::new(session_id(), Vec::new());
     let status = dispatcher.update_task_status(status).await;
     let assignments = AssignmentsRequest {
         session_id: session_id(),
