@@ -20,7 +20,7 @@ use waxseal_cluster::{
     Refusal, RotationOptions, date_time,
     objects::{Actor, Cluster as ClusterObject, Laggards, RootCa, RootRotation},
     plan::rotation_view,
-    signing_root, timestamp, version_of,
+    signing_issuer, timestamp, version_of,
 };
 
 use crate::{
@@ -118,8 +118,8 @@ async fn status<C: Cluster>(State(api): State<Shared<C>>) -> Result<Response, Pr
 fn status_of(state: &waxseal_cluster::State, now: OffsetDateTime) -> Option<Status> {
     let cluster = state.cluster()?;
     let root = cluster.root_ca.as_ref()?;
-    let target = TrustBundle::from_pem(signing_root(root), now).ok()?;
-    let view = rotation_view(state, cluster, target.issuer_info(), usize::MAX, now);
+    let target = signing_issuer(cluster, now)?;
+    let view = rotation_view(state, cluster, &target, usize::MAX, now);
     let plan = rotation::plan(&view);
     let names: Vec<(String, String)> = state
         .nodes()

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use time::OffsetDateTime;
 use tokio::sync::broadcast;
+use waxseal_ca::rotation::UnsignedRoot;
 use waxseal_cluster::{
     Applied, ChangeRecord, Refusal, State,
     objects::{Actor, Cluster as ClusterObject, ClusterSpec, command::Op},
@@ -258,6 +259,16 @@ pub trait Cluster: Send + Sync + 'static {
         _urls: Vec<String>,
         _root: Vec<u8>,
     ) -> impl Future<Output = Result<bool, ClusterError>> + Send {
+        async { Err(ClusterError::NotManager) }
+    }
+    /// Has the external CA at these addresses sign a root to be with the key of `root` (PEM); the
+    /// certificate in PEM, checked. What it did wrong is [`ClusterError::Internal`].
+    fn cross_sign(
+        &self,
+        _urls: Vec<String>,
+        _root: Vec<u8>,
+        _new: &UnsignedRoot,
+    ) -> impl Future<Output = Result<String, ClusterError>> + Send {
         async { Err(ClusterError::NotManager) }
     }
     /// Creates a cluster; answers the node id.

@@ -145,6 +145,12 @@ pub enum ForeignCertificateError {
         /// In X.509's words.
         field: &'static str,
     },
+    /// Cross-signed, the root would pass for one that signed itself.
+    #[error(
+        "the external CA's root and the new one have the same name, and what it signed does not \
+         say whose key it means; give a root with another name with --ca-cert and --ca-key"
+    )]
+    SameName,
 }
 
 #[derive(Serialize)]
@@ -460,7 +466,7 @@ impl ExternalIssuer {
         // Without it, verifiers that go by names take equal ones for self-signed.
         let is_named_alike = found.subject_der == self.info.subject_der;
         if is_named_alike && authority_key_id(&certificate) != self.subject_key_id.as_deref() {
-            return Err(other("authorityKeyIdentifier"));
+            return Err(ForeignCertificateError::SameName);
         }
         check_validity(&certificate, now)?;
         Ok(pem::write(CERTIFICATE, &der).to_string())

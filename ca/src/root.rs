@@ -217,6 +217,11 @@ impl TrustBundle {
         most.is_none_or(|most| u32::try_from(count).is_ok_and(|count| count <= most))
     }
 
+    /// Whether the only root allows other CAs below it.
+    pub(crate) fn may_have_cas_below(&self) -> bool {
+        self.first.path_len != Some(0)
+    }
+
     fn root_of_anchor(&self, anchor: &TrustAnchor<'_>) -> Option<&Root> {
         self.roots().find(|root| {
             root.anchor.subject == anchor.subject

@@ -55,6 +55,7 @@ pub fn new_cluster(new: NewCluster) -> Cluster {
         root_since: None,
         signer_trouble: None,
         signing_way: Vec::new(),
+        past_issuers: Vec::new(),
         return_window: None,
     }
 }

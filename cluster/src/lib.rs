@@ -54,7 +54,7 @@ pub use codec::{
 };
 pub use defaults::{NewCluster, default_cluster_spec, new_cluster};
 pub use feature::{
-    FEATURE_LEVEL, JOBS_LEVEL, RECORDS_LEVEL, ROTATION_LEVEL, described_level,
+    FEATURE_LEVEL, ISSUERS_LEVEL, JOBS_LEVEL, RECORDS_LEVEL, ROTATION_LEVEL, described_level,
     feature_level_plugin, is_ours,
 };
 pub use ids::new_id;
@@ -71,7 +71,10 @@ pub use signers::signer_urls;
 pub use snapshot::{FrozenState, Restorer, SNAPSHOT_FORMAT};
 pub use state::State;
 pub use timestamps::{date_time, timestamp};
-pub use trust::{RotationOptions, TokenSecrets, finish_rotation, signing_root, start_rotation};
+pub use trust::{
+    RotationOptions, TokenSecrets, change_issuer, finish_rotation, pinned_issuers,
+    signing_certificate, signing_issuer, start_rotation,
+};
 pub use validate::{
     validate_annotations, validate_cluster_spec, validate_config_spec, validate_secret_spec,
     validate_service_spec,

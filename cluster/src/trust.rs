@@ -1,12 +1,21 @@
 //! Changes of the cluster's root: pure steps from one cluster object to the next.
 
 use prost_types::Timestamp;
-use waxseal_ca::{BundleDigest, JoinTokens, Role, TOKEN_SECRET_BYTES, rotation::NewRoot};
+use time::OffsetDateTime;
+use waxseal_ca::{
+    BundleDigest, IssuerInfo, JoinTokens, PublicKeyDigest, Role, TOKEN_SECRET_BYTES, TrustBundle,
+    rotation::NewRoot,
+};
 
 use crate::{
     apply::MAX_PAST_ROOTS,
-    objects::{Cluster, JoinTokens as TokenTexts, Laggards, PastRoot, RootCa, RootRotation},
+    objects::{
+        Cluster, JoinTokens as TokenTexts, Laggards, PastIssuer, PastRoot, RootCa, RootRotation,
+    },
 };
+
+/// Former issuers below one root on record.
+const MAX_PAST_ISSUERS: usize = 16;
 
 /// How a rotation is to end.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -24,12 +33,76 @@ pub struct RotationOptions {
 /// The secrets of the tokens that come with a new root: for workers, for managers.
 pub type TokenSecrets = [[u8; TOKEN_SECRET_BYTES]; 2];
 
-/// The root that signs certificates of nodes: the one to be, while the root rotates.
-pub fn signing_root(root: &RootCa) -> &[u8] {
-    match &root.root_rotation {
-        Some(rotation) => &rotation.ca_cert,
-        None => &root.ca_cert,
+/// The certificate, first in this PEM, whose key signs certificates of nodes: that of the root to
+/// be while the root rotates, else of an operator's intermediate, else of the root. Empty without
+/// any.
+pub fn signing_certificate(cluster: &Cluster) -> &[u8] {
+    let Some(root) = &cluster.root_ca else {
+        return &[];
+    };
+    match (&root.root_rotation, cluster.signing_way.as_slice()) {
+        (Some(rotation), _) => &rotation.ca_cert,
+        (None, []) => &root.ca_cert,
+        (None, way) => way,
     }
+}
+
+/// Subject and key of who signs certificates of nodes; nothing if that is a root which is not
+/// valid at this time.
+pub fn signing_issuer(cluster: &Cluster, now: OffsetDateTime) -> Option<IssuerInfo> {
+    let pem = signing_certificate(cluster);
+    let is_below = cluster.root_ca.as_ref()?.root_rotation.is_none();
+    if is_below && !cluster.signing_way.is_empty() {
+        return IssuerInfo::all_from_pem(pem).ok()?.into_iter().next();
+    }
+    let root = TrustBundle::from_pem(pem, now).ok()?;
+    Some(root.issuer_info().clone())
+}
+
+/// Keeps the root and changes who signs below it: the key of `way`'s first certificate, or
+/// without a way the root's own; empty with an external signer. A rotation that runs ends.
+pub fn change_issuer(cluster: &mut Cluster, key_pem: &str, way_pem: &str, now: Timestamp) {
+    let before = PublicKeyDigest::of_certificate_pem(signing_certificate(cluster));
+    let old = match &cluster.root_ca {
+        // Those that it asked to renew are asked back.
+        Some(root) if root.root_rotation.is_some() => None,
+        _ => Some(signing_certificate(cluster).to_vec()),
+    };
+    way_pem.as_bytes().clone_into(&mut cluster.signing_way);
+    let root = cluster.root_ca.get_or_insert_default();
+    key_pem.as_bytes().clone_into(&mut root.ca_key);
+    root.root_rotation = None;
+    let after = PublicKeyDigest::of_certificate_pem(signing_certificate(cluster));
+    if let Some(cert) = old.filter(|_| before != after) {
+        cluster.past_issuers.push(PastIssuer {
+            cert,
+            retired_at: Some(now),
+        });
+        let over = cluster.past_issuers.len().saturating_sub(MAX_PAST_ISSUERS);
+        cluster.past_issuers.drain(..over);
+    }
+}
+
+/// The keys whose leaves count, if others below the trusted root could sign some: those of the
+/// operator's intermediate, of who signed below the same root before, and of the root to be.
+/// Nothing where the root itself signs and always has.
+pub fn pinned_issuers(cluster: &Cluster) -> Option<Vec<PublicKeyDigest>> {
+    if cluster.signing_way.is_empty() && cluster.past_issuers.is_empty() {
+        return None;
+    }
+    let below: &[u8] = match (cluster.signing_way.as_slice(), &cluster.root_ca) {
+        ([], Some(root)) => &root.ca_cert,
+        (way, _) => way,
+    };
+    let past = cluster.past_issuers.iter().map(|past| past.cert.as_slice());
+    let keys = [below, signing_certificate(cluster)]
+        .into_iter()
+        .chain(past);
+    let mut keys: Vec<PublicKeyDigest> = keys
+        .filter_map(PublicKeyDigest::of_certificate_pem)
+        .collect();
+    keys.dedup();
+    Some(keys)
 }
 
 /// Begins a rotation, in the place of one that runs: the issuer switches, trust and tokens stay.
@@ -78,6 +151,8 @@ pub fn finish_rotation(
             past.cross_signed.clear();
         }
     }
+    // They signed below the root that goes, and it is none that counts any more.
+    new.past_issuers.clear();
     let over = new.past_roots.len().saturating_sub(MAX_PAST_ROOTS);
     new.past_roots.drain(..over);
     new.root_since = Some(now);
@@ -86,6 +161,8 @@ pub fn finish_rotation(
 
 #[cfg(test)]
 mod tests {
+    use waxseal_ca::RootAuthority;
+
     use super::*;
     use crate::testing::{at, bootstrapped};
 
@@ -117,7 +194,7 @@ mod tests {
         let cluster = rotating(false);
         let root = cluster.root_ca.as_ref().unwrap();
         assert_eq!(
-            (root.ca_cert.as_slice(), signing_root(root)),
+            (root.ca_cert.as_slice(), signing_certificate(&cluster)),
             (&b"old"[..], &b"new"[..])
         );
         assert_eq!(
@@ -155,6 +232,45 @@ mod tests {
             (Some(at(9)), Some(at(9)))
         );
         assert!(finish_rotation(&after, &Default::default(), at(10)).is_none());
+    }
+
+    #[test]
+    fn who_signs_changes_below_the_root_and_those_before_still_count() {
+        let now = OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000);
+        let root = || RootAuthority::generate(now).unwrap();
+        let (trusted, first, second) = (root(), root(), root());
+        let mut cluster = Cluster::clone(bootstrapped().cluster().unwrap());
+        cluster.root_ca = Some(RootCa {
+            ca_cert: trusted.cert_pem().into(),
+            ca_key: b"key".to_vec(),
+            ..RootCa::default()
+        });
+        let issuer = |cluster: &Cluster| signing_issuer(cluster, now);
+        assert_eq!(pinned_issuers(&cluster), None);
+        // The root's own key once more is no other issuer.
+        change_issuer(&mut cluster, "again", "", at(1));
+        assert_eq!(pinned_issuers(&cluster), None);
+
+        let key = |of: &RootAuthority| PublicKeyDigest::of_spki(&of.issuer_info().public_key_der);
+        change_issuer(&mut cluster, "one", first.cert_pem(), at(2));
+        assert_eq!(issuer(&cluster).as_ref(), Some(first.issuer_info()));
+        assert_eq!(
+            pinned_issuers(&cluster),
+            Some(vec![key(&first), key(&trusted)])
+        );
+        change_issuer(&mut cluster, "two", second.cert_pem(), at(3));
+        let all = vec![key(&second), key(&trusted), key(&first)];
+        assert_eq!(pinned_issuers(&cluster), Some(all));
+        assert_eq!(cluster.root_ca.as_ref().unwrap().ca_key, b"two");
+        // Back to the root itself: whom others below it sign for still are no members.
+        change_issuer(&mut cluster, "root", "", at(4));
+        assert_eq!(issuer(&cluster).as_ref(), Some(trusted.issuer_info()));
+        assert!(pinned_issuers(&cluster).unwrap().contains(&key(&second)));
+        for _ in 0..MAX_PAST_ISSUERS {
+            change_issuer(&mut cluster, "two", second.cert_pem(), at(5));
+            change_issuer(&mut cluster, "root", "", at(6));
+        }
+        assert_eq!(cluster.past_issuers.len(), MAX_PAST_ISSUERS);
     }
 
     #[test]

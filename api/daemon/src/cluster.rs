@@ -10,6 +10,7 @@ use waxseal_api::{
     Cluster, ClusterError, DaemonInfo, InitRequest, JoinRequest, LocalNode, LogLine, LogRequest,
     ManagerGroup,
 };
+use waxseal_ca::rotation::UnsignedRoot;
 use waxseal_cluster::{
     Applied, ChangeRecord, State, date_time,
     objects::{Actor, Cluster as ClusterObject, UpdateCluster, command::Op},
@@ -58,9 +59,23 @@ impl Cluster for DaemonCluster {
     }
 
     async fn reaches_signer(&self, urls: Vec<String>, root: Vec<u8>) -> Result<bool, ClusterError> {
-        let manager = self.0.manager()?;
-        let reached = manager.reaches_signer(urls, &root).await;
-        reached.map_err(|error| ClusterError::InvalidArgument(chain_text(&error)))
+        let signer = self.0.manager()?.external_signer(urls, &root);
+        let signer = signer.map_err(|error| ClusterError::InvalidArgument(chain_text(&error)))?;
+        Ok(signer.is_reachable().await)
+    }
+
+    async fn cross_sign(
+        &self,
+        urls: Vec<String>,
+        root: Vec<u8>,
+        new: &UnsignedRoot,
+    ) -> Result<String, ClusterError> {
+        let internal =
+            |error: &(dyn std::error::Error + 'static)| ClusterError::Internal(chain_text(error));
+        let signer = self.0.manager()?.external_signer(urls, &root);
+        let signer = signer.map_err(|error| internal(&error))?;
+        let signed = signer.cross_sign(new.request.clone(), &new.info, self.now());
+        signed.await.map_err(|error| internal(&error))
     }
 
     async fn init(&self, request: InitRequest) -> Result<String, ClusterError> {

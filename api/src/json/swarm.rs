@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 use time::OffsetDateTime;
-use waxseal_ca::TrustBundle;
-use waxseal_cluster::{objects, signing_root};
+use waxseal_cluster::{objects, signing_issuer};
 use zeroize::Zeroizing;
 
 use super::common::{AsBase64, Driver, Labels, Meta, Time, annotations, duration, nanos};
@@ -57,7 +56,7 @@ impl<'a> Swarm<'a> {
             id: &cluster.id,
             meta: Meta::of(cluster.meta.as_ref()),
             spec: cluster.spec.as_ref().map(Spec::from).unwrap_or_default(),
-            tls_info: ClusterTlsInfo::of(root_ca, now),
+            tls_info: ClusterTlsInfo::of(cluster, now),
             root_rotation_in_progress: root_ca.is_some_and(|root| root.root_rotation.is_some()),
             default_addr_pool: (!pool.is_empty()).then_some(pool),
             subnet_size: cluster.subnet_size,
@@ -109,14 +108,12 @@ impl Serialize for OwnedBase64 {
 }
 
 impl<'a> ClusterTlsInfo<'a> {
-    fn of(root: Option<&'a objects::RootCa>, now: OffsetDateTime) -> ClusterTlsInfo<'a> {
+    fn of(cluster: &'a objects::Cluster, now: OffsetDateTime) -> ClusterTlsInfo<'a> {
+        let root = cluster.root_ca.as_ref();
         let ca_cert: &[u8] = root.map_or(&[], |root| &root.ca_cert);
-        // While the root rotates, the one to be signs and the old one is trusted.
-        let issuer: &[u8] = root.map_or(&[], signing_root);
-        // A root that has run out still shows its text; the rest stays empty then.
-        let issuer = TrustBundle::from_pem(issuer, now)
-            .ok()
-            .map(|bundle| bundle.issuer_info().clone());
+        // While the root rotates, the one to be signs and the old one is trusted. A root that has
+        // run out still shows its text; the rest stays empty then.
+        let issuer = signing_issuer(cluster, now);
         let (subject, key) = match issuer {
             Some(issuer) => (Some(issuer.subject_der), Some(issuer.public_key_der)),
             None => (None, None),

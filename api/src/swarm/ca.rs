@@ -2,26 +2,32 @@
 
 use waxseal_ca::rotation::{Change, ChangeRefusal, Present, Wanted, decide_change};
 use waxseal_cluster::{
-    ROTATION_LEVEL, RotationOptions, described_level, node_name,
+    ISSUERS_LEVEL, ROTATION_LEVEL, RotationOptions, change_issuer, described_level, node_name,
     objects::{Cluster as ClusterObject, NodeRole, RootCa},
     start_rotation, timestamp,
 };
 
-use super::signer::check_has_no_way;
+use super::signer::{Signers, external_cas_of};
 use crate::{
     cluster::Cluster,
     error::{ApiError, Code},
     server::Shared,
 };
 
-/// What is asked for: a root with its key, or a counter that differs from the last one.
+/// What is asked for: a root, or a counter that differs from the last one.
 pub(crate) struct Asked<'a> {
+    /// One root, or an operator's intermediate and what leads from it to the trusted root.
     pub(crate) cert_pem: &'a [u8],
+    /// Its key; empty: an external CA has it.
     pub(crate) key_pem: &'a [u8],
     pub(crate) forced: u64,
 }
 
-/// Carries what is asked for into the cluster object; nothing of it is proposed yet.
+/// Carries what is asked for into the cluster object, whose settings are the new ones; nothing of
+/// it is proposed yet.
+///
+/// # Errors
+/// The engine's texts; the object is of no use then.
 pub(crate) async fn change_root<C: Cluster>(
     api: &Shared<C>,
     cluster: &mut ClusterObject,
@@ -29,20 +35,24 @@ pub(crate) async fn change_root<C: Cluster>(
     options: RotationOptions,
 ) -> Result<(), ApiError> {
     let now = api.cluster.now();
-    let last = cluster
-        .root_ca
-        .as_ref()
-        .map(|root| root.last_forced_rotation);
-    if !asked.cert_pem.is_empty() || last.is_some_and(|last| last != asked.forced) {
-        check_has_no_way(cluster)?;
-    }
-    let Some(root) = &mut cluster.root_ca else {
+    let Some(root) = &cluster.root_ca else {
         return Ok(());
     };
+    let signers = Signers {
+        api,
+        cas: external_cas_of(cluster),
+        current: root.ca_cert.clone(),
+    };
+    // 1. Who has no key here must be able to ask for certificates, now and until it has one.
+    if root.ca_key.is_empty() && !is_key_of_current(asked, root) {
+        signers.reach(&root.ca_cert, "current").await?;
+    }
+    // 2. What it comes to.
     let target = root.root_rotation.as_ref();
     let present = Present {
         cert_pem: &root.ca_cert,
         key_pem: &root.ca_key,
+        way_pem: &cluster.signing_way,
         target_pem: target.map(|target| target.ca_cert.as_slice()),
         forced: root.last_forced_rotation,
     };
@@ -53,29 +63,53 @@ pub(crate) async fn change_root<C: Cluster>(
     };
     let change = decide_change(&present, &wanted, now).map_err(|refusal| refused(&refusal))?;
     if matches!(change, Change::Nothing) {
-        return Ok(());
+        return match target {
+            Some(target) if target.ca_key.is_empty() => {
+                signers.reach(&target.ca_cert, "next").await
+            }
+            _ => Ok(()),
+        };
     }
-    apply(root, change, options, timestamp(now));
-    root.last_forced_rotation = asked.forced;
-    if cluster.feature_level < ROTATION_LEVEL {
-        return Err(too_old(api, cluster.feature_level).await);
+    check_level(api, cluster, &change).await?;
+    // 3. Somebody signs with what is asked for.
+    if !asked.cert_pem.is_empty() && asked.key_pem.is_empty() {
+        signers.reach(asked.cert_pem, "desired").await?;
+    }
+    let change = match change {
+        Change::RotateOnceSigned(new) => Change::Rotate(Box::new(signers.cross_sign(*new).await?)),
+        other => other,
+    };
+    apply(cluster, change, options, timestamp(now));
+    if let Some(root) = &mut cluster.root_ca {
+        root.last_forced_rotation = asked.forced;
     }
     Ok(())
 }
 
-fn apply(root: &mut RootCa, change: Change, options: RotationOptions, now: prost_types::Timestamp) {
+/// Whether the key of the present root is brought, which makes an end of asking others.
+fn is_key_of_current(asked: &Asked<'_>, root: &RootCa) -> bool {
+    !asked.key_pem.is_empty() && asked.cert_pem.trim_ascii() == root.ca_cert.trim_ascii()
+}
+
+fn apply(
+    cluster: &mut ClusterObject,
+    change: Change,
+    options: RotationOptions,
+    now: prost_types::Timestamp,
+) {
     match change {
-        Change::Nothing => {}
-        Change::Stay { key_pem } => {
-            root.ca_key = key_pem.as_bytes().to_vec();
-            root.root_rotation = None;
-        }
+        Change::Nothing | Change::RotateOnceSigned(_) => {}
+        Change::Stay { key_pem, way_pem } => change_issuer(cluster, &key_pem, &way_pem, now),
         Change::Continue { key_pem } => {
-            if let Some(rotation) = &mut root.root_rotation {
+            let root = cluster.root_ca.as_mut();
+            if let Some(rotation) = root.and_then(|root| root.root_rotation.as_mut()) {
                 rotation.ca_key = key_pem.as_bytes().to_vec();
             }
         }
-        Change::Rotate(new) => start_rotation(root, &new, options, now),
+        Change::Rotate(new) => {
+            let root = cluster.root_ca.get_or_insert_default();
+            start_rotation(root, &new, options, now);
+        }
     }
 }
 
@@ -86,13 +120,26 @@ fn refused(refusal: &ChangeRefusal) -> ApiError {
     }
 }
 
-/// Which managers do not know yet what a rotation writes.
-pub(super) async fn too_old<C: Cluster>(api: &Shared<C>, level: u32) -> ApiError {
-    let behind = api.read(|state| {
+/// Whether all managers know what the change writes.
+async fn check_level<C: Cluster>(
+    api: &Shared<C>,
+    cluster: &ClusterObject,
+    change: &Change,
+) -> Result<(), ApiError> {
+    let (level, what) = match change {
+        Change::Stay { way_pem, .. } if way_pem.as_bytes() != cluster.signing_way => {
+            (ISSUERS_LEVEL, "another issuer below the root")
+        }
+        _ => (ROTATION_LEVEL, "a rotation of the root"),
+    };
+    if cluster.feature_level >= level {
+        return Ok(());
+    }
+    let behind = api.read(move |state| {
         let managers = state
             .nodes()
             .filter(|node| node.role() == NodeRole::Manager);
-        let behind = managers.filter(|node| described_level(node) < Some(ROTATION_LEVEL));
+        let behind = managers.filter(|node| described_level(node) < Some(level));
         let named: Vec<String> = behind
             .map(|node| format!("{} ({})", node.id, node_name(node)))
             .collect();
@@ -102,11 +149,12 @@ pub(super) async fn too_old<C: Cluster>(api: &Shared<C>, level: u32) -> ApiError
         Ok(behind) if !behind.is_empty() => behind,
         _ => "one of them".to_owned(),
     };
-    ApiError::rpc(
+    let present = cluster.feature_level;
+    Err(ApiError::rpc(
         Code::FailedPrecondition,
         format_args!(
-            "the managers of this cluster are at feature level {level} and a rotation of the root \
-             needs {ROTATION_LEVEL}; update waxseal on {behind}"
+            "the managers of this cluster are at feature level {present} and {what} needs \
+             {level}; update waxseal on {behind}"
         ),
-    )
+    ))
 }

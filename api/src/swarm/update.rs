@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::{
     ca::{Asked, change_root},
     cluster_object,
-    signer::{change_signer, external_cas},
+    signer::external_cas,
 };
 use crate::{
     cluster::Cluster,
@@ -94,12 +94,7 @@ pub(super) async fn update<C: Cluster>(
         key_pem: key.0.as_bytes(),
         forced,
     };
-    // An external CA has the key of a root that is asked for without one.
-    let is_external = !cert.is_empty() && key.0.is_empty();
-    change_signer(&api, &mut new, if is_external { &cert } else { "" }).await?;
-    if !is_external {
-        change_root(&api, &mut new, &asked, RotationOptions::default()).await?;
-    }
+    change_root(&api, &mut new, &asked, RotationOptions::default()).await?;
     rotate_tokens(&mut new, rotate)?;
     change_unlock_key(&mut new, auto_lock, rotate.unlock_key)?;
     api.cluster

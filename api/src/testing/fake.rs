@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use futures::stream::{self, BoxStream, StreamExt};
 use time::OffsetDateTime;
 use tokio::sync::broadcast;
-use waxseal_ca::{JoinToken, RootAuthority};
+use waxseal_ca::{JoinToken, RootAuthority, rotation::UnsignedRoot};
 use waxseal_cluster::{
     Applied, COMMAND_FORMAT, ChangeRecord, FEATURE_LEVEL, NewCluster, PlainVault, State,
     feature_level_plugin, new_cluster, new_id,
@@ -41,6 +41,10 @@ struct Inner {
     refuse: Option<fn() -> ClusterError>,
     group: Option<ManagerGroup>,
     contacts: Vec<String>,
+    /// Whether an external CA answers, and if so whether it signs.
+    signer: Option<bool>,
+    /// Of the cluster that is to be made.
+    level: u32,
 }
 
 impl FakeCluster {
@@ -65,6 +69,8 @@ impl FakeCluster {
                 refuse: None,
                 group: None,
                 contacts: Vec::new(),
+                signer: None,
+                level: FEATURE_LEVEL,
             }),
             changes: broadcast::Sender::new(1024),
         })
@@ -75,6 +81,19 @@ impl FakeCluster {
         let cluster = FakeCluster::inactive();
         cluster.init(plain_init()).await.unwrap();
         cluster
+    }
+
+    /// The same, whose managers know no more than this feature level brought.
+    pub(crate) async fn manager_of_level(level: u32) -> Arc<FakeCluster> {
+        let cluster = FakeCluster::inactive();
+        cluster.lock().level = level;
+        cluster.init(plain_init()).await.unwrap();
+        cluster
+    }
+
+    /// From now on an external CA answers, and signs or does not.
+    pub(crate) fn set_signer(&self, signs: bool) {
+        self.lock().signer = Some(signs);
     }
 
     /// Changes what the node says of itself.
@@ -277,7 +296,19 @@ impl Cluster for FakeCluster {
     }
 
     async fn reaches_signer(&self, _: Vec<String>, _: Vec<u8>) -> Result<bool, ClusterError> {
-        Ok(false)
+        Ok(self.lock().signer.is_some())
+    }
+
+    async fn cross_sign(
+        &self,
+        _: Vec<String>,
+        _: Vec<u8>,
+        new: &UnsignedRoot,
+    ) -> Result<String, ClusterError> {
+        match self.lock().signer {
+            Some(true) => Ok(format!("cross-signed: {} bytes", new.request.len())),
+            _ => Err(ClusterError::Internal("the CA is on strike".to_owned())),
+        }
     }
 
     async fn contact_manager(&self, addr: String) -> Result<(), ClusterError> {
@@ -311,6 +342,7 @@ impl Cluster for FakeCluster {
             spec: request.spec,
             unlock_key,
         });
+        cluster.feature_level = self.lock().level;
         cluster.default_addr_pool = request.default_addr_pool;
         let node_id = self.next_id();
         let mut first = node(&node_id, "vm", objects::NodeRole::Manager);

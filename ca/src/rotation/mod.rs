@@ -18,7 +18,7 @@ use time::{Duration, OffsetDateTime};
 use crate::chain::IssuerInfo;
 use crate::role::Role;
 
-pub use change::{Change, ChangeRefusal, NewRoot, Present, Wanted, decide_change};
+pub use change::{Change, ChangeRefusal, NewRoot, Present, UnsignedRoot, Wanted, decide_change};
 pub use pace::Pace;
 pub use plan::plan;
 

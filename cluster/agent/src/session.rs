@@ -8,7 +8,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{sync::watch, time};
 use tonic::{Code, Request, Status, Streaming};
 use tracing::{debug, info, warn};
-use waxseal_ca::{Role, TrustBundle};
+use waxseal_ca::{PublicKeyDigest, Role, TrustBundle};
 use waxseal_cluster::objects::{Node, NodeDescription, NodeRole, NodeSpec};
 use waxseal_wire::{
     DialError, ManagerChannel, Unreachable, announce_time, engine_text,
@@ -317,6 +317,7 @@ async fn follow_message(
         IGNORED_KEYS,
         !message.network_bootstrap_keys.is_empty(),
     );
+    follow_issuers(shared, &message.issuers);
     if let Some(node) = message.node {
         follow_role(shared, channel, &node).await;
         follow_node(shared, node);
@@ -338,6 +339,24 @@ async fn follow_message(
         return Ok(());
     }
     follow_root(shared, &message.root_ca).await
+}
+
+/// Takes whose leaves count from a manager whose own does, if the root has other CAs below it. A
+/// manager's node has them of its own state.
+fn follow_issuers(shared: &Shared, issuers: &[Vec<u8>]) {
+    let identity = shared.tls.identity();
+    if identity.is_none_or(|identity| identity.role == Role::Manager) {
+        return;
+    }
+    let digest = |bytes: &Vec<u8>| {
+        Some(PublicKeyDigest::from_bytes(
+            bytes.as_slice().try_into().ok()?,
+        ))
+    };
+    let issuers: Vec<_> = issuers.iter().filter_map(digest).collect();
+    shared
+        .tls
+        .pin_issuers((!issuers.is_empty()).then_some(issuers));
 }
 
 /// Has the certificate renewed if the record gives this node another role than it

@@ -5,8 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
-use waxseal_ca::{LiveTls, PublicKeyDigest, Serial};
-use waxseal_cluster::{Change, ChangeRecord, SUPERSEDED_GRACE_SECS, objects::Cluster};
+use waxseal_ca::{LiveTls, Serial};
+use waxseal_cluster::{
+    Change, ChangeRecord, SUPERSEDED_GRACE_SECS, objects::Cluster, pinned_issuers,
+};
 use waxseal_wire::Connections;
 
 use crate::{authorize, core::Core, engine::Engine, leadership::Leader};
@@ -116,21 +118,6 @@ async fn sleep_until(at: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
-}
-
-/// The keys that issue, if an operator's intermediate does: the root may have other CAs below it,
-/// which are none of this cluster's.
-fn pinned_issuers(cluster: &Cluster) -> Option<Vec<PublicKeyDigest>> {
-    if cluster.signing_way.is_empty() {
-        return None;
-    }
-    let rotation = cluster.root_ca.as_ref()?.root_rotation.as_ref();
-    let target = rotation.map(|rotation| rotation.ca_cert.as_slice());
-    let keys = std::iter::once(cluster.signing_way.as_slice()).chain(target);
-    Some(
-        keys.filter_map(PublicKeyDigest::of_certificate_pem)
-            .collect(),
-    )
 }
 
 /// Makes changes news once this manager has caught up: what its log brings before was

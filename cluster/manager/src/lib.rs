@@ -36,7 +36,7 @@ mod testing;
 mod timekeeping;
 mod vault;
 
-pub use ca::{ExternalConfigError, IssuerError, OwnCertificate};
+pub use ca::{ExternalConfigError, ExternalError, ExternalSigner, IssuerError, OwnCertificate};
 pub use control::{LogsError, ReadError};
 pub use error::{ApplyError, Failure, MembershipError, ProposeError, RotateError, StartError};
 pub use leadership::Leader;

@@ -343,19 +343,18 @@ impl Manager {
         self.core.propose(actor, op)
     }
 
-    /// Whether an external CA answers at one of these addresses whose server the root that it is
-    /// to sign with vouches for.
+    /// The external CA at these addresses, to ask it with this manager's certificate; its servers
+    /// are those that the root (PEM) vouches for that it signs with.
     ///
     /// # Errors
     /// See [`ExternalConfigError`].
-    pub async fn reaches_signer(
+    pub fn external_signer(
         &self,
         urls: Vec<String>,
         root: &[u8],
-    ) -> Result<bool, ExternalConfigError> {
+    ) -> Result<ExternalSigner, ExternalConfigError> {
         let now = self.core.clock.now();
-        let signer = ExternalSigner::new(urls, root, &[root], &self.tls, now)?;
-        Ok(signer.is_reachable().await)
+        ExternalSigner::new(urls, root, &[root], &self.tls, now)
     }
 
     /// Reads the state; what this manager acknowledged before the call is in it, and

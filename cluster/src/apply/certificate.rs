@@ -15,7 +15,7 @@ use crate::{
     },
     state::State,
     timestamps::later,
-    trust::signing_root,
+    trust::signing_certificate,
 };
 
 impl State {
@@ -131,15 +131,7 @@ impl State {
     /// Whether this is the digest of the key of the root that signs now. None is that of
     /// a manager from before it was told.
     fn signs_now(&self, issuer: &[u8]) -> bool {
-        let signing = self.cluster.as_ref().and_then(|cluster| {
-            let root = cluster.root_ca.as_ref()?;
-            // An operator's intermediate signs in the place of the root.
-            let is_below = root.root_rotation.is_none() && !cluster.signing_way.is_empty();
-            Some(match is_below {
-                true => &cluster.signing_way,
-                false => signing_root(root),
-            })
-        });
+        let signing = self.cluster.as_deref().map(signing_certificate);
         let key = signing.and_then(PublicKeyDigest::of_certificate_pem);
         issuer.is_empty() || key.is_some_and(|key| key.as_bytes() == issuer)
     }

@@ -15,10 +15,16 @@ const LIMIT: Duration = Duration::from_secs(20);
 const SOON: Duration = Duration::from_secs(40);
 /// A life of ten years, as an operator's root has.
 const DAYS: &str = "3650";
-const CONFIG: &str = r#"{"signing": {"default": {
-    "usages": ["digital signature", "key encipherment", "server auth", "client auth"],
-    "expiry": "2160h", "backdate": "1h"
-}}}"#;
+const CONFIG: &str = r#"{"signing": {
+    "default": {
+        "usages": ["digital signature", "key encipherment", "server auth", "client auth"],
+        "expiry": "2160h", "backdate": "1h"
+    },
+    "profiles": {"CA": {
+        "usages": ["cert sign", "crl sign"], "expiry": "43800h", "backdate": "1h",
+        "ca_constraint": {"is_ca": true}, "allowed_extensions": ["2.5.29.19"]
+    }}
+}}"#;
 
 /// Runs a few lines of shell in a directory.
 fn shell(directory: &Path, script: &str) -> Result<String> {
@@ -67,6 +73,7 @@ impl Cfssl {
                     -days {DAYS} -extfile names -out tls.pem"
             ),
         )?;
+        fs::copy(directory.join("root.pem"), directory.join("callers.pem"))?;
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
         Ok(Cfssl {
             directory: directory.to_owned(),
@@ -79,7 +86,7 @@ impl Cfssl {
         let program = require("cfssl", "golang-cfssl")?;
         let script = format!(
             "cd '{}' && exec '{}' serve -address 127.0.0.1 -port {} -ca root.pem -ca-key root.key \
-             -config config.json -tls-cert tls.pem -tls-key tls.key -mutual-tls-ca root.pem",
+             -config config.json -tls-cert tls.pem -tls-key tls.key -mutual-tls-ca callers.pem",
             self.directory.display(),
             program.display(),
             self.port
@@ -90,6 +97,16 @@ impl Cfssl {
             std::net::TcpStream::connect(("127.0.0.1", self.port))?;
             Ok(())
         })
+    }
+
+    /// Also serves members that have certificates of this root.
+    fn also_serves(&self, root: &str) -> Result<()> {
+        let callers = self.directory.join("callers.pem");
+        let known = fs::read_to_string(&callers)?;
+        Ok(fs::write(
+            callers,
+            format!("{}\n{}\n", known.trim(), root.trim()),
+        )?)
     }
 
     fn stop(&mut self) -> Result<()> {
@@ -133,12 +150,13 @@ fn certificate(node: &Waxseal) -> PathBuf {
     node.data_root().join("swarm/certificates/swarm-node.crt")
 }
 
+/// All are there, and hold certificates of who signs now.
 fn are_ready(manager: &Waxseal, count: usize) -> Result<()> {
     eventually(format!("{count} nodes are ready"), SOON, || {
         let rows = manager
             .docker
-            .ok(&["node", "ls", "--format", "{{.Status}}"])?;
-        let ready = rows.lines().filter(|row| *row == "Ready").count();
+            .ok(&["node", "ls", "--format", "{{.Status}} {{.TLSStatus}}"])?;
+        let ready = rows.lines().filter(|row| *row == "Ready Ready").count();
         ensure!(ready == count, "{rows}");
         Ok(())
     })
@@ -212,7 +230,97 @@ fn cfssl_signs_with_the_operators_root_and_the_key_leaves_the_cluster() -> Resul
     })
 }
 
-/// Two CAs below one root: `ours`, and `theirs`, each with key and certificate.
+/// What `openssl` says of a node's chain under a root in a file, strictly.
+fn verifies(root: &Path, chain: &Path) -> Result<()> {
+    let (root, chain) = (root.display(), chain.display());
+    let directory = Path::new("/");
+    let verify = format!(
+        "openssl verify -x509_strict -purpose sslclient -CAfile '{root}' -untrusted '{chain}' \
+         '{chain}'"
+    );
+    shell(directory, &verify).map(drop)
+}
+
+#[test]
+fn the_root_rotates_to_an_external_ca_and_away_from_it() -> Result<()> {
+    scenario("external-rotation", |scene| {
+        let directory = scene.dir().join("ca");
+        root(&directory, "/CN=operator")?;
+        let brought = directory.join("root.pem");
+        let manager = scene.waxseal("manager")?;
+        manager.init(&[])?;
+        let worker = scene.waxseal("worker")?;
+        worker.join(&manager.worker_token()?, &manager.remote())?;
+        let engine = scene.dockerd("engine")?;
+        engine.join(&manager.worker_token()?, &manager.remote())?;
+        are_ready(&manager, 3)?;
+        let chains = [
+            certificate(&manager),
+            certificate(&worker),
+            engine.dir().join("data/swarm/certificates/swarm-node.crt"),
+        ];
+        let trusted = || manager.docker.ok(&["swarm", "ca"]);
+        let founding = trusted()?;
+        fs::write(directory.join("founding.pem"), &founding)?;
+
+        // 1. From the cluster's own root to one whose key is with cfssl, which signs for all.
+        let mut cfssl = Cfssl::new(&directory)?;
+        cfssl.also_serves(&founding)?;
+        cfssl.start()?;
+        let path = brought.display().to_string();
+        let external = cfssl.option();
+        let rotate = ["swarm", "ca", "--rotate", "--quiet"];
+        let to_external = ["--ca-cert", &path, "--external-ca", &external];
+        manager.docker.ok(&[&rotate[..], &to_external].concat())?;
+        ensure!(trusted()?.trim() == fs::read_to_string(&brought)?.trim());
+        are_ready(&manager, 3)?;
+        ensure!(cfssl.signed()? >= 3, "{} signed", cfssl.signed()?);
+        for chain in &chains {
+            verifies(&brought, chain)?;
+            verifies(&directory.join("founding.pem"), chain)?;
+        }
+
+        // 2. Nobody here can ask for a signature of a root whose key is elsewhere, too.
+        let other = scene.dir().join("other");
+        root(&other, "/CN=other")?;
+        let mut another = Cfssl::new(&other)?;
+        another.also_serves(&fs::read_to_string(&brought)?)?;
+        another.start()?;
+        let path = other.join("root.pem").display().to_string();
+        let both = format!("{external},cacert={}", brought.display());
+        let option = another.option();
+        let refused = manager.docker.fails(&[
+            "swarm",
+            "ca",
+            "--rotate",
+            "--ca-cert",
+            &path,
+            "--external-ca",
+            &both,
+            "--external-ca",
+            &option,
+        ])?;
+        let text = "rotating from one external CA to a different external CA is not supported";
+        ensure!(refused.contains(text), "{refused}");
+        another.stop()?;
+
+        // 3. Back to a root of the cluster's own: cfssl signs that, and is asked no more.
+        manager.docker.ok(&rotate)?;
+        let own = scene.dir().join("own.pem");
+        fs::write(&own, trusted()?)?;
+        are_ready(&manager, 3)?;
+        for chain in &chains {
+            verifies(&own, chain)?;
+            verifies(&brought, chain)?;
+        }
+        cfssl.stop()?;
+        let late = scene.waxseal("late")?;
+        late.join(&manager.worker_token()?, &manager.remote())?;
+        are_ready(&manager, 4)
+    })
+}
+
+/// CAs below one root, each with key and certificate.
 fn intermediates(directory: &Path) -> Result<()> {
     root(directory, "/CN=offline")?;
     fs::write(
@@ -220,7 +328,7 @@ fn intermediates(directory: &Path) -> Result<()> {
         "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n\
          subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n",
     )?;
-    for name in ["ours", "theirs"] {
+    for name in ["ours", "theirs", "next"] {
         shell(
             directory,
             &format!(
@@ -291,17 +399,41 @@ fn an_intermediate_signs_and_others_below_its_root_make_no_members() -> Result<(
         let engine = scene.dockerd("engine")?;
         engine.join(&token, &manager.remote())?;
         are_ready(&manager, 3)?;
-        for node in [&manager, &worker] {
-            let leaf = certificate(node).display().to_string();
-            shell(
-                &directory,
-                &format!(
-                    "openssl verify -x509_strict -CAfile root.pem -untrusted '{leaf}' '{leaf}'"
-                ),
-            )?;
+        let chains = [
+            certificate(&manager),
+            certificate(&worker),
+            engine.dir().join("data/swarm/certificates/swarm-node.crt"),
+        ];
+        let top = directory.join("root.pem");
+        for chain in &chains {
+            verifies(&top, chain)?;
         }
         stranger(scene, &manager, &directory)?;
         are_ready(&manager, 3)?;
+
+        // Nothing here can vouch for another root; another CA below the same one takes over.
+        let refused = manager.docker.fails(&["swarm", "ca", "--rotate"])?;
+        ensure!(refused.contains("below the same root"), "{refused}");
+        let (next, key) = (directory.join("next-chain.pem"), directory.join("next.key"));
+        let (next, key) = (next.display().to_string(), key.display().to_string());
+        let before = fs::read(&chains[2])?;
+        manager
+            .cli
+            .ok(&["ca", "rotate", "--cert", &next, "--key", &key])?;
+        are_ready(&manager, 3)?;
+        ensure!(
+            fs::read(&chains[2])? != before,
+            "the engine has not renewed"
+        );
+        for chain in &chains {
+            verifies(&top, chain)?;
+        }
+        // Who has renewed is left alone.
+        let held = fs::read(&chains[1])?;
+        std::thread::sleep(Duration::from_secs(3));
+        ensure!(fs::read(&chains[1])? == held, "it renews again and again");
+        ensure!(token == manager.worker_token()?, "the root is the same");
+        stranger(scene, &manager, &directory)?;
         engine.docker.ok(&["swarm", "leave"])?;
         worker.docker.ok(&["swarm", "leave"])?;
         manager.docker.ok(&["swarm", "leave", "--force"])?;

@@ -376,3 +376,78 @@ async fn external_cas_are_kept_and_who_has_no_key_needs_one_that_answers() {
     });
     assert_eq!(key, (false, false));
 }
+
+/// Changes the CA's settings; status and text of the answer.
+async fn change_ca(client: &Client, change: serde_json::Value) -> (u16, String) {
+    let before = client.get("/swarm").await.json();
+    let mut spec = before["Spec"].clone();
+    for (key, value) in change.as_object().unwrap() {
+        spec["CAConfig"][key] = value.clone();
+    }
+    let path = format!("/swarm/update?version={}", before["Version"]["Index"]);
+    let answer = client.post(&path, &spec).await;
+    (answer.status.as_u16(), answer.text)
+}
+
+fn root_of(cluster: &FakeCluster) -> waxseal_cluster::objects::RootCa {
+    cluster.look(|state| state.cluster().unwrap().root_ca.clone().unwrap())
+}
+
+#[tokio::test]
+async fn a_root_whose_key_is_elsewhere_rotates_with_the_signature_of_who_has_it() {
+    let cluster = FakeCluster::manager().await;
+    let client = Client::of(&cluster);
+    let cas = json!([{"Protocol": "cfssl", "URL": "https://127.0.0.1:9/sign"}]);
+    let before = root_of(&cluster);
+    let current = String::from_utf8(before.ca_cert.clone()).unwrap();
+    // 1. The key goes to one that answers.
+    cluster.set_signer(false);
+    let given = json!({"SigningCACert": current, "ExternalCAs": cas});
+    assert_eq!(change_ca(&client, given).await.0, 200);
+    assert!(root_of(&cluster).ca_key.is_empty());
+    // 2. To a root whose key is elsewhere, too, nobody can rotate …
+    let other = RootAuthority::generate(cluster.now()).unwrap();
+    let both = json!([cas[0], {"URL": "https://a", "CACert": other.cert_pem()}]);
+    let asked = json!({"SigningCACert": other.cert_pem(), "ExternalCAs": both});
+    let (status, text) = change_ca(&client, asked).await;
+    assert_eq!(status, 400);
+    assert!(
+        text.contains("a different external CA is not supported"),
+        "{text}"
+    );
+    // 3. … to a new one here if it signs.
+    let (status, text) = change_ca(&client, json!({"ForceRotate": 1})).await;
+    assert_eq!(status, 500);
+    let refusal = "unable to generate a cross-signed certificate for root rotation: the CA is";
+    assert!(text.contains(refusal), "{text}");
+    assert!(root_of(&cluster).root_rotation.is_none());
+    cluster.set_signer(true);
+    assert_eq!(change_ca(&client, json!({"ForceRotate": 1})).await.0, 200);
+    let rotation = root_of(&cluster).root_rotation.unwrap();
+    assert!(rotation.cross_signed_ca_cert.starts_with(b"cross-signed"));
+    assert!(!rotation.ca_key.is_empty());
+    // 4. With the present root's own key it is over, and nobody is asked.
+    let key = String::from_utf8(before.ca_key.clone()).unwrap();
+    let back = json!({"SigningCACert": current, "SigningCAKey": key, "ForceRotate": 1});
+    assert_eq!(change_ca(&client, back).await.0, 200);
+    let after = root_of(&cluster);
+    assert_eq!((after.ca_key, after.root_rotation), (before.ca_key, None));
+}
+
+#[tokio::test]
+async fn managers_that_do_not_know_rotations_are_named() {
+    let cluster = FakeCluster::manager_of_level(2).await;
+    let client = Client::of(&cluster);
+    let before = root_of(&cluster);
+    let (status, text) = change_ca(&client, json!({"ForceRotate": 1})).await;
+    assert_eq!(status, 400);
+    let refusal = "are at feature level 2 and a rotation of the root needs 3; update waxseal on ";
+    assert!(text.contains(refusal), "{text}");
+    let answer = client.post("/waxseal/v1/ca/rotate", &json!({})).await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.text.contains(refusal), "{}", answer.text);
+    assert!(root_of(&cluster) == before);
+    // Settings besides are changed as ever.
+    let (status, text) = change_ca(&client, json!({"NodeCertExpiry": 7_200_000_000_000_i64})).await;
+    assert_eq!(status, 200, "{text}");
+}

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use tonic::Status;
 use waxseal_agent::SessionStatus;
-use waxseal_ca::{Clock, Role, RootAuthority};
+use waxseal_ca::{Clock, PublicKeyDigest, Role, RootAuthority};
 use waxseal_cluster::objects::{Node, NodeRole, NodeSpec};
-use waxseal_wire::swarmkit::{EncryptionKey, Peer, WeightedPeer};
+use waxseal_wire::swarmkit::{EncryptionKey, Peer, SessionMessage, WeightedPeer};
 
 use crate::{
     host::{Host, wait_for_status},
@@ -222,6 +222,46 @@ async fn a_root_that_covers_this_node_is_kept_then_used() {
         both
     );
     assert_eq!(host.with(|kept| kept.roots[0].clone()), both);
+}
+
+#[tokio::test]
+async fn a_manager_of_another_ca_below_the_root_is_not_believed() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    let agent = host.agent(&manager);
+    wait_for_status(&agent, |status| status.session.is_registered()).await;
+    let other = RootAuthority::generate(manager.clock.now()).unwrap();
+    let key = |root: &RootAuthority| {
+        let key = PublicKeyDigest::of_spki(&root.issuer_info().public_key_der);
+        key.as_bytes().to_vec()
+    };
+    let counts = |message: &mut SessionMessage, issuers: &[&RootAuthority], managers: usize| {
+        message.issuers = issuers.iter().map(|root| key(root)).collect();
+        // What the node then says shows that it has read the message.
+        let first = message.managers[0].clone();
+        message.managers = (0..managers).map(|_| first.clone()).collect();
+        for (number, one) in message.managers.iter_mut().enumerate() {
+            one.peer.as_mut().unwrap().node_id = format!("m{number}");
+        }
+    };
+    manager
+        .say(|message| counts(message, &[&other, &manager.root], 2))
+        .await;
+    wait_for_status(&agent, |status| status.managers.len() == 2).await;
+    manager.connections.close_node("node");
+    manager
+        .wait_for(|behaviour| behaviour.sessions.get(1).map(drop))
+        .await;
+    manager.say(|message| counts(message, &[&other], 3)).await;
+    wait_for_status(&agent, |status| status.managers.len() == 3).await;
+    manager.connections.close_node("node");
+    wait_for_status(&agent, |status| match &status.session {
+        SessionStatus::Failing { error, .. } | SessionStatus::Refused { error } => {
+            error.contains("a CA below the cluster's root")
+        }
+        _ => false,
+    })
+    .await;
+    assert_eq!(manager.with(|behaviour| behaviour.sessions.len()), 2);
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ const HTTPS_PORT: u16 = 443;
 /// Why an external CA signed nothing. The first texts are those that users of the protocol know.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum ExternalError {
+pub enum ExternalError {
     /// None is given for the root that signs.
     #[error(
         "no external CA URLs; give the address of one that has the root's key with `docker swarm \
@@ -54,10 +54,18 @@ pub(crate) enum ExternalError {
     NoUrls,
     /// Nobody answered, or not in time.
     #[error("unable to perform certificate signing request: {url}: {problem}")]
-    Transport { url: String, problem: String },
+    Transport {
+        /// Its address.
+        url: String,
+        /// What went wrong.
+        problem: String,
+    },
     /// The answer broke off or is too long.
     #[error("unable to read CSR response body: {problem}")]
-    Body { problem: String },
+    Body {
+        /// What went wrong.
+        problem: String,
+    },
     /// What it answered.
     #[error(transparent)]
     Protocol(#[from] CfsslError),
@@ -95,7 +103,7 @@ pub enum ExternalConfigError {
 }
 
 /// The addresses of the CAs that have the key of one root.
-pub(crate) struct ExternalSigner {
+pub struct ExternalSigner {
     urls: Vec<String>,
     issuer: ExternalIssuer,
     tls: Arc<ClientConfig>,
@@ -146,6 +154,21 @@ impl ExternalSigner {
             .await
     }
 
+    /// Has a new root cross-signed, and takes it if it is the one that was sent; as PEM.
+    ///
+    /// # Errors
+    /// The last address's [`ExternalError`].
+    pub async fn cross_sign(
+        &self,
+        request: String,
+        root: &IssuerInfo,
+        now: OffsetDateTime,
+    ) -> Result<String, ExternalError> {
+        let body = Bytes::from(request);
+        self.ask(&body, |pem| self.issuer.accept_cross_signed(pem, root, now))
+            .await
+    }
+
     /// One address after the other, until one has what is `accept`ed.
     async fn ask<T>(
         &self,
@@ -169,7 +192,7 @@ impl ExternalSigner {
 
     /// Whether one of the addresses takes a connection whose server the wanted root vouches
     /// for; nothing is asked of it (spec/pki.md §11.2).
-    pub(crate) async fn is_reachable(&self) -> bool {
+    pub async fn is_reachable(&self) -> bool {
         for url in &self.urls {
             match tokio::time::timeout(DEADLINE, connect(&self.tls, url)).await {
                 Ok(Ok(_)) => return true,

@@ -10,8 +10,7 @@ mod rotation;
 mod service;
 mod tokens;
 
-pub use external::ExternalConfigError;
-pub(crate) use external::ExternalSigner;
+pub use external::{ExternalConfigError, ExternalError, ExternalSigner};
 pub use issuer::IssuerError;
 pub use own::OwnCertificate;
 pub(crate) use reclaim::{ReclaimService, RootPathService};

@@ -415,7 +415,16 @@ fn known_issuers(cluster: &Cluster) -> Vec<KnownIssuer> {
             compromised: past.compromised,
         })
     });
-    now.into_iter().chain(next).chain(past).collect()
+    let below = cluster.past_issuers.iter().flat_map(|past| {
+        let retired_at = past.retired_at.as_ref().and_then(date_time);
+        let issuers = known(&past.cert, move |issuer| KnownIssuer {
+            retired_at,
+            ..present(issuer)
+        });
+        issuers.into_iter().take(1)
+    });
+    let all = now.into_iter().chain(next).chain(below).chain(past);
+    all.collect()
 }
 
 /// One for each certificate; none for what cannot be read, which then signs for nobody.

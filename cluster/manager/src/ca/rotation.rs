@@ -11,14 +11,14 @@ use time::OffsetDateTime;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use waxseal_ca::{
-    IssuerInfo, TOKEN_SECRET_BYTES, TrustBundle,
+    IssuerInfo, TOKEN_SECRET_BYTES,
     rotation::{self, Action, Pace, Plan, Progress},
 };
 use waxseal_cluster::{
     ROTATION_LEVEL, TokenSecrets, finish_rotation,
     objects::{Cluster, MarkForRenewal, QuarantineNodes, RemoveNode, UpdateCluster, command::Op},
     plan::rotation_view,
-    signing_root, timestamp, version_of,
+    signing_issuer, timestamp, version_of,
 };
 
 use crate::{core::Core, error::ProposeError};
@@ -122,8 +122,7 @@ impl Rotation {
             // Read once per version of the cluster object.
             let version = version_of(cluster.meta.as_ref());
             if known.as_ref().is_none_or(|(at, _)| *at != version) {
-                let root = TrustBundle::from_pem(signing_root(cluster.root_ca.as_ref()?), now);
-                *known = Some((version, root.ok()?.issuer_info().clone()));
+                *known = Some((version, signing_issuer(cluster, now)?));
             }
             let (_, target) = known.as_ref()?;
             let view = rotation_view(state, cluster, target, pace.window(), now);

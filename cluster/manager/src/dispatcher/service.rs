@@ -13,7 +13,7 @@ use waxseal_cluster::{
         Node, NodeClock, NodeObservation, NodeState, NodeStatus, ObserveNodes, ReportTasks,
         TaskReport, command::Op,
     },
-    returns,
+    pinned_issuers, returns,
 };
 use waxseal_wire::{
     Peer as Caller, limits,
@@ -448,6 +448,11 @@ fn session_message(core: &Core, session: &Session) -> Option<SessionMessage> {
                 .as_ref()
                 .map(|root| root.ca_cert.clone())
                 .unwrap_or_default(),
+            issuers: pinned_issuers(cluster)
+                .unwrap_or_default()
+                .iter()
+                .map(|key| key.as_bytes().to_vec())
+                .collect(),
         })
     })
 }
