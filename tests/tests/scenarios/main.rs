@@ -2,6 +2,7 @@
 
 mod autolock;
 mod certificates;
+mod chains;
 mod dependencies;
 mod disk;
 mod engine_manager;
