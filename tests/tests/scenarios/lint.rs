@@ -52,6 +52,26 @@ impl Certificates {
     /// The root and a leaf for each role.
     fn root(&mut self, name: &str, root: &RootAuthority) -> Result<()> {
         let issuer = self.write(&format!("{name}.pem"), root.cert_pem())?;
+        self.leaves(name, root, &issuer)
+    }
+
+    /// Leaves of an operator's intermediate, which itself is the operator's to lint.
+    fn below(&mut self, name: &str, intermediate: &RootAuthority) -> Result<()> {
+        let issuer = self.directory.path().join(format!("{name}.pem"));
+        std::fs::write(&issuer, intermediate.way_pem())?;
+        self.leaves(name, intermediate, &issuer)
+    }
+
+    /// A root that another one signed, and a leaf of it.
+    fn crossed(&mut self, name: &str, old: &RootAuthority, new: &RootAuthority) -> Result<()> {
+        let issuer = self.write(&format!("{name}-old.pem"), old.cert_pem())?;
+        let cross = old.cross_sign(new.trust(), SystemClock.now())?;
+        let cross = self.write(&format!("{name}-cross.pem"), &cross)?;
+        self.pairs.push((issuer, cross.clone()));
+        self.leaves(name, new, &cross)
+    }
+
+    fn leaves(&mut self, name: &str, root: &RootAuthority, issuer: &Path) -> Result<()> {
         for (role, serial) in [(Role::Manager, 0x11), (Role::Worker, 0x7f)] {
             let key = NodeKey::generate()?;
             let csr = Csr::parse(key.csr_pem()?.as_bytes())?;
@@ -64,7 +84,7 @@ impl Certificates {
             let serial = Serial::from_bytes(&[serial; 20])?;
             let issued = root.issue(&profile, &csr, serial, SystemClock.now())?;
             let subject = self.write(&format!("{name}-{role}.pem"), &issued.pem)?;
-            self.pairs.push((issuer.clone(), subject));
+            self.pairs.push((issuer.to_owned(), subject));
         }
         Ok(())
     }
@@ -89,6 +109,31 @@ fn given_root(directory: &Path) -> Result<RootAuthority> {
         SystemClock.now(),
     )?;
     Ok(root)
+}
+
+/// An operator's CA below a root whose key is elsewhere.
+fn given_intermediate(directory: &Path) -> Result<RootAuthority> {
+    let script = "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
+             -keyout below.key -subj /O=Example/CN=Below -out below.csr
+         printf 'basicConstraints=critical,CA:TRUE,pathlen:0\nsubjectKeyIdentifier=hash\n\
+             keyUsage=critical,keyCertSign,cRLSign\nauthorityKeyIdentifier=keyid\n' >below.ext
+         openssl x509 -req -in below.csr -CA given.crt -CAkey given.key -CAcreateserial -sha384 \
+             -days 3000 -extfile below.ext -out below.crt";
+    let made = run(
+        Command::new("sh")
+            .args(["-ec", script])
+            .current_dir(directory),
+        LIMIT,
+    )?;
+    ensure!(made.code == 0, "openssl: {}", made.err());
+    let read = |name: &str| std::fs::read(directory.join(name));
+    let way = [read("below.crt")?, read("given.crt")?].concat();
+    let key = read("below.key")?;
+    Ok(RootAuthority::intermediate_from_pem(
+        &way,
+        &key,
+        SystemClock.now(),
+    )?)
 }
 
 fn linter(name: &str) -> Result<Command> {
@@ -138,6 +183,13 @@ fn a_third_party_linter_finds_only_what_the_profile_states() -> Result<()> {
     certificates.root("generated", &generated)?;
     let given = given_root(certificates.directory.path())?;
     certificates.root("given", &given)?;
+    let below = given_intermediate(certificates.directory.path())?;
+    certificates.below("below", &below)?;
+    // Of equal names, and to and from a root of the operator's.
+    let next = RootAuthority::generate(SystemClock.now())?;
+    certificates.crossed("equal", &generated, &next)?;
+    certificates.crossed("to-given", &generated, &given)?;
+    certificates.crossed("from-given", &given, &next)?;
 
     let mut unexpected = Vec::new();
     let mut seen = BTreeSet::new();
