@@ -12,6 +12,7 @@
 //! An input that fails a target is stored and its path printed; `-- --replay TARGET FILE` runs it
 //! again. One that is worth keeping goes to the corpus.
 
+mod cfssl;
 mod engine;
 mod meter;
 mod mutate;
@@ -59,6 +60,7 @@ fn no_seeds() -> Vec<Vec<u8>> {
 fn targets() -> Vec<Target> {
     [
         pki::targets(),
+        cfssl::targets(),
         sealed::targets(),
         state::targets(),
         engine::targets(),
