@@ -18,12 +18,14 @@ use crate::{
     extract::{Id, Params},
     filters::Filters,
     json::{
-        common::{Labels, Meta, Time, Version},
+        common::{Labels, Meta, Time},
         node_text::node_text,
     },
     respond,
     server::Shared,
-    services::{GenericResourceJson, PortConfigJson, TaskSpecJson, generic, port, task_spec},
+    services::{
+        GenericResourceJson, IterationJson, PortConfigJson, TaskSpecJson, generic, port, task_spec,
+    },
     version::ApiVersion,
 };
 
@@ -69,7 +71,7 @@ struct TaskJson {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     generic_resources: Vec<GenericResourceJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    job_iteration: Option<Version>,
+    job_iteration: Option<IterationJson>,
     /// From 1.42 on, always `null`: there are no cluster volumes.
     #[serde(skip_serializing_if = "Option::is_none")]
     volumes: Option<()>,
@@ -174,9 +176,7 @@ fn task_json(task: &Task, version: ApiVersion) -> TaskJson {
             .iter()
             .map(generic)
             .collect(),
-        job_iteration: task.job_iteration.as_ref().map(|version| Version {
-            index: version.index,
-        }),
+        job_iteration: task.job_iteration.as_ref().map(Into::into),
         volumes: version.is_modern().then_some(()),
     }
 }

@@ -36,6 +36,7 @@ use waxseal_cluster::{
 
 pub(crate) use from_object::{generic, port, task_spec};
 pub(crate) use spec::{GenericResourceJson, PortConfigJson, TaskSpecJson};
+pub(crate) use view::IterationJson;
 
 use crate::{
     cluster::Cluster,

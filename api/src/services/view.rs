@@ -3,15 +3,17 @@
 use serde::Serialize;
 use waxseal_cluster::{
     State,
-    objects::{JobStatus, Service, TaskState, UpdateStatus, service_spec, update_status},
+    objects::{JobStatus, Service, TaskState, UpdateStatus, Version, service_spec, update_status},
+    observed_state,
+    plan::{is_current, is_job},
 };
 
 use super::{
     defaults::insert_defaults,
     from_object,
-    spec::{EndpointSpecJson, PortConfigJson, ServiceSpecJson},
+    spec::{EndpointSpecJson, PortConfigJson, ServiceSpecJson, is_default},
 };
-use crate::json::common::{Meta, Time, Version};
+use crate::json::common::{Meta, Time};
 
 /// `Service`.
 #[derive(Clone, Debug, Serialize)]
@@ -64,11 +66,26 @@ pub(crate) struct ServiceStatusJson {
     pub(crate) completed_tasks: u64,
 }
 
+/// The number of a job's iteration; the first one, 0, is left out as stock does.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct IterationJson {
+    #[serde(rename = "Index", skip_serializing_if = "is_default")]
+    index: u64,
+}
+
+impl From<&Version> for IterationJson {
+    fn from(version: &Version) -> IterationJson {
+        IterationJson {
+            index: version.index,
+        }
+    }
+}
+
 /// `JobStatus`.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct JobStatusJson {
-    pub(crate) job_iteration: Version,
+    pub(crate) job_iteration: IterationJson,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) last_execution: Option<Time>,
 }
@@ -140,12 +157,7 @@ fn update_status_json(status: &UpdateStatus) -> Option<UpdateStatusJson> {
 
 fn job_status(status: &JobStatus) -> JobStatusJson {
     JobStatusJson {
-        job_iteration: Version {
-            index: status
-                .job_iteration
-                .as_ref()
-                .map_or(0, |version| version.index),
-        },
+        job_iteration: (&status.job_iteration.unwrap_or_default()).into(),
         last_execution: status.last_execution.as_ref().map(|at| Time::of(Some(at))),
     }
 }
@@ -153,21 +165,32 @@ fn job_status(status: &JobStatus) -> JobStatusJson {
 /// How many tasks of a service run and how many should.
 ///
 /// A task counts as running by its own state alone, so during an update there
-/// may be more running than desired.
+/// may be more running than desired. Of a job only the present iteration counts; what
+/// is desired is as many as may run at a time, on nodes those that have not ended.
 pub(crate) fn service_status(state: &State, service: &Service) -> ServiceStatusJson {
-    let (mut running, mut wanted) = (0, 0);
+    let job = is_job(service);
+    let (mut running, mut wanted, mut completed) = (0, 0, 0);
     for task in state.tasks_of_service(&service.id) {
-        let observed = task.status.as_ref().map(|status| status.state());
-        running += u64::from(observed == Some(TaskState::Running));
-        wanted += u64::from(task.desired_state() == TaskState::Running);
+        if job && !is_current(service, task, None) {
+            continue;
+        }
+        let observed = observed_state(task);
+        running += u64::from(observed == TaskState::Running);
+        completed += u64::from(job && observed == TaskState::Complete);
+        wanted += u64::from(match task.desired_state() {
+            TaskState::Running => true,
+            TaskState::Complete => observed < TaskState::Complete,
+            _ => false,
+        });
     }
     let mode = service.spec.as_ref().and_then(|spec| spec.mode.as_ref());
     ServiceStatusJson {
         running_tasks: running,
         desired_tasks: match mode {
             Some(service_spec::Mode::Replicated(replicated)) => replicated.replicas,
-            _ => wanted,
+            Some(service_spec::Mode::ReplicatedJob(job)) => job.max_concurrent,
+            Some(service_spec::Mode::Global(_) | service_spec::Mode::GlobalJob(_)) | None => wanted,
         },
-        completed_tasks: 0,
+        completed_tasks: completed,
     }
 }

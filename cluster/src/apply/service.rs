@@ -5,6 +5,7 @@ use std::{mem::discriminant, sync::Arc};
 use super::{Effect, check_version_if_given};
 use crate::{
     change::Refusal,
+    feature::{JOBS_LEVEL, check_feature},
     meta::Stamp,
     naming,
     objects::{
@@ -26,6 +27,7 @@ impl State {
             return Err(Refusal::missing("service id"));
         }
         check_whole(&spec)?;
+        self.check_level(&spec)?;
         let name = naming::name_of(spec.annotations.as_ref());
         if self.services.contains_key(&service.id) || self.service_names.id_of(name).is_some() {
             return Err(Refusal::NameTaken {
@@ -108,6 +110,16 @@ impl State {
         Ok(changes.into())
     }
 
+    /// Jobs need managers that all know how to run them.
+    fn check_level(&self, spec: &ServiceSpec) -> Result<(), Refusal> {
+        match spec.mode {
+            Some(Mode::ReplicatedJob(_) | Mode::GlobalJob(_)) => {
+                check_feature(self, JOBS_LEVEL, "a job")
+            }
+            Some(Mode::Replicated(_) | Mode::Global(_)) | None => Ok(()),
+        }
+    }
+
     /// Every secret and config must exist under the id *and* the name given.
     fn check_references(&self, spec: &ServiceSpec) -> Result<(), Refusal> {
         let Some(container) = spec.task.as_ref().and_then(|task| task.container.as_ref()) else {
@@ -174,16 +186,7 @@ fn check_kept(old: Option<&ServiceSpec>, new: &ServiceSpec) -> Result<(), Refusa
 }
 
 fn replace_spec(service: &mut Service, spec: ServiceSpec, stamp: &Stamp) {
-    let force = |spec: Option<&ServiceSpec>| {
-        spec.and_then(|spec| spec.task.as_ref())
-            .map_or(0, |task| task.force_update)
-    };
-    if force(service.spec.as_ref()) != force(Some(&spec)) {
-        let iteration = Version {
-            index: stamp.version,
-        };
-        service.job_status = job_status(&spec, iteration, stamp);
-    }
+    service.job_status = job_status(&spec, next_iteration(service), stamp);
     service.endpoint = endpoint_of(&spec);
     service.previous_spec = service.spec.replace(spec);
     service.previous_spec_version = service.spec_version.take();
@@ -202,6 +205,7 @@ fn roll_back(
             service.id
         )));
     };
+    service.job_status = job_status(&target, next_iteration(service), stamp);
     service.endpoint = endpoint_of(&target);
     let left = service.spec.replace(target);
     let left_version = service.spec_version.take();
@@ -210,12 +214,15 @@ fn roll_back(
         service.previous_spec = left;
         service.previous_spec_version = left_version;
     }
-    service.update_status = Some(status.unwrap_or(UpdateStatus {
-        state: update_status::State::RollbackStarted.into(),
-        started_at: Some(stamp.time),
-        completed_at: None,
-        message: "manually requested rollback".into(),
-    }));
+    // A job is not rolled: its next iteration begins at once.
+    service.update_status = service.job_status.is_none().then(|| {
+        status.unwrap_or(UpdateStatus {
+            state: update_status::State::RollbackStarted.into(),
+            started_at: Some(stamp.time),
+            completed_at: None,
+            message: "manually requested rollback".into(),
+        })
+    });
     Ok(())
 }
 
@@ -226,6 +233,15 @@ fn endpoint_of(spec: &ServiceSpec) -> Option<Endpoint> {
         ports: endpoint.ports.clone(),
         virtual_ips: Vec::new(),
     })
+}
+
+/// Each change of a job is run anew (swarmkit's rule), whatever it changes.
+fn next_iteration(service: &Service) -> Version {
+    let status = service.job_status.as_ref();
+    let iteration = status.and_then(|status| status.job_iteration);
+    Version {
+        index: iteration.map_or(0, |version| version.index.saturating_add(1)),
+    }
 }
 
 fn job_status(spec: &ServiceSpec, iteration: Version, stamp: &Stamp) -> Option<JobStatus> {

@@ -44,4 +44,4 @@ pub use scheduler::{
     constraint::{Constraint, ConstraintError, Operator, parse_constraints},
     schedule,
 };
-pub use task::{Place, attachments, build_task, is_host_image, is_wanted};
+pub use task::{Place, attachments, build_task, is_host_image, is_job, is_wanted};

@@ -68,12 +68,15 @@ pub(super) fn trim_history(tasks: &[&Task], retention: u64, changes: &mut Change
     }
     let mut newest_first = tasks.to_vec();
     newest_first.sort_by_key(|task| Reverse((created_at(task), !is_final(task))));
-    let ended = |task: &Task| is_final(task) || observed_state(task) < TaskState::Assigned;
+    let is_over = |task: &Task| {
+        let never_began = !is_wanted(task) && observed_state(task) < TaskState::Assigned;
+        is_final(task) || never_began
+    };
     let surplus = newest_first
         .iter()
         .skip(1)
         .rev()
-        .filter(|task| !is_wanted(task) && ended(task))
+        .filter(|task| is_over(task))
         .take(tasks.len() - kept);
     for task in surplus {
         if !changes.has_room() {

@@ -10,6 +10,7 @@ use crate::{
     objects::{
         Annotations, Cluster, Driver, Endpoint, Network, NetworkAttachment, NetworkSpec, Node,
         NodeState, PortConfig, Service, Task, TaskSpec, TaskState, TaskStatus, port_config,
+        service_spec::Mode,
     },
     observed_state, timestamp,
 };
@@ -31,15 +32,22 @@ const LABEL_PREDEFINED: &str = "com.docker.swarm.predefined";
 /// Where a task of a service belongs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    /// A replicated service's slot, from 1.
+    /// A replicated service's slot, from 1; a replicated job's, from 0.
     Slot(u64),
     /// A global service's node.
     Node(String),
 }
 
-/// Whether the task is meant to run: desired state up to RUNNING.
+/// Whether the task is meant to run: desired state up to RUNNING, of a job's up to
+/// COMPLETE.
 pub fn is_wanted(task: &Task) -> bool {
-    task.desired_state <= TaskState::Running as i32
+    task.desired_state <= TaskState::Complete as i32
+}
+
+/// Whether a service's tasks are to end: a job.
+pub fn is_job(service: &Service) -> bool {
+    let mode = service.spec.as_ref().and_then(|spec| spec.mode.as_ref());
+    matches!(mode, Some(Mode::ReplicatedJob(_) | Mode::GlobalJob(_)))
 }
 
 /// Whether a node may be running the task, or is about to: it was handed to one
@@ -102,7 +110,7 @@ pub fn is_host_image(image: &str) -> bool {
         .any(|prefix| name.strip_prefix(prefix) == Some(HOST_IMAGE))
 }
 
-/// A new task of a service, state NEW, desired RUNNING.
+/// A new task of a service, state NEW, desired RUNNING or, of a job, COMPLETE.
 ///
 /// The name is left empty as swarmkit does: engines and [`crate::task_name`] make it
 /// from service, place and id.
@@ -133,6 +141,14 @@ pub fn build_task(
         Place::Slot(slot) => (*slot, String::new()),
         Place::Node(node) => (0, node.clone()),
     };
+    let (desired_state, job_iteration) = match is_job(service) {
+        true => {
+            let status = service.job_status.as_ref();
+            let iteration = status.and_then(|status| status.job_iteration);
+            (TaskState::Complete, iteration)
+        }
+        false => (TaskState::Running, None),
+    };
     Ok(Task {
         id,
         networks: attachments(&spec)?,
@@ -148,7 +164,7 @@ pub fn build_task(
             message: "created".to_owned(),
             ..TaskStatus::default()
         }),
-        desired_state: TaskState::Running as i32,
+        desired_state: desired_state as i32,
         endpoint: Some(Endpoint {
             spec: service_spec.endpoint.clone(),
             ports: host_ports(service),
@@ -156,6 +172,7 @@ pub fn build_task(
         }),
         log_driver,
         spec_version: service.spec_version,
+        job_iteration,
         ..Task::default()
     })
 }

@@ -7,14 +7,14 @@ use time::{Duration, OffsetDateTime};
 
 use super::{Planned, orchestrate, schedule};
 use crate::{
-    Applied, PlainVault, Refusal, State,
+    Applied, FEATURE_LEVEL, PlainVault, Refusal, State,
     objects::{
         Actor, Annotations, Bootstrap, ChangeTasks, Cluster, ClusterSpec, Command, ContainerSpec,
-        CreateNode, CreateService, EngineDescription, GlobalService, Membership, Node,
+        CreateNode, CreateService, EngineDescription, GlobalJob, GlobalService, Membership, Node,
         NodeDescription, NodeSpec, NodeState, NodeStatus, Platform, PluginDescription,
-        ReplicatedService, ReportTasks, Resources, RootCa, Service, ServiceSpec, Task, TaskReport,
-        TaskSpec, TaskState, TaskStatus, UpdateCluster, UpdateNode, UpdateService, UpdateStatus,
-        actor, command::Op, service_spec::Mode,
+        ReplicatedJob, ReplicatedService, ReportTasks, Resources, RootCa, Service, ServiceSpec,
+        Task, TaskReport, TaskSpec, TaskState, TaskStatus, UpdateCluster, UpdateNode,
+        UpdateService, UpdateStatus, actor, command::Op, service_spec::Mode,
     },
     observed_state, timestamp,
 };
@@ -41,6 +41,7 @@ impl World {
                 id: "cluster".to_owned(),
                 spec: Some(ClusterSpec::default()),
                 root_ca: Some(RootCa::default()),
+                feature_level: FEATURE_LEVEL,
                 ..Cluster::default()
             }),
             node: Some(Node {
@@ -303,10 +304,11 @@ impl World {
 fn next_state(task: &Task) -> Option<TaskState> {
     let state = observed_state(task);
     let handed_over = (TaskState::Assigned..=TaskState::Running).contains(&state);
-    let next = if task.desired_state > TaskState::Running as i32 {
-        TaskState::Shutdown
+    // A task of a job runs until a test says otherwise.
+    let next = if super::is_wanted(task) {
+        task.desired_state().min(TaskState::Running)
     } else {
-        task.desired_state()
+        TaskState::Shutdown
     };
     (handed_over && next > state).then_some(next)
 }
@@ -338,6 +340,25 @@ pub(super) fn replicated(name: &str, replicas: u64) -> ServiceSpec {
 pub(super) fn global(name: &str) -> ServiceSpec {
     ServiceSpec {
         mode: Some(Mode::Global(GlobalService {})),
+        ..replicated(name, 0)
+    }
+}
+
+/// A replicated job of native tasks.
+pub(super) fn replicated_job(name: &str, at_a_time: u64, completions: u64) -> ServiceSpec {
+    ServiceSpec {
+        mode: Some(Mode::ReplicatedJob(ReplicatedJob {
+            max_concurrent: at_a_time,
+            total_completions: completions,
+        })),
+        ..replicated(name, 0)
+    }
+}
+
+/// A global job of native tasks.
+pub(super) fn global_job(name: &str) -> ServiceSpec {
+    ServiceSpec {
+        mode: Some(Mode::GlobalJob(GlobalJob {})),
         ..replicated(name, 0)
     }
 }

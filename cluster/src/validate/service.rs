@@ -43,7 +43,7 @@ pub fn validate_service_spec(spec: &ServiceSpec) -> Result<(), Refusal> {
     let task = spec.task.as_ref();
     let task = task.ok_or_else(|| Refusal::invalid("mismatched Runtime and *Spec fields"))?;
     check_task(task)?;
-    check_mode(spec.mode.as_ref())?;
+    check_mode(spec)?;
     for update in [spec.update.as_ref(), spec.rollback.as_ref()] {
         update.map_or(Ok(()), check_update)?;
     }
@@ -277,24 +277,36 @@ fn no_template(value: &str, what: impl FnOnce() -> String) -> Result<(), Refusal
     Ok(())
 }
 
-fn check_mode(mode: Option<&Mode>) -> Result<(), Refusal> {
-    match mode {
+fn check_mode(spec: &ServiceSpec) -> Result<(), Refusal> {
+    match spec.mode.as_ref() {
         None => Err(Refusal::invalid("must specify a service mode")),
-        Some(Mode::Replicated(replicated)) => within_replicas(replicated.replicas),
+        Some(Mode::Replicated(replicated)) => within_replicas("replicas", replicated.replicas),
         Some(Mode::Global(_)) => Ok(()),
-        // Stored only when they are run.
-        Some(Mode::ReplicatedJob(_) | Mode::GlobalJob(_)) => Err(Refusal::invalid(
-            "jobs are not offered; use mode replicated or global with restart condition none",
-        )),
+        Some(Mode::ReplicatedJob(job)) => {
+            within_replicas("tasks at a time", job.max_concurrent)?;
+            within_replicas("completions", job.total_completions)?;
+            check_job(spec)
+        }
+        Some(Mode::GlobalJob(_)) => check_job(spec),
     }
 }
 
-fn within_replicas(replicas: u64) -> Result<(), Refusal> {
-    if replicas > plan::MAX_REPLICAS {
+fn within_replicas(what: &str, count: u64) -> Result<(), Refusal> {
+    if count > plan::MAX_REPLICAS {
         return Err(Refusal::invalid(format!(
-            "{replicas} replicas, at most {} are allowed",
+            "{count} {what}, at most {} are allowed",
             plan::MAX_REPLICAS
         )));
+    }
+    Ok(())
+}
+
+/// Nothing of a job is rolled: a change of it is run anew, all at once.
+fn check_job(spec: &ServiceSpec) -> Result<(), Refusal> {
+    for (config, what) in [(&spec.update, "an update"), (&spec.rollback, "a rollback")] {
+        if config.is_some() {
+            return Err(Refusal::invalid(format!("Jobs may not have {what} config")));
+        }
     }
     Ok(())
 }
@@ -365,8 +377,9 @@ mod tests {
     use super::*;
     use crate::{
         objects::{
-            NetworkAttachmentConfig, Placement, Privileges, ReplicatedJob, ReplicatedService,
-            ResourceRequirements, RuntimeTarget, port_config, privileges::CredentialSpec,
+            GlobalJob, NetworkAttachmentConfig, Placement, Privileges, ReplicatedJob,
+            ReplicatedService, ResourceRequirements, RuntimeTarget, port_config,
+            privileges::CredentialSpec,
         },
         testing::{annotations, service_spec},
     };
@@ -646,10 +659,37 @@ mod tests {
             });
         });
         assert_eq!(delay, "TaskSpec: restart-delay cannot be negative");
-        let job = refused(|spec| {
-            spec.mode = Some(Mode::ReplicatedJob(ReplicatedJob::default()));
-        });
-        assert!(job.starts_with("jobs are not offered"), "{job}");
+    }
+
+    #[test]
+    fn jobs() {
+        let job = |at_a_time, completions| {
+            Some(Mode::ReplicatedJob(ReplicatedJob {
+                max_concurrent: at_a_time,
+                total_completions: completions,
+            }))
+        };
+        for (mode, said) in [
+            (job(u64::MAX, 1), "18446744073709551615 tasks at a time"),
+            (job(1, u64::MAX), "18446744073709551615 completions"),
+        ] {
+            let text = refused(|spec| spec.mode = mode);
+            assert!(text.starts_with(said), "{text}");
+        }
+        for mode in [job(1, 1), Some(Mode::GlobalJob(GlobalJob {}))] {
+            let update = refused(|spec| {
+                spec.mode = mode;
+                spec.update = Some(UpdateConfig::default());
+            });
+            assert_eq!(update, "Jobs may not have an update config");
+            let rollback = refused(|spec| {
+                spec.mode = mode;
+                spec.rollback = Some(UpdateConfig::default());
+            });
+            assert_eq!(rollback, "Jobs may not have a rollback config");
+            let job = ServiceSpec { mode, ..spec() };
+            assert_eq!(validate_service_spec(&job), Ok(()));
+        }
     }
 
     #[test]

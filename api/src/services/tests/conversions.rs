@@ -139,14 +139,14 @@ fn what_is_not_offered_is_refused_by_name() {
             "2 networks asked for",
         ),
         (
-            json!({"Mode": {"ReplicatedJob": {}}}),
+            json!({"Mode": {"ReplicatedJob": {}}, "UpdateConfig": {"Parallelism": 1}}),
             400,
-            "jobs are not offered",
+            "Jobs may not have an update config",
         ),
         (
-            json!({"Mode": {"GlobalJob": {}}}),
+            json!({"Mode": {"GlobalJob": {}}, "RollbackConfig": {"Parallelism": 1}}),
             400,
-            "jobs are not offered",
+            "Jobs may not have a rollback config",
         ),
         (
             json!({"EndpointSpec": {"Ports": [{"TargetPort": 80}]}}),

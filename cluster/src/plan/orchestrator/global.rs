@@ -67,7 +67,7 @@ pub(super) fn plan(view: &View<'_>, service: &Service, draft: &mut Draft<'_>) {
 /// Whether a node is one that the service's tasks belong on: a member, neither
 /// down nor drained, satisfying the constraints, and able to run them at all. A
 /// mixed cluster would else never converge on what only some of its nodes can do.
-fn is_eligible(service: &Service, node: &Node) -> bool {
+pub(super) fn is_eligible(service: &Service, node: &Node) -> bool {
     let spec = service.spec.as_ref().and_then(|spec| spec.task.as_ref());
     let Some(spec) = spec else { return false };
     let placement = spec.placement.as_ref();
@@ -84,14 +84,14 @@ fn is_eligible(service: &Service, node: &Node) -> bool {
 }
 
 /// Whether a node is ready and not paused.
-fn takes_new_tasks(node: &Node) -> bool {
+pub(super) fn takes_new_tasks(node: &Node) -> bool {
     let spec = node.spec.as_ref();
     let active = spec.is_some_and(|spec| spec.availability == Availability::Active as i32);
     active && node_state(node) == NodeState::Ready
 }
 
 /// Stops the tasks on a node that they do not belong on for now.
-fn withdraw(slot: &Slot<'_>, draft: &mut Draft<'_>) {
+pub(super) fn withdraw(slot: &Slot<'_>, draft: &mut Draft<'_>) {
     for task in slot.tasks.iter().filter(|task| is_wanted(task)) {
         draft.changes.want(task, TaskState::Shutdown);
     }

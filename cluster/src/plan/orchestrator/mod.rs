@@ -3,9 +3,11 @@
 //! For each service: its tasks are sorted into slots, each slot is settled (what
 //! ended or lost its place is told to stop), the number of slots is brought to
 //! what is asked for, slots in which nothing runs get a new task when it is due,
-//! and slots with tasks of an earlier spec are rolled, some at a time.
+//! and slots with tasks of an earlier spec are rolled, some at a time. Jobs are
+//! brought to their completions instead.
 
 mod global;
+mod job;
 mod replicated;
 mod restart;
 mod slot;
@@ -81,8 +83,6 @@ struct Settled<'a> {
 
 /// Brings the tasks closer to what the services ask for. `ids` makes a new
 /// object id at each call.
-///
-/// Jobs are left alone: they are refused when a service is validated.
 pub fn orchestrate(state: &State, now: OffsetDateTime, ids: &mut dyn FnMut() -> String) -> Planned {
     let view = View { state, now };
     let mut draft = Draft {
@@ -100,7 +100,11 @@ pub fn orchestrate(state: &State, now: OffsetDateTime, ids: &mut dyn FnMut() -> 
                 replicated::plan(&view, service, mode.replicas, &mut draft);
             }
             Some(Mode::Global(_)) => global::plan(&view, service, &mut draft),
-            Some(Mode::ReplicatedJob(_) | Mode::GlobalJob(_)) | None => {}
+            Some(Mode::ReplicatedJob(mode)) => {
+                job::plan_replicated(&view, service, mode, &mut draft);
+            }
+            Some(Mode::GlobalJob(_)) => job::plan_global(&view, service, &mut draft),
+            None => {}
         }
     }
     dismiss_all(&view, &mut draft);

@@ -8,7 +8,6 @@ use time::{Duration, OffsetDateTime};
 
 use super::{View, slot::Slot};
 use crate::{
-    is_final,
     objects::{RestartPolicy, Task, TaskState, restart_policy::Condition},
     observed_state,
     plan::{
@@ -32,8 +31,8 @@ pub(super) enum Verdict {
 
 /// What becomes of a slot whose last task does not run, or must not.
 ///
-/// A task that ended is followed after the policy's delay; one that lost its
-/// place (node gone, down or drained) at once. Condition `none` means that it is
+/// A task that ended by itself is followed after the policy's delay; one that was
+/// stopped or lost its place (node gone, down or drained) at once. Condition `none` means that it is
 /// never followed, whatever it lost, since it may have run to its end unseen.
 pub(super) fn verdict(view: &View<'_>, slot: &Slot<'_>, last: &Task) -> Verdict {
     let policy = last.spec.as_ref().and_then(|spec| spec.restart.as_ref());
@@ -49,7 +48,7 @@ pub(super) fn verdict(view: &View<'_>, slot: &Slot<'_>, last: &Task) -> Verdict 
     }
     let ended = status_time(last);
     let due = match ended {
-        Some(ended) if is_final(last) && state != TaskState::Orphaned => {
+        Some(ended) if ended_by_itself(last) => {
             let delay = policy.and_then(|policy| policy.delay.as_ref());
             after(ended, delay.map_or(DEFAULT_DELAY, span))
         }
@@ -59,7 +58,7 @@ pub(super) fn verdict(view: &View<'_>, slot: &Slot<'_>, last: &Task) -> Verdict 
 }
 
 /// Whether the tasks of the slot have ended as often as the policy allows: the
-/// first, and `max_attempts` that followed it, all of one spec version. With a
+/// first, and `max_attempts` that followed it, all of one spec version and iteration. With a
 /// window only ends count that lie in it, back from the last one.
 fn is_exhausted(policy: &RestartPolicy, slot: &Slot<'_>, last: &Task) -> bool {
     // History keeps no more, so that is the most that can be told from unlimited.
@@ -72,6 +71,7 @@ fn is_exhausted(policy: &RestartPolicy, slot: &Slot<'_>, last: &Task) -> bool {
     let since = window.and_then(|window| status_time(last)?.checked_sub(window));
     let counts = |task: &&&Task| {
         task.spec_version == last.spec_version
+            && task.job_iteration == last.job_iteration
             && ended_by_itself(task)
             && since.is_none_or(|since| status_time(task).is_some_and(|ended| ended >= since))
     };

@@ -16,7 +16,7 @@ use crate::{
     plan::{
         Place,
         changes::Changes,
-        is_wanted,
+        is_job, is_wanted,
         scheduler::constraint::satisfies_all,
         task::{created_at, node_state, occupies, updated_at},
         times::{after, span},
@@ -175,7 +175,7 @@ pub(super) fn settle<'a>(
 }
 
 /// Keeps one of several, rather one that runs, rather an old one.
-fn keep_best<'a>(tasks: Vec<&'a Task>, changes: &mut Changes) -> Option<&'a Task> {
+pub(super) fn keep_best<'a>(tasks: Vec<&'a Task>, changes: &mut Changes) -> Option<&'a Task> {
     let best = *tasks.iter().min_by_key(|task| {
         let runs = observed_state(task) == TaskState::Running;
         (!runs, created_at(task))
@@ -190,7 +190,7 @@ fn keep_best<'a>(tasks: Vec<&'a Task>, changes: &mut Changes) -> Option<&'a Task
 
 /// Whether a task's node is gone, down, drained, or does no longer satisfy the
 /// constraints the task was placed by.
-fn is_displaced(view: &View<'_>, task: &Task) -> bool {
+pub(super) fn is_displaced(view: &View<'_>, task: &Task) -> bool {
     if task.node_id.is_empty() {
         return false;
     }
@@ -209,11 +209,21 @@ pub(super) fn holds_tasks(node: &Node) -> bool {
     !drained && node_state(node) != NodeState::Down
 }
 
-/// Whether a task is what the service now asks for. A task of another spec version
+/// Whether a task belongs to the job's present iteration.
+pub(super) fn is_of_iteration(service: &Service, task: &Task) -> bool {
+    let status = service.job_status.as_ref();
+    status.is_some_and(|status| status.job_iteration == task.job_iteration)
+}
+
+/// Whether a task is what the service now asks for. Of a job, that is what the present
+/// iteration made. A task of another spec version
 /// is current too if nothing that concerns a task has changed, or only the
 /// constraints and its node, if it has one, satisfies the new ones. Clients that wait
 /// for an update ask this too, lest they wait for what the orchestrator leaves alone.
 pub fn is_current(service: &Service, task: &Task, node: Option<&Node>) -> bool {
+    if is_job(service) {
+        return is_of_iteration(service, task);
+    }
     if task.spec_version.is_some() && task.spec_version == service.spec_version {
         return true;
     }

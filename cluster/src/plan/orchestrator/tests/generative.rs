@@ -9,14 +9,17 @@ use time::Duration;
 use crate::{
     is_final,
     objects::{
-        Availability, NodeState, RemoveNode, RemoveService, RestartPolicy, ServiceSpec, Task,
-        TaskState, UpdateConfig, UpdateService, command::Op, restart_policy::Condition,
+        Availability, NodeState, RemoveNode, RemoveService, RestartPolicy, Service, ServiceSpec,
+        Task, TaskState, UpdateConfig, UpdateService, command::Op, restart_policy::Condition,
         service_spec::Mode, update_config::Order,
     },
     observed_state,
     plan::{
-        is_wanted, schedule,
-        testing::{World, container, engine_node, global, native_node, replicated, task_spec},
+        is_current, is_wanted, schedule,
+        testing::{
+            World, container, engine_node, global, global_job, native_node, replicated,
+            replicated_job, task_spec,
+        },
     },
 };
 
@@ -42,10 +45,18 @@ enum Event {
     Pass(u32),
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Replicated,
+    Global,
+    ReplicatedJob,
+    GlobalJob,
+}
+
 /// What a service is like.
 #[derive(Clone, Debug)]
 struct Shape {
-    is_global: bool,
+    mode: Kind,
     replicas: u64,
     condition: Condition,
     max_attempts: u64,
@@ -64,9 +75,15 @@ fn shape() -> impl Strategy<Value = Shape> {
     ];
     let restart = (conditions, prop_oneof![3 => Just(0u64), 1 => 1..4u64]);
     let update = (any::<bool>(), 0..3u64, 0..3i32);
-    let place = (any::<bool>(), 0..6u64, any::<bool>(), any::<bool>());
+    let kinds = prop_oneof![
+        2 => Just(Kind::Replicated),
+        2 => Just(Kind::Global),
+        1 => Just(Kind::ReplicatedJob),
+        1 => Just(Kind::GlobalJob)
+    ];
+    let place = (kinds, 0..6u64, any::<bool>(), any::<bool>());
     (restart, update, place).prop_map(|((condition, max_attempts), update, place)| Shape {
-        is_global: place.0,
+        mode: place.0,
         replicas: place.1,
         condition,
         max_attempts,
@@ -120,18 +137,21 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 fn spec_of(name: &str, shape: &Shape) -> ServiceSpec {
-    let mut spec = if shape.is_global {
-        global(name)
-    } else {
-        replicated(name, shape.replicas)
+    let mut spec = match shape.mode {
+        Kind::Replicated => replicated(name, shape.replicas),
+        Kind::Global => global(name),
+        Kind::ReplicatedJob => replicated_job(name, shape.parallelism + 1, shape.replicas),
+        Kind::GlobalJob => global_job(name),
     };
-    spec.update = Some(UpdateConfig {
-        parallelism: shape.parallelism,
-        order: shape.order as i32,
-        failure_action: shape.failure_action,
-        ..UpdateConfig::default()
-    });
-    spec.rollback = spec.update;
+    if matches!(shape.mode, Kind::Replicated | Kind::Global) {
+        spec.update = Some(UpdateConfig {
+            parallelism: shape.parallelism,
+            order: shape.order as i32,
+            failure_action: shape.failure_action,
+            ..UpdateConfig::default()
+        });
+        spec.rollback = spec.update;
+    }
     if shape.engine {
         container(&mut spec).image = "busybox".to_owned();
     }
@@ -268,11 +288,21 @@ fn places(world: &World, service: &str) -> BTreeMap<String, Vec<Task>> {
     places
 }
 
+/// Meant to run and not a job's task that has.
+fn is_to_run(task: &Task) -> bool {
+    is_wanted(task) && !has_completed_its_job(task)
+}
+
+fn has_completed_its_job(task: &Task) -> bool {
+    task.job_iteration.is_some() && observed_state(task) == TaskState::Complete
+}
+
 fn no_two_wanted_in_one_place_beyond_start_first(world: &World) {
     for service in world.state.services() {
-        let update = service.spec.as_ref().unwrap().update.unwrap();
+        let update = service.spec.as_ref().unwrap().update.unwrap_or_default();
         for (place, tasks) in places(world, &service.id) {
-            let wanted: Vec<_> = tasks.iter().filter(|task| is_wanted(task)).collect();
+            let wanted = tasks.iter().filter(|task| is_to_run(task));
+            let wanted: Vec<_> = wanted.collect();
             let most = if update.order() == Order::StartFirst {
                 2
             } else {
@@ -288,7 +318,7 @@ fn no_two_wanted_in_one_place_beyond_start_first(world: &World) {
 }
 
 fn nothing_wanted_on_a_node_that_holds_no_tasks(world: &World) {
-    for task in world.state.tasks().filter(|task| is_wanted(task)) {
+    for task in world.state.tasks().filter(|task| is_to_run(task)) {
         if task.node_id.is_empty() {
             continue;
         }
@@ -302,7 +332,7 @@ fn nothing_wanted_on_a_node_that_holds_no_tasks(world: &World) {
 
 fn nothing_ended_is_wanted(world: &World) {
     for task in world.state.tasks() {
-        assert!(!is_wanted(task) || !is_final(task), "{task:#?}");
+        assert!(!is_to_run(task) || !is_final(task), "{task:#?}");
     }
 }
 
@@ -325,10 +355,62 @@ fn as_many_places_as_asked_for(world: &World) {
 fn history_is_bounded(world: &World) {
     for service in world.state.services() {
         for (place, tasks) in places(world, &service.id) {
-            // Five, and what must not be removed yet: tasks that may still run.
-            let ended = tasks.iter().filter(|task| is_final(task)).count();
+            // Five, and what must not be removed yet: tasks that may still run, and the one
+            // by which the place of a job is done.
+            let counts = |task: &&Task| is_final(task) && !is_what_counts(service, task);
+            let ended = tasks.iter().filter(counts).count();
             assert!(ended <= 5, "{place}: {ended}");
         }
+    }
+}
+
+/// A task that makes the place of a job done.
+fn is_what_counts(service: &Service, task: &Task) -> bool {
+    has_completed_its_job(task) && is_current(service, task, None)
+}
+
+fn jobs_stay_within_bounds(world: &World) {
+    for service in world.state.services() {
+        let tasks = || world.state.tasks_of_service(&service.id);
+        let done: Vec<_> = tasks()
+            .filter(|task| is_what_counts(service, task))
+            .map(|task| (task.slot, &task.node_id))
+            .collect();
+        let under_way = tasks().filter(|task| is_to_run(task)).count() as u64;
+        match service.spec.as_ref().unwrap().mode.unwrap() {
+            Mode::ReplicatedJob(job) => {
+                assert!(under_way <= job.max_concurrent, "{service:#?}");
+                let slots: BTreeSet<u64> = done.iter().map(|(slot, _)| *slot).collect();
+                assert!(slots.iter().all(|slot| *slot < job.total_completions));
+                // Nothing runs in a slot that is done.
+                let again = |task: &Task| is_to_run(task) && slots.contains(&task.slot);
+                assert!(!tasks().any(|task| again(task)), "{service:#?}");
+            }
+            Mode::GlobalJob(_) => {
+                let again = |task: &Task| {
+                    is_to_run(task) && done.iter().any(|(_, node)| **node == task.node_id)
+                };
+                assert!(!tasks().any(|task| again(task)), "{service:#?}");
+            }
+            Mode::Replicated(_) | Mode::Global(_) => {}
+        }
+        let old = |task: &Task| is_to_run(task) && task.job_iteration.is_some();
+        let is_old = |task: &Task| old(task) && !is_current(service, task, None);
+        assert!(!tasks().any(|task| is_old(task)), "{service:#?}");
+    }
+}
+
+/// Ends well the tasks of jobs that run.
+fn finish_jobs(world: &mut World) {
+    let running: Vec<String> = world
+        .state
+        .tasks()
+        .filter(|task| is_to_run(task) && task.job_iteration.is_some())
+        .filter(|task| observed_state(task) == TaskState::Running)
+        .map(|task| task.id.clone())
+        .collect();
+    for id in running {
+        world.report(&id, TaskState::Complete);
     }
 }
 
@@ -361,6 +443,7 @@ fn check(world: &mut World) {
     nothing_ended_is_wanted(world);
     as_many_places_as_asked_for(world);
     history_is_bounded(world);
+    jobs_stay_within_bounds(world);
     nothing_is_left_of_removed_services_but_what_runs(world);
 }
 
@@ -375,6 +458,11 @@ fn converges(world: &mut World) {
         }
     }
     world.run_for(Duration::minutes(3));
+    // Of a job with as many completions as may be asked for, at most so many follow.
+    for _ in 0..8 {
+        finish_jobs(world);
+        world.run_for(Duration::minutes(1));
+    }
     check(world);
     for service in world.state.services() {
         let spec = service.spec.as_ref().unwrap();
@@ -382,11 +470,18 @@ fn converges(world: &mut World) {
         let restart = task.restart.as_ref().unwrap();
         let image = &task.container.as_ref().unwrap().image;
         let parity = usize::from(image == "host");
+        let began = service.job_status.and_then(|status| status.last_execution);
         let can_run = |node: &crate::objects::Node| {
             let index: usize = node.id.trim_start_matches('n').parse().unwrap_or(0);
             let labels = &node.spec.as_ref().unwrap().annotations;
             let disk = labels.as_ref().and_then(|all| all.labels.get("disk"));
+            let joined = node.meta.as_ref().and_then(|meta| meta.created_at);
+            let was_there = began.is_none_or(|began| {
+                let joined = joined.unwrap();
+                (joined.seconds, joined.nanos) <= (began.seconds, began.nanos)
+            });
             index > 0
+                && (was_there || !matches!(spec.mode, Some(Mode::GlobalJob(_))))
                 && index % 2 == parity
                 && (task.placement.is_none() || disk.is_some_and(|disk| disk == "ssd"))
         };
@@ -394,12 +489,26 @@ fn converges(world: &mut World) {
         if restart.condition() != Condition::Any || restart.max_attempts > 0 {
             continue;
         }
-        let expected = match spec.mode.unwrap() {
-            Mode::Replicated(_) if able == 0 => continue,
-            Mode::Replicated(mode) => usize::try_from(mode.replicas).unwrap(),
-            _ => able,
+        let (expected, is_job) = match spec.mode.unwrap() {
+            Mode::Replicated(_) | Mode::ReplicatedJob(_) if able == 0 => continue,
+            Mode::Replicated(mode) => (usize::try_from(mode.replicas).unwrap(), false),
+            Mode::Global(_) => (able, false),
+            Mode::ReplicatedJob(job) => (usize::try_from(job.total_completions).unwrap(), true),
+            Mode::GlobalJob(_) => (able, true),
         };
-        assert_eq!(world.running(&service.id), expected, "{service:#?}");
+        let tasks = world.state.tasks_of_service(&service.id);
+        // A node that has since lost the label has done its part too.
+        let is_replicated = matches!(spec.mode, Some(Mode::ReplicatedJob(_)));
+        let done = |task: &Task| {
+            let node = world.state.node(&task.node_id);
+            is_what_counts(service, task)
+                && (is_replicated || node.is_some_and(|node| can_run(node)))
+        };
+        let reached = match is_job {
+            true => tasks.filter(|task| done(task)).count(),
+            false => world.running(&service.id),
+        };
+        assert_eq!(reached, expected, "{service:#?}");
     }
 }
 

@@ -5,8 +5,8 @@ use time::Duration;
 use crate::{
     is_final,
     objects::{
-        Availability, GlobalJob, NetworkAttachmentConfig, NodeState, RemoveNode, RemoveService,
-        ReplicatedJob, ReplicatedService, TaskState, command::Op, service_spec::Mode,
+        Availability, NetworkAttachmentConfig, NodeState, RemoveNode, RemoveService,
+        ReplicatedService, TaskState, command::Op, service_spec::Mode,
     },
     observed_state,
     plan::{
@@ -16,14 +16,8 @@ use crate::{
 };
 
 #[test]
-fn jobs_and_services_without_possible_tasks_are_left_alone() {
+fn services_without_possible_tasks_are_left_alone() {
     let mut world = World::with_nodes(1);
-    let mut job = replicated("job", 1);
-    job.mode = Some(Mode::ReplicatedJob(ReplicatedJob::default()));
-    world.add_service(job);
-    let mut job = replicated("everywhere", 1);
-    job.mode = Some(Mode::GlobalJob(GlobalJob {}));
-    world.add_service(job);
     let mut overlay = replicated("overlay", 1);
     task_spec(&mut overlay).networks = vec![NetworkAttachmentConfig {
         target: "ingress".to_owned(),
