@@ -35,7 +35,9 @@ use waxseal_cluster::{
 };
 
 pub(crate) use from_object::{generic, port, task_spec};
-pub(crate) use spec::{GenericResourceJson, PortConfigJson, TaskSpecJson};
+#[cfg(test)]
+pub(crate) use into_object::service_spec;
+pub(crate) use spec::{GenericResourceJson, PortConfigJson, ServiceSpecJson, TaskSpecJson};
 pub(crate) use view::IterationJson;
 
 use crate::{
@@ -48,7 +50,6 @@ use crate::{
     server::Shared,
     version::ApiVersion,
 };
-use spec::ServiceSpecJson;
 
 /// Where clients put registry credentials: base64url JSON, taken as it is.
 const REGISTRY_AUTH: &str = "x-registry-auth";

@@ -31,7 +31,7 @@ pub(super) fn external_cas(given: &[ExternalCa]) -> Result<Vec<objects::External
 }
 
 fn external_ca(given: &ExternalCa) -> Result<objects::ExternalCa, ApiError> {
-    if !given.protocol.is_empty() && given.protocol != "cfssl" {
+    if given.protocol != "cfssl" {
         return Err(ApiError::bad_request(format!(
             "invalid protocol: {:?}",
             given.protocol

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use futures::stream::{self, BoxStream, StreamExt};
 use time::OffsetDateTime;
 use tokio::sync::broadcast;
+use waxseal_autolock::UnlockKey;
 use waxseal_ca::{JoinToken, RootAuthority, rotation::UnsignedRoot};
 use waxseal_cluster::{
     Applied, COMMAND_FORMAT, ChangeRecord, FEATURE_LEVEL, NewCluster, PlainVault, State,
@@ -26,6 +27,9 @@ const START: i64 = 1_795_149_341;
 /// The last manager's refusal to leave, as the daemon words it.
 const LAST_MANAGER: &str = "You are attempting to leave the swarm on a node that is participating as a manager. Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ";
 
+/// A locked node's refusal to leave, as the daemon words it.
+const LOCKED: &str = "Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message.";
+
 /// See the module.
 pub(crate) struct FakeCluster {
     inner: Mutex<Inner>,
@@ -45,6 +49,7 @@ struct Inner {
     signer: Option<bool>,
     /// Of the cluster that is to be made.
     level: u32,
+    log: Vec<LogLine>,
 }
 
 impl FakeCluster {
@@ -71,6 +76,7 @@ impl FakeCluster {
                 contacts: Vec::new(),
                 signer: None,
                 level: FEATURE_LEVEL,
+                log: Vec::new(),
             }),
             changes: broadcast::Sender::new(1024),
         })
@@ -106,6 +112,35 @@ impl FakeCluster {
         self.lock().refuse = Some(why);
     }
 
+    /// They succeed again.
+    pub(crate) fn accept(&self) {
+        self.lock().refuse = None;
+    }
+
+    /// Lets time go on, a second for each tick.
+    pub(crate) fn advance(&self, ticks: i64) {
+        self.lock().ticks += ticks;
+    }
+
+    /// Tells of changes that others made.
+    pub(crate) fn announce(&self, record: ChangeRecord) {
+        // Nobody listening is fine.
+        let _ = self.changes.send(record);
+    }
+
+    /// What tasks have written.
+    pub(crate) fn set_log(&self, lines: Vec<LogLine>) {
+        self.lock().log = lines;
+    }
+
+    /// Changes the state behind the API's back.
+    pub(crate) fn edit(&self, edit: impl FnOnce(&mut objects::StateSnapshot)) {
+        let mut inner = self.lock();
+        let mut snapshot = inner.state.snapshot();
+        edit(&mut snapshot);
+        inner.state = State::restore(snapshot, Arc::new(PlainVault)).unwrap();
+    }
+
     /// What the node says of the Raft group.
     pub(crate) fn set_group(&self, group: ManagerGroup) {
         self.lock().group = Some(group);
@@ -121,13 +156,8 @@ impl FakeCluster {
         let id = self.next_id();
         let mut node = node(&id, hostname, objects::NodeRole::Worker);
         if is_ours && let Some(description) = &mut node.description {
-            let level = feature_level_plugin(FEATURE_LEVEL);
-            let plugins = ["host", &level].map(|name| objects::PluginDescription {
-                r#type: "Waxseal".to_owned(),
-                name: name.to_owned(),
-            });
             let engine = description.engine.get_or_insert_default();
-            engine.plugins.extend(plugins);
+            engine.plugins.extend(own_plugins());
         }
         self.apply(component(), Op::CreateNode(CreateNode { node: Some(node) }))
             .unwrap();
@@ -198,6 +228,16 @@ impl Inner {
     }
 }
 
+/// Whether it is the key that managers are locked with.
+fn is_unlock_key(state: &State, key: &str) -> bool {
+    let record = state
+        .cluster()
+        .and_then(|cluster| cluster.unlock_key.as_ref());
+    record
+        .and_then(|record| UnlockKey::from_slice(&record.key).ok())
+        .is_some_and(|of_the_cluster| *of_the_cluster.to_text() == *key)
+}
+
 fn component() -> Actor {
     Actor {
         who: Some(Who::Component("test".to_owned())),
@@ -220,7 +260,17 @@ pub(crate) fn plain_init() -> InitRequest {
     }
 }
 
-fn node(id: &str, hostname: &str, role: objects::NodeRole) -> objects::Node {
+/// What a node of ours says of itself.
+pub(super) fn own_plugins() -> Vec<objects::PluginDescription> {
+    let level = feature_level_plugin(FEATURE_LEVEL);
+    let plugins = ["host", &level].map(|name| objects::PluginDescription {
+        r#type: "Waxseal".to_owned(),
+        name: name.to_owned(),
+    });
+    plugins.to_vec()
+}
+
+pub(super) fn node(id: &str, hostname: &str, role: objects::NodeRole) -> objects::Node {
     let mut spec = objects::NodeSpec {
         annotations: Some(objects::Annotations::default()),
         ..objects::NodeSpec::default()
@@ -318,6 +368,9 @@ impl Cluster for FakeCluster {
     }
 
     async fn init(&self, request: InitRequest) -> Result<String, ClusterError> {
+        if request.force_new_cluster && self.look(|state| state.cluster().is_some()) {
+            return Ok(self.local().node_id);
+        }
         let root = RootAuthority::generate(self.now())
             .map_err(|error| ClusterError::Internal(error.to_string()))?;
         let digest = root.trust().digest();
@@ -344,6 +397,10 @@ impl Cluster for FakeCluster {
         });
         cluster.feature_level = self.lock().level;
         cluster.default_addr_pool = request.default_addr_pool;
+        cluster.subnet_size = request.subnet_size;
+        if request.data_path_port != 0 {
+            cluster.data_path_port = request.data_path_port;
+        }
         let node_id = self.next_id();
         let mut first = node(&node_id, "vm", objects::NodeRole::Manager);
         let mut manager = objects::ManagerStatus {
@@ -354,6 +411,9 @@ impl Cluster for FakeCluster {
         };
         manager.set_reachability(objects::Reachability::Reachable);
         first.manager_status = Some(manager);
+        if let Some(spec) = &mut first.spec {
+            spec.set_availability(request.availability);
+        }
         self.apply(
             component(),
             Op::Bootstrap(Bootstrap {
@@ -382,13 +442,18 @@ impl Cluster for FakeCluster {
         let local = self.local();
         match local.state {
             LocalState::Inactive => Err(ClusterError::NotInSwarm),
+            LocalState::Locked if !force => Err(ClusterError::LeaveRefused(LOCKED.to_owned())),
             _ if !force && local.control_available => {
                 Err(ClusterError::LeaveRefused(LAST_MANAGER.to_owned()))
             }
             _ => {
+                if local.control_available || local.state == LocalState::Locked {
+                    self.lock().state = State::new(Arc::new(PlainVault));
+                }
                 self.set_local(|local| {
                     local.state = LocalState::Inactive;
                     local.control_available = false;
+                    local.node_addr.clear();
                 });
                 Ok(())
             }
@@ -396,12 +461,18 @@ impl Cluster for FakeCluster {
     }
 
     async fn unlock(&self, key: Zeroizing<String>) -> Result<(), ClusterError> {
-        match self.local().state {
+        let local = self.local();
+        match local.state {
             LocalState::Inactive | LocalState::Error => Err(ClusterError::NotInSwarm),
             LocalState::Pending => Err(ClusterError::NotManager),
+            LocalState::Active if !local.control_available => Err(ClusterError::NotManager),
             LocalState::Active => Err(ClusterError::NotLocked),
-            LocalState::Locked if key.as_str() == "right" => {
-                self.set_local(|local| local.state = LocalState::Active);
+            LocalState::Locked if self.look(|state| is_unlock_key(state, &key)) => {
+                self.set_local(|local| {
+                    local.state = LocalState::Active;
+                    local.control_available = true;
+                    local.error.clear();
+                });
                 Ok(())
             }
             LocalState::Locked if key.starts_with("SWMKEY-1-") => Err(ClusterError::WrongUnlockKey),
@@ -444,6 +515,7 @@ impl Cluster for FakeCluster {
         &self,
         _request: LogRequest,
     ) -> Result<BoxStream<'static, Result<LogLine, ClusterError>>, ClusterError> {
-        Ok(stream::empty().boxed())
+        let lines = self.lock().log.clone();
+        Ok(stream::iter(lines.into_iter().map(Ok)).boxed())
     }
 }

@@ -3,7 +3,9 @@
 mod fake;
 mod replay;
 mod scenarios;
+mod transcript;
 mod transport;
+mod world;
 
 pub(crate) use fake::FakeCluster;
 pub(crate) use replay::Client;

@@ -18,18 +18,28 @@ use super::FakeCluster;
 use crate::server::{EngineService, Server};
 
 /// Fields whose value is of one run only. That they are there is compared.
-const VARYING: &[&str] = &["ID", "NodeID", "Index", "CreatedAt", "UpdatedAt"];
+const VARYING: &[&str] = &[
+    "ID",
+    "NodeID",
+    "Index",
+    "CreatedAt",
+    "UpdatedAt",
+    // Of a service's tasks, which are not all on record.
+    "RunningTasks",
+    "DesiredTasks",
+    "CompletedTasks",
+];
 /// A prefix of an id in a request has at least so many characters.
-const ID_PREFIX: usize = 5;
+const ID_PREFIX: usize = 4;
 
 /// One exchange.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub(crate) struct Exchange {
-    method: String,
-    path: String,
-    status: u16,
-    body: Option<Value>,
-    answer: Option<Value>,
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) status: u16,
+    pub(super) body: Option<Value>,
+    pub(super) answer: Option<Value>,
 }
 
 /// A client of a server in process.
@@ -45,6 +55,7 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: http::HeaderMap,
     pub(crate) text: String,
+    pub(super) bytes: bytes::Bytes,
 }
 
 impl Answer {
@@ -87,7 +98,8 @@ impl Client {
         Answer {
             status: parts.status,
             headers: parts.headers,
-            text: String::from_utf8(bytes.to_vec()).unwrap(),
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+            bytes,
         }
     }
 
@@ -103,12 +115,14 @@ impl Client {
     pub(crate) async fn replay(&mut self, recorded: &str) {
         for (number, line) in (1..).zip(recorded.lines()) {
             let exchange: Exchange = serde_json::from_str(line).unwrap();
-            self.exchange(number, exchange).await;
+            self.exchange(&number.to_string(), exchange).await;
         }
     }
 
-    async fn exchange(&mut self, number: usize, exchange: Exchange) {
-        let path = self.our_path(&exchange.path).await;
+    /// Makes one exchange and compares the answer.
+    pub(super) async fn exchange(&mut self, number: &str, exchange: Exchange) {
+        let is_current = exchange.status == StatusCode::OK;
+        let path = self.our_path(&exchange.path, is_current).await;
         let body = match exchange.body {
             Some(Value::String(text)) => text,
             Some(mut body) => {
@@ -127,7 +141,12 @@ impl Client {
             answer.text
         );
         match exchange.answer {
+            // The transport sends no content.
+            _ if exchange.method == "HEAD" => {}
             None => assert_eq!(answer.text, "", "{place}"),
+            Some(stock) if stock.get("$hex").is_some() => {
+                assert_eq!(*answer.bytes, *frames(&stock), "{place}: {}", answer.text);
+            }
             Some(Value::String(text)) if answer.text.starts_with('"') => {
                 let ours: String = serde_json::from_str(&answer.text).unwrap();
                 self.ids.insert(text, ours);
@@ -137,8 +156,9 @@ impl Client {
         }
     }
 
-    /// The recorded path with our ids and versions.
-    async fn our_path(&self, path: &str) -> String {
+    /// The recorded path with our ids and versions. A version that was never shown is the
+    /// cluster's, if it was current.
+    async fn our_path(&self, path: &str, is_current: bool) -> String {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let segments: Vec<_> = path
             .split('/')
@@ -147,23 +167,21 @@ impl Client {
         let mut pairs = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             pairs.push(match pair.strip_prefix("version=") {
-                Some("{cluster}") => {
-                    let version = &self.get("/swarm").await.json()["Version"]["Index"];
-                    format!("version={version}")
-                }
                 Some(version) => {
                     let ours = version.parse().ok().and_then(|v| self.versions.get(&v));
-                    format!(
-                        "version={}",
-                        ours.map_or(version.to_owned(), u64::to_string)
-                    )
+                    let of_cluster = version == "{cluster}"
+                        || is_current && ours.is_none() && path.ends_with("/swarm/update");
+                    let ours = match of_cluster {
+                        true => self.get("/swarm").await.json()["Version"]["Index"].to_string(),
+                        false => ours.map_or(version.to_owned(), u64::to_string),
+                    };
+                    format!("version={ours}")
                 }
-                None => self
-                    .ids
-                    .iter()
-                    .fold(pair.to_owned(), |pair, (stock, ours)| {
-                        pair.replace(stock.as_str(), ours)
-                    }),
+                // Of the quoted texts of filters, ids and prefixes of ids.
+                None => {
+                    let texts = pair.split("%22").map(|text| self.our_id(text));
+                    texts.collect::<Vec<_>>().join("%22")
+                }
             });
         }
         match pairs.is_empty() {
@@ -180,10 +198,11 @@ impl Client {
     }
 
     /// An id's prefix serves as the name of a secret in one place.
-    fn translate(&self, value: &mut Value) {
+    pub(super) fn translate(&self, value: &mut Value) {
         match value {
             Value::String(text) => *text = self.our_id(text).to_owned(),
             Value::Object(object) => object.values_mut().for_each(|value| self.translate(value)),
+            Value::Array(values) => values.iter_mut().for_each(|value| self.translate(value)),
             _ => {}
         }
     }
@@ -204,6 +223,11 @@ impl Client {
                     let found = found.unwrap_or_else(|| panic!("{place}{at} is missing"));
                     if VARYING.contains(&key.as_str()) {
                         assert_eq!(kind(value), kind(found), "{place}{at}");
+                    } else if let ("UnlockKey", Some(stock), Some(ours)) =
+                        (key.as_str(), value.as_str(), found.as_str())
+                    {
+                        assert_eq!(stock.len(), ours.len(), "{place}{at}");
+                        self.ids.insert(stock.to_owned(), ours.to_owned());
                     } else {
                         self.compare(place, &at, value, found);
                     }
@@ -218,10 +242,14 @@ impl Client {
                 assert_eq!(stock.len(), ours.len(), "{place}{at}: {ours:?}");
                 let sorted = |list: &[Value]| {
                     let mut list = list.to_vec();
-                    list.sort_by_key(|item| item["Spec"]["Name"].to_string());
+                    list.sort_by_key(|item| {
+                        let id = item["ID"].as_str().unwrap_or_default();
+                        (item["Spec"]["Name"].to_string(), self.our_id(id).to_owned())
+                    });
                     list
                 };
-                for (stock, ours) in sorted(stock).iter().zip(&sorted(ours)) {
+                let (stock, ours) = (sorted(stock), sorted(ours));
+                for (stock, ours) in stock.iter().zip(&ours) {
                     self.compare(place, &format!("{at}[]"), stock, ours);
                 }
             }
@@ -252,6 +280,15 @@ impl Client {
             self.versions.insert(stock, ours);
         }
     }
+}
+
+/// The bytes of an answer that is no text, recorded as hexadecimal digits.
+pub(super) fn frames(answer: &Value) -> Vec<u8> {
+    let digits = answer["$hex"].as_str().unwrap();
+    (0..digits.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
+        .collect()
 }
 
 fn kind(value: &Value) -> &'static str {

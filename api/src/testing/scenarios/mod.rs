@@ -3,5 +3,7 @@
 mod events;
 mod nodes;
 mod objects;
+mod recorded_events;
 mod swarm;
 mod system;
+mod transcripts;

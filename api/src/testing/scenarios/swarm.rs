@@ -1,26 +1,11 @@
 //! The cluster itself.
 
 use serde_json::json;
+use waxseal_autolock::UnlockKey;
 use waxseal_ca::RootAuthority;
 
-use super::super::{FakeCluster, replay::Client};
-use crate::cluster::{Cluster, LocalState};
-
-#[tokio::test]
-async fn a_new_cluster_answers_as_stock() {
-    let mut client = Client::of(&FakeCluster::inactive());
-    client
-        .replay(include_str!("../../../tests/data/swarm-init.jsonl"))
-        .await;
-}
-
-#[tokio::test]
-async fn settings_change_as_in_stock() {
-    let mut client = Client::of(&FakeCluster::manager().await);
-    client
-        .replay(include_str!("../../../tests/data/swarm-update.jsonl"))
-        .await;
-}
+use super::super::{FakeCluster, fake::plain_init, replay::Client};
+use crate::cluster::{Cluster, InitRequest, LocalState};
 
 #[tokio::test]
 async fn init_is_checked_before_anything_is_made() {
@@ -307,7 +292,11 @@ async fn unlock_by_state() {
         (answer.status.as_u16(), answer.message())
     };
     assert_eq!(unlock("x").await.0, 503);
-    cluster.set_local(|local| local.state = LocalState::Active);
+    let init = InitRequest {
+        auto_lock_managers: true,
+        ..plain_init()
+    };
+    cluster.init(init).await.unwrap();
     assert_eq!(unlock("x").await, (409, "swarm is not locked".to_owned()));
     cluster.set_local(|local| local.state = LocalState::Locked);
     assert_eq!(unlock("x").await, (400, "invalid key string".to_owned()));
@@ -327,7 +316,11 @@ async fn unlock_by_state() {
             .unwrap()
             .contains("needs to be unlocked")
     );
-    assert_eq!(unlock("right").await, (200, String::new()));
+    let key = cluster.look(|state| {
+        let record = state.cluster().unwrap().unlock_key.clone().unwrap();
+        UnlockKey::from_slice(&record.key).unwrap().to_text()
+    });
+    assert_eq!(unlock(&key).await, (200, String::new()));
 }
 
 /// The fake reaches no external CA; a root of its own key signs on, and nothing is lost.
@@ -358,7 +351,7 @@ async fn external_cas_are_kept_and_who_has_no_key_needs_one_that_answers() {
         (root.as_str(), cas.clone()),
         (
             other.cert_pem(),
-            json!([{"URL": "https://a", "CACert": other.cert_pem()}]),
+            json!([{"Protocol": "cfssl", "URL": "https://a", "CACert": other.cert_pem()}]),
         ),
         (other.cert_pem(), cas.clone()),
     ] {

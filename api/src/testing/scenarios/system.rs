@@ -9,14 +9,6 @@ use crate::cluster::{ClusterError, LocalState};
 use crate::server::Server;
 
 #[tokio::test]
-async fn an_inactive_node_answers_as_stock() {
-    let mut client = Client::of(&FakeCluster::inactive());
-    client
-        .replay(include_str!("../../../tests/data/inactive.jsonl"))
-        .await;
-}
-
-#[tokio::test]
 async fn negotiation_works_in_every_state() {
     let cluster = FakeCluster::inactive();
     let client = Client::of(&cluster);
