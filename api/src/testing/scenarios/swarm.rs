@@ -400,7 +400,8 @@ async fn a_root_whose_key_is_elsewhere_rotates_with_the_signature_of_who_has_it(
     assert!(root_of(&cluster).ca_key.is_empty());
     // 2. To a root whose key is elsewhere, too, nobody can rotate …
     let other = RootAuthority::generate(cluster.now()).unwrap();
-    let both = json!([cas[0], {"URL": "https://a", "CACert": other.cert_pem()}]);
+    let both =
+        json!([cas[0], {"Protocol": "cfssl", "URL": "https://a", "CACert": other.cert_pem()}]);
     let asked = json!({"SigningCACert": other.cert_pem(), "ExternalCAs": both});
     let (status, text) = change_ca(&client, asked).await;
     assert_eq!(status, 400);

@@ -38,7 +38,7 @@ recordings! {
 #[tokio::test]
 #[should_panic(expected = "exchange 1 of node 1: GET /info.Swarm.Nonesuch is missing")]
 async fn a_field_that_ours_lacks_is_a_difference() {
-    let answer = r#"{"Swarm": {"NodeID": "", "Nonesuch": 1}}"#;
+    let answer = r#"{"Swarm": {"LocalNodeState": "inactive", "Nonesuch": 1}}"#;
     let line = r#"{"node": 1, "method": "GET", "path": "/info", "status": 200, "answer": "#;
     play(&format!("{line}{answer}}}")).await;
 }
