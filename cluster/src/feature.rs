@@ -21,7 +21,7 @@ use crate::{
 /// | 1 | a cluster with one manager |
 /// | 2 | several managers: roles that change, manager statuses that go |
 /// | 3 | the life of trust: rotation of the root, records of certificates, limited join tokens |
-/// | 4 | services in full: jobs; another issuer below the same root |
+/// | 4 | services in full: jobs, since when tasks run; another issuer below the same root |
 pub const FEATURE_LEVEL: u32 = 4;
 
 /// The level from which certificates are recorded and join tokens may have limits.
@@ -30,8 +30,8 @@ pub const RECORDS_LEVEL: u32 = 3;
 /// The level from which roots rotate.
 pub const ROTATION_LEVEL: u32 = 3;
 
-/// The level from which services may be jobs.
-pub const JOBS_LEVEL: u32 = 4;
+/// The level from which services may be jobs, and it is on record since when a task runs.
+pub const SERVICES_LEVEL: u32 = 4;
 
 /// The level from which another CA below the trusted root may take over.
 pub const ISSUERS_LEVEL: u32 = 4;

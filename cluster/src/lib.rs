@@ -54,7 +54,7 @@ pub use codec::{
 };
 pub use defaults::{NewCluster, default_cluster_spec, new_cluster};
 pub use feature::{
-    FEATURE_LEVEL, ISSUERS_LEVEL, JOBS_LEVEL, RECORDS_LEVEL, ROTATION_LEVEL, described_level,
+    FEATURE_LEVEL, ISSUERS_LEVEL, RECORDS_LEVEL, ROTATION_LEVEL, SERVICES_LEVEL, described_level,
     feature_level_plugin, is_ours,
 };
 pub use ids::new_id;

@@ -5,7 +5,7 @@ use std::{mem::discriminant, sync::Arc};
 use super::{Effect, check_version_if_given};
 use crate::{
     change::Refusal,
-    feature::{JOBS_LEVEL, check_feature},
+    feature::{SERVICES_LEVEL, check_feature},
     meta::Stamp,
     naming,
     objects::{
@@ -114,7 +114,7 @@ impl State {
     fn check_level(&self, spec: &ServiceSpec) -> Result<(), Refusal> {
         match spec.mode {
             Some(Mode::ReplicatedJob(_) | Mode::GlobalJob(_)) => {
-                check_feature(self, JOBS_LEVEL, "a job")
+                check_feature(self, SERVICES_LEVEL, "a job")
             }
             Some(Mode::Replicated(_) | Mode::Global(_)) | None => Ok(()),
         }

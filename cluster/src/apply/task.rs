@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Effect;
 use crate::{
     change::Change,
+    feature::SERVICES_LEVEL,
     meta::{Stamp, version_of},
     needs,
     objects::{
@@ -136,6 +137,10 @@ impl State {
             return None;
         }
         let mut new = Task::clone(&old);
+        let level = self.cluster().map_or(0, |cluster| cluster.feature_level);
+        if state == TaskState::Running && old.running_since.is_none() && level >= SERVICES_LEVEL {
+            new.running_since = Some(stamp.time);
+        }
         new.status = Some(status);
         new.meta = stamp.updated(old.meta.as_ref());
         Some(self.set_task(&report.task_id, Some(new)))
@@ -179,7 +184,7 @@ mod tests {
     use super::*;
     use crate::{
         change::Applied,
-        objects::{UpdateService, command::Op, task_change::Change as Wanted},
+        objects::{Cluster, UpdateService, command::Op, task_change::Change as Wanted},
         testing::{
             change_tasks, create_secret, create_service, create_worker, report, run, service_spec,
             status, task_of, with_running_service,
@@ -362,6 +367,27 @@ mod tests {
             ..TaskUpdate::default()
         };
         assert_skipped(&update(&mut state, revive));
+    }
+
+    #[test]
+    fn since_when_a_task_runs_stays_on_record() {
+        let mut state = with_running_service();
+        let since = |state: &State| state.task("t1").unwrap().running_since;
+        let mut before = state.clone();
+        let mut cluster = Cluster::clone(state.cluster().unwrap());
+        cluster.feature_level = SERVICES_LEVEL - 1;
+        before.set_cluster(cluster.clone());
+        cluster.feature_level = SERVICES_LEVEL;
+        state.set_cluster(cluster);
+        run(&mut before, report("w1", "t1", TaskState::Running)).unwrap();
+        assert_eq!(since(&before), None, "managers of before do not write it");
+        run(&mut state, report("w1", "t1", TaskState::Ready)).unwrap();
+        assert_eq!(since(&state), None);
+        run(&mut state, report("w1", "t1", TaskState::Running)).unwrap();
+        let began = since(&state);
+        assert!(began.is_some());
+        run(&mut state, report("w1", "t1", TaskState::Failed)).unwrap();
+        assert_eq!(since(&state), began);
     }
 
     #[test]

@@ -396,13 +396,11 @@ fn engines_silent_nodes_and_old_ones_are_not_promoted() {
     let mut silent = native_node("silent");
     silent.description = None;
     group.world.add_node(silent);
+    let old = format!("has feature level 1 and the managers of this cluster have {LEVEL}");
     for (node, reason) in [
         ("engine", "is a Docker Engine"),
         ("silent", "has not said yet"),
-        (
-            "old",
-            "has feature level 1 and the managers of this cluster have 3",
-        ),
+        ("old", &old),
     ] {
         let before = group.world.state.node(node).cloned();
         let refused = group.wish(node, NodeRole::Manager).unwrap_err();

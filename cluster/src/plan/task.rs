@@ -85,6 +85,11 @@ pub(super) fn created_at(task: &Task) -> OffsetDateTime {
     moment(created).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
+/// When the task's node first said that it runs, if that is on record.
+pub(super) fn running_since(task: &Task) -> Option<OffsetDateTime> {
+    moment(task.running_since.as_ref())
+}
+
 /// When anything of the task was changed last.
 pub(super) fn updated_at(task: &Task) -> Option<OffsetDateTime> {
     moment(task.meta.as_ref().and_then(|meta| meta.updated_at.as_ref()))

@@ -22,7 +22,7 @@ use crate::{
     observed_state,
     plan::{
         Place,
-        task::{created_at, ended_by_itself, status_time},
+        task::{created_at, ended_by_itself, running_since, status_time},
         times::{after, moment, span},
     },
     timestamp, version_of,
@@ -30,9 +30,10 @@ use crate::{
 
 /// For how long a new task is watched if the service does not say (engine's default).
 const DEFAULT_MONITOR: Duration = Duration::seconds(5);
-/// How long getting ready (the pull of an image) may take. The time at which a task
-/// began to run is not on record once it has ended, so one that ends within this
-/// and the monitored time from its making counts as having failed early.
+/// How long getting ready (the pull of an image) may take. When a task that has ended
+/// began to run is not on record if its node never said so, and of tasks of managers
+/// before feature level 4: one that ends within this and the monitored time from its
+/// making counts as having failed early.
 const PREPARATION: Duration = Duration::minutes(10);
 
 /// The rules of an update, with defaults filled in.
@@ -225,7 +226,8 @@ fn progress<'a>(
             ..
         } => {
             if observed_state(task) == TaskState::Running {
-                let since = status_time(task).unwrap_or(view.now);
+                let since = running_since(task).or_else(|| status_time(task));
+                let since = since.unwrap_or(view.now);
                 let new = created_at(task) >= update.started_at;
                 Progress::Running { since, new }
             } else if failed() {
@@ -288,9 +290,10 @@ fn first_failure<'a>(
     slot: &Slot<'a>,
     update: &Update,
 ) -> Option<&'a Task> {
-    let watched = update.rules.monitor.saturating_add(PREPARATION);
     attempts(view, service, slot, update).find(|task| {
-        let in_time = after(created_at(task), watched);
+        let began = running_since(task);
+        let began = began.unwrap_or_else(|| after(created_at(task), PREPARATION));
+        let in_time = after(began, update.rules.monitor);
         ended_by_itself(task) && status_time(task).is_none_or(|ended| ended <= in_time)
     })
 }

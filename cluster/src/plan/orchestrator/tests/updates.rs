@@ -208,6 +208,21 @@ fn an_end_after_running_counts_while_it_is_watched() {
 }
 
 #[test]
+fn an_end_after_it_was_watched_is_no_failure_of_the_update() {
+    let mut world = world(config(|config| config.delay = seconds(30)));
+    update(&mut world, "v2");
+    world.run_for(Duration::seconds(6));
+    assert_eq!(count(&world, "v2"), 1);
+    let tasks = world.wanted("web").into_iter();
+    let late = tasks.filter(|task| env(task) == "v2").next_back().unwrap();
+    let late = late.id.clone();
+    world.report(&late, TaskState::Failed);
+    world.run_for(Duration::minutes(3));
+    assert_eq!(state(&world).0, State::Completed);
+    assert_eq!(count(&world, "v2"), 3);
+}
+
+#[test]
 fn failures_within_the_ratio_are_borne() {
     let mut world = world(config(|config| config.max_failure_ratio = 0.34));
     update(&mut world, "v2");
