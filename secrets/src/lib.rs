@@ -9,6 +9,7 @@ mod assignment;
 mod object;
 mod reference;
 mod target;
+mod template;
 
 pub use assignment::{AssignmentDiff, AssignmentSet, TaskNeeds};
 pub use object::{
@@ -17,3 +18,8 @@ pub use object::{
 };
 pub use reference::{Reference, ReferenceError, Target, TargetFiles};
 pub use target::{FileTarget, TargetError};
+pub use template::{
+    MAX_FIELD_BYTES, MAX_TEMPLATE_ACTIONS, MAX_TEMPLATE_DEPTH, MAX_TEMPLATE_WORK_BYTES, NoFiles,
+    Place, TEMPLATE_DRIVER, TaskFiles, TaskNames, Template, TemplateError, TemplateFault,
+    has_actions,
+};

@@ -19,6 +19,7 @@ mod mutate;
 mod pki;
 mod sealed;
 mod state;
+mod template;
 mod wire;
 
 use std::{
@@ -63,6 +64,7 @@ fn targets() -> Vec<Target> {
         cfssl::targets(),
         sealed::targets(),
         state::targets(),
+        template::targets(),
         engine::targets(),
         wire::targets(),
     ]
