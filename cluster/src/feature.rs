@@ -21,7 +21,7 @@ use crate::{
 /// | 1 | a cluster with one manager |
 /// | 2 | several managers: roles that change, manager statuses that go |
 /// | 3 | the life of trust: rotation of the root, records of certificates, limited join tokens |
-/// | 4 | services in full: jobs, since when tasks run; another issuer below the same root |
+/// | 4 | services in full: jobs, since when tasks run, templates; another issuer below the same root |
 pub const FEATURE_LEVEL: u32 = 4;
 
 /// The level from which certificates are recorded and join tokens may have limits.
@@ -35,6 +35,10 @@ pub const SERVICES_LEVEL: u32 = 4;
 
 /// The level from which another CA below the trusted root may take over.
 pub const ISSUERS_LEVEL: u32 = 4;
+
+/// The level from which secrets and configs may be templates, and from which nodes of ours
+/// expand these and all that is offered in fields.
+pub const TEMPLATES_LEVEL: u32 = 4;
 
 /// The level of nodes of ours that do not name one.
 const UNNAMED_LEVEL: u32 = 1;

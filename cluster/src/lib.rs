@@ -36,6 +36,7 @@ mod signers;
 mod snapshot;
 mod state;
 mod store;
+mod templates;
 #[cfg(test)]
 mod testing;
 mod timestamps;
@@ -54,8 +55,8 @@ pub use codec::{
 };
 pub use defaults::{NewCluster, default_cluster_spec, new_cluster};
 pub use feature::{
-    FEATURE_LEVEL, ISSUERS_LEVEL, RECORDS_LEVEL, ROTATION_LEVEL, SERVICES_LEVEL, described_level,
-    feature_level_plugin, is_ours,
+    FEATURE_LEVEL, ISSUERS_LEVEL, RECORDS_LEVEL, ROTATION_LEVEL, SERVICES_LEVEL, TEMPLATES_LEVEL,
+    described_level, feature_level_plugin, is_ours,
 };
 pub use ids::new_id;
 pub use join_tokens::{

@@ -5,6 +5,8 @@ use std::fmt;
 
 use subtle::ConstantTimeEq;
 
+use crate::template::TEMPLATE_DRIVER;
+
 /// Longest name, in bytes (swarmkit's rule).
 pub const MAX_NAME_BYTES: usize = 64;
 /// Largest payload of a secret, in bytes: swarmkit's limit of 500 KiB is exclusive.
@@ -85,9 +87,9 @@ pub enum ObjectError {
         /// The driver asked for.
         name: String,
     },
-    /// The payload is a template.
+    /// The payload is a template of a kind that no node expands.
     #[error(
-        "{kind} template driver {name} is not available, templates are not offered; store the {kind} expanded"
+        "{kind} template driver {name} is not available; use {TEMPLATE_DRIVER}, or store the {kind} expanded"
     )]
     TemplatingNotOffered {
         /// What it was to be.
@@ -151,8 +153,9 @@ pub fn check_labels<'a>(
     Ok(())
 }
 
-/// Checks that the payload comes with the object: neither from a plugin nor
-/// out of a template. Each argument is the driver's name, if one is asked for.
+/// Checks that the payload comes with the object, not from a plugin, and that nodes
+/// expand it if it is a template. Each argument is the driver's name, if one is asked
+/// for. The template itself is for [`Template::parse`](crate::Template::parse) to judge.
 ///
 /// # Errors
 /// [`ObjectError::UnnamedDriver`], [`ObjectError::DriverNotOffered`],
@@ -169,7 +172,7 @@ pub fn check_driver(
     }
     match templating {
         // Clients send an empty driver object for "none".
-        None | Some("") => Ok(()),
+        None | Some("" | TEMPLATE_DRIVER) => Ok(()),
         Some(name) => Err(ObjectError::TemplatingNotOffered {
             kind,
             name: name.into(),
@@ -278,13 +281,14 @@ mod tests {
     }
 
     #[test]
-    fn drivers_and_templates_are_refused_by_name() {
+    fn other_drivers_are_refused_by_name() {
         let refused = check_driver(Kind::Secret, Some(""), None);
         assert_eq!(refused, Err(ObjectError::UnnamedDriver));
         let refused = check_driver(Kind::Secret, Some("vault"), Some("golang")).unwrap_err();
         assert!(refused.to_string().contains("driver vault"), "{refused}");
-        let refused = check_driver(Kind::Config, None, Some("golang")).unwrap_err();
-        assert!(refused.to_string().contains("golang"), "{refused}");
+        let refused = check_driver(Kind::Config, None, Some("jinja")).unwrap_err();
+        assert!(refused.to_string().contains("driver jinja"), "{refused}");
+        assert_eq!(check_driver(Kind::Config, None, Some("golang")), Ok(()));
         assert_eq!(check_driver(Kind::Config, None, Some("")), Ok(()));
     }
 

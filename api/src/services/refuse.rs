@@ -2,8 +2,8 @@
 //!
 //! Such a part is refused by its name in the API, with what to do instead; it
 //! is never dropped in silence. What an engine that runs the task honours by
-//! itself is not looked at here; ports in ingress mode and templates are refused by
-//! `waxseal_cluster::validate_service_spec`.
+//! itself is not looked at here; ports in ingress mode and templates that no node
+//! expands are refused by `waxseal_cluster::validate_service_spec`.
 
 use waxseal_cluster::plan::is_host_image;
 

@@ -2,33 +2,46 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use waxseal_cluster::objects::{Config, Secret, Task};
+use waxseal_cluster::objects::{Config, Driver, Secret, Task};
 use waxseal_wire::swarmkit::{
     AssignmentsMessage, assignment::Item, assignment_change::Action, assignments_message::Type,
 };
 use zeroize::Zeroizing;
 
 /// A secret's or config's bytes; wiped when nobody needs them.
-pub(crate) type Payload = Arc<Zeroizing<Vec<u8>>>;
+pub(crate) struct Payload {
+    pub(crate) data: Zeroizing<Vec<u8>>,
+    /// What expands it for each task; `None` if it is used as it is.
+    pub(crate) template_driver: Option<String>,
+}
+
+impl Payload {
+    fn of(data: Vec<u8>, templating: Option<Driver>) -> Arc<Payload> {
+        Arc::new(Payload {
+            data: Zeroizing::new(data),
+            template_driver: templating.map(|driver| driver.name),
+        })
+    }
+}
 
 /// The tasks of this node and what they need; a snapshot, cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct AssignedSet {
     pub(crate) tasks: BTreeMap<String, Arc<Task>>,
-    pub(crate) secrets: BTreeMap<String, Payload>,
-    pub(crate) configs: BTreeMap<String, Payload>,
+    pub(crate) secrets: BTreeMap<String, Arc<Payload>>,
+    pub(crate) configs: BTreeMap<String, Arc<Payload>>,
 }
 
 impl AssignedSet {
     /// A secret for a task: its own variant, if the manager made one, else the shared one.
-    pub(crate) fn secret(&self, secret_id: &str, task_id: &str) -> Option<&Payload> {
+    pub(crate) fn secret(&self, secret_id: &str, task_id: &str) -> Option<&Arc<Payload>> {
         self.secrets
             .get(&format!("{secret_id}.{task_id}"))
             .or_else(|| self.secrets.get(secret_id))
     }
 
     /// A config for a task, likewise.
-    pub(crate) fn config(&self, config_id: &str, task_id: &str) -> Option<&Payload> {
+    pub(crate) fn config(&self, config_id: &str, task_id: &str) -> Option<&Arc<Payload>> {
         self.configs
             .get(&format!("{config_id}.{task_id}"))
             .or_else(|| self.configs.get(config_id))
@@ -93,15 +106,17 @@ impl AssignedSet {
                 self.tasks.remove(&task.id);
             }
             (Action::Update, Item::Secret(Secret { id, spec, .. })) => {
-                let data = spec.map(|spec| spec.data).unwrap_or_default();
-                self.secrets.insert(id, Arc::new(Zeroizing::new(data)));
+                let spec = spec.unwrap_or_default();
+                self.secrets
+                    .insert(id, Payload::of(spec.data, spec.templating));
             }
             (Action::Remove, Item::Secret(secret)) => {
                 self.secrets.remove(&secret.id);
             }
             (Action::Update, Item::Config(Config { id, spec, .. })) => {
-                let data = spec.map(|spec| spec.data).unwrap_or_default();
-                self.configs.insert(id, Arc::new(Zeroizing::new(data)));
+                let spec = spec.unwrap_or_default();
+                self.configs
+                    .insert(id, Payload::of(spec.data, spec.templating));
             }
             (Action::Remove, Item::Config(config)) => {
                 self.configs.remove(&config.id);
@@ -200,8 +215,8 @@ mod tests {
         let set = stream
             .apply(message(Type::Complete, "", "1", changes))
             .unwrap();
-        assert_eq!(set.secret("s", "a").unwrap().as_slice(), b"for a");
-        assert_eq!(set.secret("s", "b").unwrap().as_slice(), b"one");
+        assert_eq!(set.secret("s", "a").unwrap().data.as_slice(), b"for a");
+        assert_eq!(set.secret("s", "b").unwrap().data.as_slice(), b"one");
         let changes = vec![
             (Action::Remove, secret("s", b"")),
             (Action::Update, task("b")),

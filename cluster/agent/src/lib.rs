@@ -10,6 +10,7 @@ mod backoff;
 mod certificate;
 mod describe;
 mod executor;
+mod expand;
 mod join;
 mod logs;
 mod managers;

@@ -1,13 +1,16 @@
 //! From an assigned task to what the executor starts.
 
+use std::sync::Arc;
+
 use waxseal_cluster::objects::{
-    ConfigReference, FileTarget, NetworkAttachment, SecretReference, Task, config_reference,
+    ContainerSpec, FileTarget, NetworkAttachment, Task, config_reference,
 };
-use zeroize::Zeroizing;
+use waxseal_secrets::Kind;
 
 use crate::{
     assignments::{AssignedSet, Payload},
-    native::{FileKind, Network, TaskFile, TaskLaunch, TaskNames},
+    expand::Expander,
+    native::{FileKind, Network, TaskFile, TaskLaunch},
 };
 
 /// Log drivers that a native task's own log stands in for.
@@ -28,6 +31,8 @@ pub(crate) enum OrderError {
 pub(crate) struct NodeNames<'a> {
     pub(crate) node_id: &'a str,
     pub(crate) hostname: &'a str,
+    /// As the kernel names it.
+    pub(crate) architecture: &'a str,
 }
 
 /// What the executor needs to start `task`, secrets and configs included.
@@ -66,24 +71,14 @@ pub(crate) fn order(
         ));
     }
     let network = network_of(&task.networks)?;
-    let files = files_of(task, &spec.secrets, &spec.configs, set)?;
-    let name_of = |annotations: &Option<waxseal_cluster::objects::Annotations>| {
-        annotations
-            .as_ref()
-            .map(|annotations| annotations.name.clone())
-            .unwrap_or_default()
-    };
+    let expander = Expander::new(task, set, node);
+    let spec = expander.container(spec)?;
+    let files = files_of(task, &spec, set, &expander)?;
     Ok(TaskLaunch {
         task_id: task.id.clone(),
         service_id: task.service_id.clone(),
         node_id: node.node_id.to_owned(),
-        names: TaskNames {
-            service: name_of(&task.service_annotations),
-            task: name_of(&task.annotations),
-            slot: task.slot,
-            node_hostname: node.hostname.to_owned(),
-        },
-        spec: spec.clone(),
+        spec,
         resources: task.spec.as_ref().and_then(|spec| spec.resources.clone()),
         files,
         network,
@@ -126,38 +121,36 @@ fn network_of(attachments: &[NetworkAttachment]) -> Result<Network, OrderError> 
 
 fn files_of(
     task: &Task,
-    secrets: &[SecretReference],
-    configs: &[ConfigReference],
+    container: &ContainerSpec,
     set: &AssignedSet,
+    expander: &Expander<'_>,
 ) -> Result<Vec<TaskFile>, OrderError> {
-    let secrets = secrets.iter().map(|reference| {
+    let secrets = container.secrets.iter().map(|reference| {
         let payload = set.secret(&reference.secret_id, &task.id);
         let (name, target) = (&reference.secret_name, reference.file.as_ref());
-        file("secret", FileKind::Secret, name, target, payload)
+        (Kind::Secret, name, target, payload)
     });
-    let configs = configs.iter().map(|reference| {
+    let configs = container.configs.iter().map(|reference| {
         let payload = set.config(&reference.config_id, &task.id);
         let target = match &reference.target {
             Some(config_reference::Target::File(target)) => Some(target),
             Some(config_reference::Target::Runtime(_)) | None => None,
         };
-        file(
-            "config",
-            FileKind::Config,
-            &reference.config_name,
-            target,
-            payload,
-        )
+        (Kind::Config, &reference.config_name, target, payload)
     });
-    secrets.chain(configs).collect()
+    secrets
+        .chain(configs)
+        .map(|(kind, name, target, payload)| file(kind, name, target, payload, container, expander))
+        .collect()
 }
 
 fn file(
-    kind: &'static str,
-    file_kind: FileKind,
+    kind: Kind,
     name: &str,
     target: Option<&FileTarget>,
-    payload: Option<&Payload>,
+    payload: Option<&Arc<Payload>>,
+    container: &ContainerSpec,
+    expander: &Expander<'_>,
 ) -> Result<TaskFile, OrderError> {
     let rejected = |reason: String| OrderError::Rejected(format!("{kind} `{name}`: {reason}"));
     let target = target.ok_or_else(|| {
@@ -178,6 +171,10 @@ fn file(
              see that it still exists with `docker {kind} ls`"
         ))
     })?;
+    let file_kind = match kind {
+        Kind::Secret => FileKind::Secret,
+        Kind::Config => FileKind::Config,
+    };
     Ok(TaskFile {
         kind: file_kind,
         path: file_kind
@@ -186,21 +183,21 @@ fn file(
         uid: number("its uid", &target.uid)?,
         gid: number("its gid", &target.gid)?,
         mode: target.mode,
-        data: Zeroizing::new(payload.as_slice().to_vec()),
+        data: expander.payload(kind, name, payload, container)?,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use waxseal_cluster::objects::{ContainerSpec, Driver, Network as WireNetwork, TaskSpec};
+    use waxseal_cluster::objects::{Driver, Network as WireNetwork, SecretReference, TaskSpec};
+    use zeroize::Zeroizing;
 
     use super::*;
 
     const NODE: NodeNames<'_> = NodeNames {
         node_id: "node",
         hostname: "here",
+        architecture: "x86_64",
     };
 
     fn task(change: impl FnOnce(&mut ContainerSpec)) -> Task {
@@ -239,10 +236,11 @@ mod tests {
 
     fn set() -> AssignedSet {
         let mut set = AssignedSet::default();
-        set.secrets.insert(
-            "s".to_owned(),
-            Arc::new(Zeroizing::new(b"hunter2".to_vec())),
-        );
+        let payload = Payload {
+            data: Zeroizing::new(b"hunter2".to_vec()),
+            template_driver: None,
+        };
+        set.secrets.insert("s".to_owned(), Arc::new(payload));
         set
     }
 

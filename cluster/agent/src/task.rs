@@ -207,6 +207,7 @@ impl TaskDriver {
         let node = NodeNames {
             node_id: &self.shared.node_id,
             hostname: &self.shared.facts.hostname,
+            architecture: &self.shared.facts.architecture,
         };
         let executor = &self.shared.executor;
         let launch = order(&self.task, set, &node, |image| executor.runs_image(image));

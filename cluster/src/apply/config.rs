@@ -7,11 +7,13 @@ use waxseal_secrets::{Kind, check_labels, check_update};
 use super::{Effect, check_version};
 use crate::{
     change::Refusal,
+    feature::{TEMPLATES_LEVEL, check_feature},
     meta::Stamp,
     naming,
     objects::{Config, CreateConfig, RemoveConfig, UpdateConfigObject},
     state::State,
-    validate::{labels_of, validate_config_spec},
+    templates::is_template,
+    validate::{labels_of, validate_config_parts},
 };
 
 impl State {
@@ -25,7 +27,10 @@ impl State {
             .spec
             .as_ref()
             .ok_or(Refusal::missing("config spec"))?;
-        validate_config_spec(spec)?;
+        validate_config_parts(spec)?;
+        if is_template(spec.templating.as_ref()) {
+            check_feature(self, TEMPLATES_LEVEL, "a config that is a template")?;
+        }
         if config.id.is_empty() {
             return Err(Refusal::missing("config id"));
         }

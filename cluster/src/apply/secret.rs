@@ -9,11 +9,13 @@ use super::{Effect, check_version};
 use crate::{
     Wiped,
     change::Refusal,
+    feature::{TEMPLATES_LEVEL, check_feature},
     index::{User, Users},
     meta::Stamp,
     naming,
     objects::{CreateSecret, RemoveSecret, Secret, UpdateSecret},
     state::State,
+    templates::is_template,
     validate::{labels_of, validate_secret_parts},
 };
 
@@ -31,6 +33,9 @@ impl State {
         // Wiped when this function ends, refused or not.
         let payload = Wiped::new(std::mem::take(&mut spec.data));
         validate_secret_parts(spec, payload.len())?;
+        if is_template(spec.templating.as_ref()) {
+            check_feature(self, TEMPLATES_LEVEL, "a secret that is a template")?;
+        }
         if secret.id.is_empty() {
             return Err(Refusal::missing("secret id"));
         }
@@ -126,8 +131,8 @@ mod tests {
         change::{Applied, Change},
         objects::{RemoveService, SecretSpec, TaskState, UpdateService, command::Op},
         testing::{
-            annotations, at, bootstrapped, command, create_secret, create_service, report, run,
-            service_spec, with_running_service,
+            annotations, at, bootstrapped, command, create_config, create_secret, create_service,
+            report, run, service_spec, with_running_service,
         },
     };
 
@@ -182,6 +187,43 @@ mod tests {
         assert!(run(&mut state, create_secret("s2", "a", &too_large)).is_err());
         run(&mut state, create_secret("s2", "a", &too_large[1..])).unwrap();
         assert_eq!(state.secret_payload_bytes("s2"), Some(511_999));
+    }
+
+    #[test]
+    fn templates_wait_until_all_managers_accept_them() {
+        let mut state = bootstrapped();
+        let template = |mut op: Op| {
+            let driver = Some(crate::objects::Driver {
+                name: "golang".into(),
+                ..Default::default()
+            });
+            match &mut op {
+                Op::CreateSecret(op) => {
+                    let spec = op.secret.as_mut().unwrap().spec.as_mut();
+                    spec.unwrap().templating = driver;
+                }
+                Op::CreateConfig(op) => {
+                    let spec = op.config.as_mut().unwrap().spec.as_mut();
+                    spec.unwrap().templating = driver;
+                }
+                _ => panic!("neither"),
+            }
+            op
+        };
+        // As a later binary may accept it: the text is not judged here.
+        let secret = || template(create_secret("s1", "db", b"{{ range .Later }}"));
+        let config = || template(create_config("c1", "app", b"{{ range .Later }}"));
+        let mut cluster = state.cluster().unwrap().as_ref().clone();
+        cluster.feature_level = TEMPLATES_LEVEL - 1;
+        let mut old = state.clone();
+        old.set_cluster(cluster);
+        for op in [secret(), config()] {
+            let refusal = run(&mut old, op).unwrap_err().to_string();
+            assert!(refusal.contains("needs feature level 4"), "{refusal}");
+        }
+        for op in [secret(), config()] {
+            run(&mut state, op).unwrap();
+        }
     }
 
     #[test]

@@ -1,7 +1,12 @@
 //! Guard on every task that goes to a node: what it lets through cannot crash an
 //! engine or be rejected for its form alone.
 
-use crate::objects::{ContainerSpec, FileTarget, NetworkAttachment, Task, config_reference};
+use waxseal_secrets::TemplateError;
+
+use crate::{
+    objects::{ContainerSpec, FileTarget, NetworkAttachment, Task, config_reference},
+    templates::faulty_field,
+};
 
 /// Why a task must not be sent to a node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,11 +39,13 @@ pub enum OutgoingFault {
         /// What is wrong with it.
         fault: &'static str,
     },
-    /// Template braces that do not pair up; an engine rejects the task for them.
-    #[error("{field} of the task has stray template braces")]
+    /// A template that no node expands; it would reject the task for it.
+    #[error("{field} of the task is no template that can be expanded: {error}")]
     Template {
-        /// `env`, `hostname`, `mount source`, `mount target`.
-        field: &'static str,
+        /// An entry of the env by its name, the hostname, a mount.
+        field: String,
+        /// What is wrong with it.
+        error: TemplateError,
     },
 }
 
@@ -141,38 +148,10 @@ fn file_fault(file: &FileTarget) -> Option<&'static str> {
 }
 
 fn check_templates(container: &ContainerSpec) -> Result<(), OutgoingFault> {
-    let stray = |field| Err(OutgoingFault::Template { field });
-    if !container.env.iter().all(|entry| braces_pair(entry)) {
-        return stray("env");
+    match faulty_field(container) {
+        None => Ok(()),
+        Some((field, error)) => Err(OutgoingFault::Template { field, error }),
     }
-    if !braces_pair(&container.hostname) {
-        return stray("hostname");
-    }
-    for mount in &container.mounts {
-        if !braces_pair(&mount.source) {
-            return stray("mount source");
-        }
-        if !braces_pair(&mount.target) {
-            return stray("mount target");
-        }
-    }
-    Ok(())
-}
-
-/// Whether every `{{` is followed by something and a `}}` before the next `{{`.
-/// Closing braces alone are plain text to an engine.
-fn braces_pair(text: &str) -> bool {
-    let mut rest = text;
-    while let Some((_, opened)) = rest.split_once("{{") {
-        let Some((inside, after)) = opened.split_once("}}") else {
-            return false;
-        };
-        if inside.trim().is_empty() || inside.contains("{{") {
-            return false;
-        }
-        rest = after;
-    }
-    true
 }
 
 #[cfg(test)]

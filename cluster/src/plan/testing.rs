@@ -436,3 +436,12 @@ pub(super) fn limiting_node(id: &str) -> Node {
     plugins.push(plugin(super::PLUGIN_TYPE, super::PLUGIN_LIMITS));
     node
 }
+
+/// A ready worker of ours that expands templates.
+pub(super) fn expanding_node(id: &str) -> Node {
+    let mut node = native_node(id);
+    let level = crate::feature_level_plugin(crate::TEMPLATES_LEVEL);
+    let plugins = &mut engine(&mut node).plugins;
+    plugins.push(plugin(super::PLUGIN_TYPE, &level));
+    node
+}

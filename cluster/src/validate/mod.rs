@@ -13,6 +13,7 @@ use crate::{
     change::Refusal,
     naming::name_of,
     objects::{Annotations, ConfigSpec, Driver, SecretSpec},
+    templates::check_payload_template,
 };
 
 /// Name and labels of a secret or config.
@@ -30,7 +31,8 @@ pub fn validate_annotations(annotations: Option<&Annotations>) -> Result<(), Ref
 /// # Errors
 /// [`Refusal::Invalid`].
 pub fn validate_secret_spec(spec: &SecretSpec) -> Result<(), Refusal> {
-    validate_secret_parts(spec, spec.data.len())
+    validate_secret_parts(spec, spec.data.len())?;
+    check_payload_template(Kind::Secret, spec.templating.as_ref(), &spec.data)
 }
 
 /// A config as it is to be created.
@@ -38,13 +40,20 @@ pub fn validate_secret_spec(spec: &SecretSpec) -> Result<(), Refusal> {
 /// # Errors
 /// [`Refusal::Invalid`].
 pub fn validate_config_spec(spec: &ConfigSpec) -> Result<(), Refusal> {
+    validate_config_parts(spec)?;
+    check_payload_template(Kind::Config, spec.templating.as_ref(), &spec.data)
+}
+
+/// As [`validate_config_spec`], without what binaries may judge differently: what
+/// templates offer grows, and all managers must apply a command alike.
+pub(crate) fn validate_config_parts(spec: &ConfigSpec) -> Result<(), Refusal> {
     validate_annotations(spec.annotations.as_ref())?;
     check_driver(Kind::Config, None, driver_name(spec.templating.as_ref()))?;
     check_payload(Kind::Config, spec.data.len())?;
     Ok(())
 }
 
-/// As [`validate_secret_spec`], with the data already taken out of the spec.
+/// As [`validate_config_parts`], for secrets, with the data already taken out of the spec.
 pub(crate) fn validate_secret_parts(spec: &SecretSpec, data_bytes: usize) -> Result<(), Refusal> {
     validate_annotations(spec.annotations.as_ref())?;
     let (driver, templating) = (spec.driver.as_ref(), spec.templating.as_ref());
@@ -87,22 +96,38 @@ mod tests {
     }
 
     #[test]
-    fn templates_are_refused_by_name() {
-        let spec = ConfigSpec {
+    fn templates_are_read_when_they_are_asked_for() {
+        let spec = |data: &str, driver: &str| ConfigSpec {
             annotations: annotations("app"),
-            data: b"{{ .Node.ID }}".to_vec(),
+            data: data.into(),
             templating: Some(Driver {
-                name: "golang".into(),
+                name: driver.into(),
                 ..Driver::default()
             }),
         };
-        let text = validate_config_spec(&spec).unwrap_err().to_string();
-        assert!(text.contains("golang"), "{text}");
-        // Braces in data without a template driver are just data.
-        let plain = ConfigSpec {
-            templating: None,
-            ..spec
+        let refused = |data: &str, driver: &str| {
+            validate_config_spec(&spec(data, driver))
+                .unwrap_err()
+                .to_string()
         };
-        assert_eq!(validate_config_spec(&plain), Ok(()));
+        assert!(refused("a", "jinja").contains("driver jinja is not available"));
+        let text = refused("hunter2\n{{ range .Service.Labels }}{{ end }}", "golang");
+        assert!(text.contains("line 2: `range` is not offered"), "{text}");
+        let mut secret = SecretSpec {
+            annotations: annotations("db"),
+            data: b"hunter2 {{ hunter2 }}".to_vec(),
+            templating: spec("", "golang").templating,
+            ..SecretSpec::default()
+        };
+        let text = validate_secret_spec(&secret).unwrap_err().to_string();
+        assert!(text.contains("line 1: no such function"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+        // Other binaries may offer more: what was accepted is applied.
+        assert_eq!(validate_secret_parts(&secret, 5), Ok(()));
+        // Braces in data without a template driver are just data.
+        secret.templating = None;
+        assert_eq!(validate_secret_spec(&secret), Ok(()));
+        let good = spec("{{ .Task.Slot }}", "golang");
+        assert_eq!(validate_config_spec(&good), Ok(()));
     }
 }

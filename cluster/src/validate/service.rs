@@ -7,12 +7,13 @@ use crate::{
     change::Refusal,
     naming::name_of,
     objects::{
-        ConfigReference, ContainerSpec, EndpointSpec, FileTarget, HealthConfig, Mount, PortConfig,
+        ConfigReference, ContainerSpec, EndpointSpec, FileTarget, HealthConfig, PortConfig,
         Resources, RestartPolicy, SecretReference, ServiceSpec, TaskSpec, UpdateConfig,
-        config_reference, endpoint_spec::ResolutionMode, mount, port_config::PublishMode,
+        config_reference, endpoint_spec::ResolutionMode, port_config::PublishMode,
         privileges::credential_spec, service_spec::Mode,
     },
     plan,
+    templates::faulty_field,
     validate::labels_of,
 };
 
@@ -29,8 +30,6 @@ const MIN_NANO_CPUS: i64 = 1_000_000;
 /// Shortest interval of a health check other than "unset", in nanoseconds (the
 /// Docker Engine's one millisecond).
 const MIN_HEALTH_NANOS: i128 = 1_000_000;
-/// What starts a template.
-const TEMPLATE_BRACES: &str = "{{";
 
 /// A service as a user wants it. That its secrets and configs exist is checked
 /// when the command is applied.
@@ -237,44 +236,14 @@ fn file_target(file: &FileTarget) -> Target<'_> {
     }
 }
 
-/// Templates are refused by the name of what has one, without its value.
+/// A template that no node expands is refused by the name of what has it, without its value.
 fn check_templates(container: &ContainerSpec) -> Result<(), Refusal> {
-    for entry in &container.env {
-        let name = entry.split('=').next().unwrap_or_default();
-        no_template(entry, || format!("environment variable {name}"))?;
+    match faulty_field(container) {
+        None => Ok(()),
+        Some((field, error)) => Err(Refusal::invalid(format!(
+            "{field} is no template that can be expanded: {error}"
+        ))),
     }
-    no_template(&container.hostname, || "hostname".into())?;
-    for mount in &container.mounts {
-        for value in templated_parts(mount) {
-            no_template(value, || format!("mount {}", mount.target))?;
-        }
-    }
-    Ok(())
-}
-
-/// The parts of a mount that swarmkit expands.
-fn templated_parts(mount: &Mount) -> impl Iterator<Item = &str> {
-    let volume: Option<&mount::VolumeOptions> = mount.volume_options.as_ref();
-    let labels = volume.into_iter().flat_map(|volume| volume.labels.values());
-    let options = volume
-        .and_then(|volume| volume.driver_config.as_ref())
-        .into_iter()
-        .flat_map(|driver| driver.options.values());
-    [&mount.source, &mount.target]
-        .into_iter()
-        .chain(labels)
-        .chain(options)
-        .map(String::as_str)
-}
-
-fn no_template(value: &str, what: impl FnOnce() -> String) -> Result<(), Refusal> {
-    if value.contains(TEMPLATE_BRACES) {
-        return Err(Refusal::invalid(format!(
-            "{} has a template, templates are not offered; write the value itself",
-            what()
-        )));
-    }
-    Ok(())
 }
 
 fn check_mode(spec: &ServiceSpec) -> Result<(), Refusal> {
@@ -377,8 +346,8 @@ mod tests {
     use super::*;
     use crate::{
         objects::{
-            GlobalJob, NetworkAttachmentConfig, Placement, Privileges, ReplicatedJob,
-            ReplicatedService, ResourceRequirements, RuntimeTarget, port_config,
+            GlobalJob, Mount, NetworkAttachmentConfig, Placement, Privileges, ReplicatedJob,
+            ReplicatedService, ResourceRequirements, RuntimeTarget, mount, port_config,
             privileges::CredentialSpec,
         },
         testing::{annotations, service_spec},
@@ -519,36 +488,51 @@ mod tests {
 
     #[test]
     fn templates_are_refused_without_their_value() {
-        let env = refused_container(|c| c.env = vec!["A=1".into(), "PW={{.Secret}}hunter2".into()]);
+        let env =
+            refused_container(|c| c.env = vec!["A={{.Task.ID}}".into(), "PW={{hunter2}}".into()]);
         assert!(
-            env.starts_with("environment variable PW has a template"),
+            env.starts_with("environment variable PW is no template that can be expanded: line 1"),
             "{env}"
         );
         assert!(!env.contains("hunter2"));
-        let hostname = refused_container(|c| c.hostname = "{{.Node.Hostname}}".into());
+        let hostname = refused_container(|c| c.hostname = "{{secret \"pw\"}}".into());
         assert!(
-            hostname.starts_with("hostname has a template"),
+            hostname.ends_with("function `secret` works in secrets and configs only"),
             "{hostname}"
         );
-        let mount = |change: fn(&mut Mount)| {
-            refused_container(|container| {
+        let with = |change: fn(&mut Mount)| {
+            move |container: &mut ContainerSpec| {
                 let mut mount = Mount {
                     target: "/t".into(),
                     ..Mount::default()
                 };
                 change(&mut mount);
                 container.mounts = vec![mount];
-            })
+            }
         };
-        let source = mount(|mount| mount.source = "/{{.Task.Slot}}".into());
-        assert!(source.starts_with("mount /t has a template"), "{source}");
-        let label = mount(|mount| {
+        let source = refused_container(with(|mount| mount.source = "/{{.Task}}".into()));
+        assert!(source.starts_with("mount /t is no template"), "{source}");
+        let label = refused_container(with(|mount| {
             mount.volume_options = Some(mount::VolumeOptions {
-                labels: [("k".to_owned(), "{{x}}".to_owned())].into(),
+                labels: [("k".to_owned(), "{{with 1}}".to_owned())].into(),
                 ..Default::default()
             });
-        });
-        assert!(label.starts_with("mount /t has a template"), "{label}");
+        }));
+        assert!(label.contains("`with` is not offered"), "{label}");
+    }
+
+    #[test]
+    fn templates_that_nodes_expand() {
+        let mut spec = spec();
+        let container = spec.task.as_mut().unwrap().container.as_mut().unwrap();
+        container.env = vec!["A={{.Task.Slot}}".into(), "B={}} {".into()];
+        container.hostname = "{{if eq .Task.Slot \"1\"}}first{{else}}other{{end}}".into();
+        container.mounts = vec![Mount {
+            source: "{{.Service.Name}}-{{index .Service.Labels \"a.b\"}}".into(),
+            target: "/{{.Task.ID}}".into(),
+            ..Mount::default()
+        }];
+        assert_eq!(validate_service_spec(&spec), Ok(()));
     }
 
     #[test]

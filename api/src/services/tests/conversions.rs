@@ -169,7 +169,7 @@ fn what_is_not_offered_is_refused_by_name() {
             "cluster volumes",
         ),
         (
-            container(json!({"Env": ["A={{.Task.ID}}"]})),
+            container(json!({"Env": ["A={{range .Task.ID}}"]})),
             400,
             "environment variable A",
         ),

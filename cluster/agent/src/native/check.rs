@@ -15,7 +15,6 @@ use super::error::LaunchError;
 use super::frame::{Bind, FileHeader, Launch, Tmpfs};
 use super::image::is_native_image;
 use super::signal;
-use super::template::expand;
 use super::types::{Network, TaskLaunch, UserPolicy};
 use super::ulimit::Ulimit;
 use super::users::{Database, Identity};
@@ -312,7 +311,6 @@ fn environment(
         ("HOME".to_owned(), home.to_owned()),
     ];
     for entry in &task.spec.env {
-        let entry = expand(entry, "env", task)?;
         let (name, value) = match entry.split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (entry.as_str(), None),
@@ -343,7 +341,7 @@ fn absolute(path: &str, field: &str) -> Result<PathBuf, LaunchError> {
 }
 
 fn hostname(task: &TaskLaunch) -> Result<Option<String>, LaunchError> {
-    let name = expand(&task.spec.hostname, "hostname", task)?;
+    let name = task.spec.hostname.clone();
     if name.len() > MAX_HOSTNAME_BYTES || name.contains('\0') {
         return Err(LaunchError::rejected(format!(
             "the hostname is longer than {MAX_HOSTNAME_BYTES} bytes or has a NUL byte in it"
@@ -423,15 +421,12 @@ fn ulimits(spec: &ContainerSpec) -> Result<Vec<Ulimit>, LaunchError> {
 fn mounts(task: &TaskLaunch) -> Result<(Vec<Bind>, Vec<Tmpfs>), LaunchError> {
     let (mut binds, mut tmpfs) = (Vec::new(), Vec::new());
     for mount in &task.spec.mounts {
-        let target = absolute(
-            &expand(&mount.target, "a mount's target", task)?,
-            "a mount's target",
-        )?;
+        let target = absolute(&mount.target, "a mount's target")?;
         if target == Path::new("/") {
             return Err(LaunchError::rejected("nothing can be mounted over `/`"));
         }
         match mount.r#type() {
-            mount::Type::Bind => binds.push(bind(mount, target, task)?),
+            mount::Type::Bind => binds.push(bind(mount, target)?),
             mount::Type::Tmpfs => tmpfs.push(scratch(mount, target)?),
             mount::Type::Volume | mount::Type::Npipe | mount::Type::Cluster => {
                 return Err(LaunchError::rejected(
@@ -444,9 +439,8 @@ fn mounts(task: &TaskLaunch) -> Result<(Vec<Bind>, Vec<Tmpfs>), LaunchError> {
     Ok((binds, tmpfs))
 }
 
-fn bind(mount: &objects::Mount, target: PathBuf, task: &TaskLaunch) -> Result<Bind, LaunchError> {
+fn bind(mount: &objects::Mount, target: PathBuf) -> Result<Bind, LaunchError> {
     use mount::bind_options::Propagation;
-    let source = expand(&mount.source, "a mount's source", task)?;
     let options = mount.bind_options.unwrap_or_default();
     if !matches!(
         options.propagation(),
@@ -463,7 +457,7 @@ fn bind(mount: &objects::Mount, target: PathBuf, task: &TaskLaunch) -> Result<Bi
         ));
     }
     Ok(Bind {
-        source: absolute(&source, "a bind mount's source")?,
+        source: absolute(&mount.source, "a bind mount's source")?,
         target,
         read_only: mount.readonly,
         read_only_below: !options.readonlynonrecursive,

@@ -24,7 +24,6 @@ mod records;
 mod running;
 mod shim;
 mod signal;
-mod template;
 mod types;
 mod ulimit;
 mod users;
@@ -36,7 +35,7 @@ pub use logs::{LogOptions, LogRecord, LogStream, Streams};
 pub use running::RunningTask;
 pub use shim::shim_main;
 pub use types::{
-    Adopted, Exit, HostReport, NativeConfig, Network, OrphanPolicy, TaskLaunch, TaskNames,
-    UnknownPolicy, UserPolicy,
+    Adopted, Exit, HostReport, NativeConfig, Network, OrphanPolicy, TaskLaunch, UnknownPolicy,
+    UserPolicy,
 };
 pub use waxseal_mount::{FileKind, PathError, TaskFile};

@@ -150,19 +150,6 @@ pub enum Network {
     None,
 }
 
-/// Names that placeholders such as `{{.Task.Name}}` in env, hostname and mounts stand for.
-#[derive(Debug, Clone, Default)]
-pub struct TaskNames {
-    /// `{{.Service.Name}}`.
-    pub service: String,
-    /// `{{.Task.Name}}`; when empty, `<service>.<slot or node id>.<task id>`.
-    pub task: String,
-    /// `{{.Task.Slot}}`: 0 for a global service, whose slot is the node's id.
-    pub slot: u64,
-    /// `{{.Node.Hostname}}`.
-    pub node_hostname: String,
-}
-
 /// One task, with everything it needs to run.
 #[derive(Default)]
 pub struct TaskLaunch {
@@ -172,9 +159,8 @@ pub struct TaskLaunch {
     pub service_id: String,
     /// The node it runs on, this one.
     pub node_id: String,
-    /// What the task, its service and its node are called.
-    pub names: TaskNames,
-    /// What to run. References to secrets and configs in it are ignored in favour of `files`.
+    /// What to run, without templates. References to secrets and configs in it are ignored in
+    /// favour of `files`.
     pub spec: objects::ContainerSpec,
     /// Limits; reservations have done their work in the scheduler.
     pub resources: Option<objects::ResourceRequirements>,

@@ -6,11 +6,14 @@ use super::{
     load::Load,
 };
 use crate::{
+    feature::{TEMPLATES_LEVEL, described_level},
     objects::{
         Availability, Membership, Mount, Node, NodeDescription, NodeState, Platform, Resources,
         Task, TaskSpec, mount,
     },
     plan::task::{is_host_image, node_state},
+    state::State,
+    templates::needs_expansion,
 };
 
 /// Why a node cannot take a task; in the order in which it is asked.
@@ -26,6 +29,8 @@ pub(super) enum Unfit {
     NativeOnly,
     /// Cannot enforce limits of native tasks.
     NoLimits,
+    /// Expands no templates.
+    NoTemplates,
     /// Not enough left of what the task reserves.
     Resources,
     /// A log or volume driver is missing.
@@ -53,6 +58,7 @@ impl Unfit {
             Unfit::NativeUser => "native tasks of this user not allowed",
             Unfit::NativeOnly => "only native tasks (image host) supported",
             Unfit::NoLimits => "limits of native tasks not enforceable",
+            Unfit::NoTemplates => "templates not supported (update waxseal there)",
             Unfit::Resources => "insufficient resources",
             Unfit::Plugin => "missing plugin",
             Unfit::Constraint => "scheduling constraints not satisfied",
@@ -71,11 +77,13 @@ pub(super) struct Needs<'a> {
     /// `None` if they cannot be read: no node satisfies them.
     constraints: Option<Vec<Constraint>>,
     max_replicas: u64,
+    /// It has templates.
+    needs_expansion: bool,
 }
 
 impl<'a> Needs<'a> {
     /// `None` for a task without spec.
-    pub(super) fn of(task: &'a Task) -> Option<Needs<'a>> {
+    pub(super) fn of(task: &'a Task, state: &State) -> Option<Needs<'a>> {
         let spec = task.spec.as_ref()?;
         let placement = spec.placement.as_ref();
         let constraints = placement.map_or(&[][..], |placement| &placement.constraints);
@@ -84,6 +92,7 @@ impl<'a> Needs<'a> {
             spec,
             constraints: parse_constraints(constraints).ok(),
             max_replicas: placement.map_or(0, |placement| placement.max_replicas),
+            needs_expansion: needs_expansion(state, task),
         })
     }
 
@@ -95,6 +104,12 @@ impl<'a> Needs<'a> {
         }
         if let Some(unfit) = unfit_for_image(self.spec, node) {
             return Some(unfit);
+        }
+        // Engines expand templates, and nodes of ours since they say so.
+        if self.needs_expansion
+            && described_level(node).is_some_and(|level| level < TEMPLATES_LEVEL)
+        {
+            return Some(Unfit::NoTemplates);
         }
         if !load.has_resources(reservations(self.spec)) {
             return Some(Unfit::Resources);

@@ -54,9 +54,9 @@ pub fn schedule(state: &State, now: OffsetDateTime) -> Vec<TaskChange> {
         }
         match tasks.first() {
             Some(task) if task.node_id.is_empty() => {
-                place_group(&tasks, &mut fleet, now, &mut changes);
+                place_group(state, &tasks, &mut fleet, now, &mut changes);
             }
-            _ => confirm_group(&tasks, &mut fleet, now, &mut changes),
+            _ => confirm_group(state, &tasks, &mut fleet, now, &mut changes),
         }
     }
     changes.into_list()
@@ -90,13 +90,14 @@ fn waiting<'a>(state: &'a State, now: OffsetDateTime, changes: &mut Changes) -> 
 
 /// Spreads tasks of one spec over the nodes that fit.
 fn place_group<'a>(
+    state: &State,
     tasks: &[&'a Task],
     fleet: &mut Fleet<'a>,
     now: OffsetDateTime,
     changes: &mut Changes,
 ) {
     let Some(first) = tasks.first() else { return };
-    let Some(needs) = Needs::of(first) else {
+    let Some(needs) = Needs::of(first, state) else {
         return;
     };
     let placement = first.spec.as_ref().and_then(|spec| spec.placement.as_ref());
@@ -130,12 +131,13 @@ fn place_group<'a>(
 
 /// Hands tasks to the nodes that they belong on, if those can take them now.
 fn confirm_group<'a>(
+    state: &State,
     tasks: &[&'a Task],
     fleet: &mut Fleet<'a>,
     now: OffsetDateTime,
     changes: &mut Changes,
 ) {
-    let Some(needs) = tasks.first().and_then(|task| Needs::of(task)) else {
+    let Some(needs) = tasks.first().and_then(|task| Needs::of(task, state)) else {
         return;
     };
     for task in tasks {

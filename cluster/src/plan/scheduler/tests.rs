@@ -13,8 +13,8 @@ use crate::{
     },
     observed_state,
     plan::testing::{
-        World, container, description, engine, engine_node, global, limiting_node, native_node,
-        replicated, task_spec,
+        World, container, description, engine, engine_node, expanding_node, global, limiting_node,
+        native_node, replicated, task_spec,
     },
 };
 
@@ -249,6 +249,11 @@ fn no_node_fits() {
         ),
         (
             one(native_node("n1")),
+            web(|spec| container(spec).env = vec!["A={{.Task.ID}}".to_owned()]),
+            also_manager("templates not supported (update waxseal there) on 1 node"),
+        ),
+        (
+            one(native_node("n1")),
             on_platform("", "windows"),
             also_manager("unsupported platform on 1 node"),
         ),
@@ -301,6 +306,17 @@ fn the_node_fits() {
         (native_node("n1"), on_platform("amd64", "linux")),
         (native_node("n1"), on_platform("", "")),
         (
+            expanding_node("n1"),
+            web(|spec| container(spec).hostname = "{{.Task.ID}}".to_owned()),
+        ),
+        (
+            engine_node("n1"),
+            web(|spec| {
+                container(spec).image = "busybox".to_owned();
+                container(spec).hostname = "{{.Task.ID}}".to_owned();
+            }),
+        ),
+        (
             engine_node("n1"),
             web(|spec| *container(spec) = with_volume("busybox", "local")),
         ),
@@ -327,7 +343,11 @@ fn a_task_that_would_harm_a_node_is_rejected() {
     let task = world.state.tasks_of_service("web").next().unwrap();
     assert_eq!(observed_state(task), TaskState::Rejected);
     let status = task.status.as_ref().unwrap();
-    assert_eq!(status.err, "env of the task has stray template braces");
+    assert_eq!(
+        status.err,
+        "environment variable A of the task is no template that can be expanded: line 1: \
+         malformed template: an action without its end"
+    );
     assert!(task.node_id.is_empty());
     // It is tried again at the pace of restarts, not in a loop.
     assert!(due > world.now + Duration::seconds(4));
