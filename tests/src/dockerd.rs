@@ -116,6 +116,18 @@ impl Dockerd {
         ended.map(drop)
     }
 
+    /// SIGKILL of the engine alone: its containers and their keepers live on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        let running = self.running.as_mut().context("the engine does not run")?;
+        running.signal(Signal::KILL)?;
+        running.wait(STOP)?;
+        self.running = None;
+        Ok(())
+    }
+
     /// Its directory.
     #[must_use]
     pub fn dir(&self) -> &Path {

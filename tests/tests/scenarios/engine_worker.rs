@@ -15,15 +15,15 @@ const SHOW: &str =
 const SECRET: &[u8] = b"s3cret for an engine\n";
 
 /// A manager of ours with an engine that has joined it.
-struct Pair {
-    manager: Waxseal,
-    engine: Dockerd,
+pub(super) struct Pair {
+    pub(super) manager: Waxseal,
+    pub(super) engine: Dockerd,
     /// The engine's node id.
-    id: String,
+    pub(super) id: String,
 }
 
 impl Pair {
-    fn new(scene: &Scene, init: &[&str]) -> Result<Pair> {
+    pub(super) fn new(scene: &Scene, init: &[&str]) -> Result<Pair> {
         let manager = scene.waxseal("manager")?;
         manager.init(init)?;
         let engine = scene.dockerd("engine")?;

@@ -213,9 +213,8 @@ fn an_end_after_it_was_watched_is_no_failure_of_the_update() {
     update(&mut world, "v2");
     world.run_for(Duration::seconds(6));
     assert_eq!(count(&world, "v2"), 1);
-    let tasks = world.wanted("web").into_iter();
-    let late = tasks.filter(|task| env(task) == "v2").next_back().unwrap();
-    let late = late.id.clone();
+    let mut tasks = world.wanted("web").into_iter();
+    let late = tasks.find(|task| env(task) == "v2").unwrap().id.clone();
     world.report(&late, TaskState::Failed);
     world.run_for(Duration::minutes(3));
     assert_eq!(state(&world).0, State::Completed);
