@@ -43,8 +43,17 @@ const BODY_TOO_LATE: &str = "the request body did not come in time; send it with
 pub(crate) struct RequestInfo {
     /// Version asked for by the path prefix, the newest without one.
     pub(crate) version: ApiVersion,
-    /// User id of the peer of the socket; absent in process.
-    pub(crate) uid: Option<u32>,
+    /// Who is at the other end; nobody in process.
+    pub(crate) peer: Option<Peer>,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// The user of a process on this host.
+    Uid(u32),
+    /// The holder of a client certificate: the first bytes of its SHA-256.
+    Certificate([u8; 8]),
 }
 
 impl RequestInfo {
@@ -55,7 +64,7 @@ impl RequestInfo {
             .copied()
             .unwrap_or(RequestInfo {
                 version: ApiVersion::MAX,
-                uid: None,
+                peer: None,
             })
     }
 }
@@ -89,8 +98,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Self::Rejection> {
-        let who = match RequestInfo::of(parts).uid {
-            Some(uid) => Who::SocketUid(uid),
+        let who = match RequestInfo::of(parts).peer {
+            Some(Peer::Uid(uid)) => Who::SocketUid(uid),
+            Some(Peer::Certificate(digest)) => {
+                let digest = u64::from_be_bytes(digest);
+                Who::Component(format!("client certificate sha256:{digest:016x}"))
+            }
             None => Who::Component("api".to_owned()),
         };
         Ok(Caller(Actor { who: Some(who) }))

@@ -26,6 +26,7 @@ mod filters;
 mod info;
 mod join_tokens;
 mod json;
+mod listen;
 mod logs;
 mod managers;
 mod networks;
@@ -45,4 +46,5 @@ mod testing;
 mod version;
 
 pub use cluster::*;
+pub use listen::Listener;
 pub use server::{EngineService, Server, serve};

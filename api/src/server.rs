@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     future::Future,
-    io,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -20,7 +19,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header, uri
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{UnixListener, UnixStream},
+    io::{AsyncRead, AsyncWrite},
+    net::UnixListener,
     sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch},
     task::JoinSet,
 };
@@ -38,9 +38,11 @@ use crate::{
     configs, distribution, elsewhere,
     error::{ApiError, Code, PageNotFound},
     events,
-    extract::{MAX_BODY_BYTES, RequestInfo},
-    join_tokens, logs, managers, networks, nodes, renew, respond, returns, secrets, services,
-    status, swarm, system, tasks,
+    extract::{MAX_BODY_BYTES, Peer, RequestInfo},
+    join_tokens,
+    listen::{Accepted, Listener},
+    logs, managers, networks, nodes, renew, respond, returns, secrets, services, status, swarm,
+    system, tasks,
     version::{ApiVersion, Prefix, prefix},
 };
 
@@ -148,7 +150,7 @@ impl<C: Cluster> Server<C> {
     pub fn service(&self, uid: Option<u32>) -> EngineService {
         EngineService {
             router: self.router.clone(),
-            uid,
+            peer: uid.map(Peer::Uid),
         }
     }
 
@@ -162,7 +164,7 @@ impl<C: Cluster> Server<C> {
 
     /// Serves on all `listeners` until `shutdown` ends, then lets running
     /// requests finish for 5 s.
-    pub async fn serve(&self, listeners: Vec<UnixListener>, shutdown: impl Future<Output = ()>) {
+    pub async fn serve(&self, listeners: Vec<Listener>, shutdown: impl Future<Output = ()>) {
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let accept = futures::future::join_all(
             listeners
@@ -185,7 +187,7 @@ impl<C: Cluster> Server<C> {
     }
 
     /// Accepts until the server stops; answers the connections still open.
-    async fn accept(&self, listener: UnixListener, slots: Arc<Semaphore>) -> JoinSet<()> {
+    async fn accept(&self, listener: Listener, slots: Arc<Semaphore>) -> JoinSet<()> {
         let mut connections = JoinSet::new();
         let mut stopped = pin!(self.api.stopped());
         loop {
@@ -193,11 +195,24 @@ impl<C: Cluster> Server<C> {
             let accepted = tokio::select! {
                 biased;
                 () = &mut stopped => return connections,
-                accepted = accept_one(&listener, &slots) => accepted,
+                accepted = listener.accept(&slots) => accepted,
             };
             match accepted {
-                Ok((stream, slot)) => {
-                    connections.spawn(self.connection(stream, slot));
+                Ok(Accepted::Unix(stream, slot)) => {
+                    let peer = stream.peer_cred().ok().map(|peer| Peer::Uid(peer.uid()));
+                    let (reader, writer) = stream.into_split();
+                    let serve = self.connections();
+                    connections.spawn(serve.connection(reader, writer, peer, slot));
+                }
+                Ok(Accepted::Tls(handshake)) => {
+                    let serve = self.connections();
+                    let slots = Arc::clone(&slots);
+                    connections.spawn(async move {
+                        if let Some((stream, peer, slot)) = handshake.finish(slots).await {
+                            let (reader, writer) = tokio::io::split(stream);
+                            serve.connection(reader, writer, peer, slot).await;
+                        }
+                    });
                 }
                 Err(error) => {
                     warn!(%error, "cannot accept an api connection");
@@ -207,56 +222,64 @@ impl<C: Cluster> Server<C> {
         }
     }
 
-    /// Serves one connection to its end.
-    fn connection(
-        &self,
-        stream: UnixStream,
-        slot: OwnedSemaphorePermit,
-    ) -> impl Future<Output = ()> + Send + use<C> {
-        let uid = stream.peer_cred().ok().map(|peer| peer.uid());
-        let service = self.service(uid);
-        let stopped = self.api.stopped();
-        let (stream, contents) = Bypassed::new(stream);
-        async move {
-            let _slot = slot;
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_DEADLINE)
-                .max_buf_size(MAX_HEAD_BYTES)
-                .serve_connection(
-                    TokioIo::new(stream),
-                    service_fn(move |request: Request<Incoming>| {
-                        let content = contents.next();
-                        let request = request.map(|body| Restored::new(body, content));
-                        let answer = service.answer(request);
-                        async move { Ok::<_, Infallible>(answer.await) }
-                    }),
-                );
-            let mut connection = pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = stopped => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
-                debug!(%error, "api connection ended early");
-            }
+    fn connections(&self) -> Connections<C> {
+        Connections {
+            api: Arc::clone(&self.api),
+            router: self.router.clone(),
         }
     }
 }
 
-async fn accept_one(
-    listener: &UnixListener,
-    slots: &Arc<Semaphore>,
-) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, slot))
+/// What a connection is served with.
+struct Connections<C> {
+    api: Shared<C>,
+    router: Router,
+}
+
+impl<C: Cluster> Connections<C> {
+    /// Serves one connection to its end.
+    async fn connection<R, W>(
+        self,
+        reader: R,
+        writer: W,
+        peer: Option<Peer>,
+        slot: OwnedSemaphorePermit,
+    ) where
+        R: AsyncRead + Send + Unpin + 'static,
+        W: AsyncWrite + Send + Unpin + 'static,
+    {
+        let _slot = slot;
+        let service = EngineService {
+            router: self.router,
+            peer,
+        };
+        let stopped = self.api.stopped();
+        let (stream, contents) = Bypassed::new(reader, writer);
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_DEADLINE)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .serve_connection(
+                TokioIo::new(stream),
+                service_fn(move |request: Request<Incoming>| {
+                    let content = contents.next();
+                    let request = request.map(|body| Restored::new(body, content));
+                    let answer = service.answer(request);
+                    async move { Ok::<_, Infallible>(answer.await) }
+                }),
+            );
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stopped => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%error, "api connection ended early");
+        }
+    }
 }
 
 /// Serves the API of `cluster` on one socket until `shutdown` ends.
@@ -265,7 +288,8 @@ pub async fn serve<C: Cluster>(
     cluster: Arc<C>,
     shutdown: impl Future<Output = ()>,
 ) {
-    Server::new(cluster).serve(vec![listener], shutdown).await;
+    let listeners = vec![Listener::Unix(listener)];
+    Server::new(cluster).serve(listeners, shutdown).await;
 }
 
 /// All routes. Each module of this crate registers its own.
@@ -297,7 +321,7 @@ fn routes<C: Cluster>() -> Router<Shared<C>> {
 #[derive(Clone)]
 pub struct EngineService {
     router: Router,
-    uid: Option<u32>,
+    peer: Option<Peer>,
 }
 
 impl EngineService {
@@ -308,7 +332,7 @@ impl EngineService {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let mut request = request.map(Body::new);
-        let routed = match read_prefix(&mut request, self.uid) {
+        let routed = match read_prefix(&mut request, self.peer) {
             None => Either::Left(self.router.clone().call(request)),
             Some(answer) => Either::Right(ready(Ok::<_, Infallible>(answer))),
         };
@@ -327,7 +351,7 @@ impl EngineService {
 
 /// Takes the version prefix off the path and notes it and the caller in the
 /// request, or answers what is not for any route.
-fn read_prefix(request: &mut Request<Body>, uid: Option<u32>) -> Option<Response> {
+fn read_prefix(request: &mut Request<Body>, peer: Option<Peer>) -> Option<Response> {
     if request.method() == Method::OPTIONS {
         return Some(respond::empty(StatusCode::OK));
     }
@@ -351,7 +375,7 @@ fn read_prefix(request: &mut Request<Body>, uid: Option<u32>) -> Option<Response
     }
     request
         .extensions_mut()
-        .insert(RequestInfo { version, uid });
+        .insert(RequestInfo { version, peer });
     None
 }
 

@@ -20,7 +20,7 @@ pub use config::{
     ClientCertificates, TlsError, TlsOptions, client_tls, fetch_root_tls, join_tls, server_tls,
     signer_tls,
 };
-pub use live::LiveTls;
+pub use live::{ClockTime, LiveTls};
 pub use verify::describe_handshake_failure;
 
 #[cfg(test)]

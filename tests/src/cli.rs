@@ -44,7 +44,9 @@ impl Output {
 #[derive(Debug, Clone)]
 pub struct Cli {
     program: PathBuf,
-    socket: PathBuf,
+    host: String,
+    /// Directory of the files of mutual TLS.
+    certificates: Option<PathBuf>,
     config: PathBuf,
     record: PathBuf,
 }
@@ -53,9 +55,21 @@ impl Cli {
     pub(crate) fn new(scene: &Scene, program: &Path, socket: &Path) -> Cli {
         Cli {
             program: program.to_owned(),
-            socket: socket.to_owned(),
+            host: format!("unix://{}", socket.display()),
+            certificates: None,
             config: scene.dir().join("cli-config"),
             record: scene.dir().join("commands.log"),
+        }
+    }
+
+    /// The same client, aimed at a TCP address; with `ca.pem`, `cert.pem` and `key.pem` of
+    /// a directory, or without TLS.
+    #[must_use]
+    pub fn over_tcp(&self, host: &str, certificates: Option<&Path>) -> Cli {
+        Cli {
+            host: host.to_owned(),
+            certificates: certificates.map(Path::to_owned),
+            ..self.clone()
         }
     }
 
@@ -75,9 +89,14 @@ impl Cli {
         let mut command = Command::new(&self.program);
         command
             .args(words)
-            .env("DOCKER_HOST", format!("unix://{}", self.socket.display()))
+            .env("DOCKER_HOST", &self.host)
             .env("DOCKER_CONFIG", &self.config)
             .env("DOCKER_CLI_HINTS", "false");
+        if let Some(certificates) = &self.certificates {
+            command
+                .env("DOCKER_TLS_VERIFY", "1")
+                .env("DOCKER_CERT_PATH", certificates);
+        }
         let output = run_with_input(&mut command, input, LIMIT)?;
         self.note(words, &output);
         Ok(output)
@@ -168,7 +187,7 @@ impl Cli {
             let _ = writeln!(
                 file,
                 "[{}] {}\n-> {}\n{}\n{}",
-                self.socket.display(),
+                self.host,
                 words.join(" "),
                 output.code,
                 output.out(),

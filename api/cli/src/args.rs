@@ -17,7 +17,8 @@ Who may open the daemon's socket is root on the cluster.";
 #[derive(Debug, Parser)]
 #[command(name = "waxseal", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub(crate) struct Args {
-    /// Socket of the Engine API: the daemon serves it (repeatable), the other verbs speak to it
+    /// Socket of the Engine API: the daemon serves it (repeatable), the other verbs speak to it;
+    /// tcp://HOST:PORT is with mutual TLS, by DOCKER_TLS_VERIFY and DOCKER_CERT_PATH
     /// [env: WAXSEAL_HOST, then DOCKER_HOST] [default: unix:///run/waxseal/waxseal.sock]
     #[arg(short = 'H', long = "host", global = true, value_name = "unix:///PATH")]
     pub(crate) hosts: Vec<String>,

@@ -1,4 +1,4 @@
-//! A small client of the Engine API over a unix socket: one connection per request.
+//! A small client of the Engine API: one connection per request.
 
 use std::{future::Future, io, time::Duration};
 
@@ -8,11 +8,16 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::{net::UnixStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::UnixStream,
+    time::timeout,
+};
 
 use crate::{
     failure::{Exit, Failure, chain, from_answer},
     socket::Socket,
+    tls,
 };
 
 /// A socket answers a connect at once, or its daemon hangs.
@@ -35,6 +40,11 @@ pub(crate) fn no_runtime(error: &io::Error) -> Failure {
     Failure::refused(format!("the event loop could not be started: {error}"))
         .hint("look at the limits of open files and processes (ulimit -a)")
 }
+
+/// A connection of either kind.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// A client of the daemon behind one socket.
 #[derive(Clone, Debug)]
@@ -127,9 +137,8 @@ impl Client {
         path: &str,
         body: Option<Bytes>,
     ) -> Result<http::Response<Incoming>, Failure> {
-        let stream = match timeout(CONNECT, UnixStream::connect(self.socket.path())).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(self.unreachable(&error)),
+        let stream = match timeout(CONNECT, self.connect()).await {
+            Ok(stream) => stream?,
             Err(_) => return Err(self.silent(CONNECT)),
         };
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -153,6 +162,16 @@ impl Client {
             .send_request(request)
             .await
             .map_err(|error| self.broken(&error))
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Stream>, Failure> {
+        match &self.socket {
+            Socket::Unix(path) => match UnixStream::connect(path).await {
+                Ok(stream) => Ok(Box::new(stream)),
+                Err(error) => Err(self.unreachable(&error)),
+            },
+            Socket::Tcp(address) => Ok(Box::new(tls::connect(address).await?)),
+        }
     }
 
     async fn whole(&self, body: Incoming) -> Result<Bytes, Failure> {

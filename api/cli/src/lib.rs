@@ -27,6 +27,7 @@ mod service;
 mod socket;
 mod status;
 mod swarm;
+mod tls;
 mod unlock;
 mod version;
 

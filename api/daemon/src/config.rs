@@ -9,6 +9,8 @@ use waxseal_raft_store::Disk;
 pub struct DaemonConfig {
     /// Sockets of the Engine API.
     pub hosts: Vec<PathBuf>,
+    /// TCP addresses of the Engine API, `host:port`, and what proves callers there.
+    pub tcp: Option<(Vec<String>, crate::TlsFiles)>,
     /// Where state is kept.
     pub data_root: PathBuf,
     /// What keys, log and `node.pb` are written through: the system's files, but where a

@@ -24,6 +24,7 @@ mod run;
 mod seat;
 mod sockets;
 mod text;
+mod tls;
 
 pub use cluster::DaemonCluster;
 pub use config::DaemonConfig;
@@ -32,5 +33,6 @@ pub use data_root::{DataRoot, DataRootError};
 pub use keys::KeysError;
 pub use run::{RunError, run};
 pub use sockets::SocketError;
+pub use tls::{TlsError, TlsFiles};
 /// What a daemon's files are written through, and the one that is the system's.
 pub use waxseal_raft_store::{Disk, OsDisk};

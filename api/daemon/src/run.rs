@@ -7,7 +7,7 @@ use waxseal_agent::{
     Executor, HostFacts,
     native::{NativeConfig, NativeExecutor},
 };
-use waxseal_api::Server;
+use waxseal_api::{Listener, Server};
 use waxseal_ca::Clock;
 
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     facts::daemon_info,
     found::random_id,
     sockets::{self, SocketError},
+    tls::TlsError,
 };
 
 /// Why a daemon does not run.
@@ -30,6 +31,9 @@ pub enum RunError {
     /// A socket of the API.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// Mutual TLS of the API.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A file or directory of the daemon.
     #[error("{} cannot be written", path.display())]
     Io {
@@ -96,7 +100,15 @@ pub async fn run(
     // 3. The sockets, before the node: `locked` and `error` are told through them.
     let mut listeners = Vec::with_capacity(config.hosts.len());
     for path in &config.hosts {
-        listeners.push(sockets::listen(path, config.group.as_deref()).await?);
+        let listener = sockets::listen(path, config.group.as_deref()).await?;
+        listeners.push(Listener::Unix(listener));
+    }
+    if let Some((addresses, files)) = &config.tcp {
+        let tls = files.load(Arc::clone(&clock))?;
+        for address in addresses {
+            let listener = sockets::listen_tcp(address).await?;
+            listeners.push(Listener::tls(listener, Arc::clone(&tls)));
+        }
     }
     let hosts = config.hosts.clone();
     let stopped = CancellationToken::new();

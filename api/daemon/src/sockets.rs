@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustix::fs::Gid;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 /// Owner and group may call; whoever may is root on this cluster.
 const MODE: u32 = 0o660;
@@ -29,6 +29,14 @@ pub enum SocketError {
     InUse {
         /// The socket.
         path: PathBuf,
+    },
+    /// A TCP address.
+    #[error("cannot listen on tcp://{address}; choose another address with -H")]
+    Tcp {
+        /// Where.
+        address: String,
+        /// Why.
+        source: io::Error,
     },
     /// No such group.
     #[error("there is no group {group}; create it or choose another with --group")]
@@ -75,6 +83,19 @@ pub(crate) async fn listen(path: &Path, group: Option<&str>) -> Result<UnixListe
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE)).map_err(io)?;
     Ok(listener)
+}
+
+/// Listens on a TCP address, `host:port`.
+///
+/// # Errors
+/// [`SocketError::Tcp`].
+pub(crate) async fn listen_tcp(address: &str) -> Result<TcpListener, SocketError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| SocketError::Tcp {
+            address: address.to_owned(),
+            source,
+        })
 }
 
 /// The id of a group, given as a number or a name of `/etc/group`.

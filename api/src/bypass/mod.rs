@@ -19,13 +19,7 @@ use std::{
 use axum::Error;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::{
-    io::{AsyncRead, Join, ReadBuf, join},
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
-};
+use tokio::io::{AsyncRead, AsyncWrite, Join, ReadBuf, join};
 use zeroize::Zeroizing;
 
 use self::requests::Requests;
@@ -82,18 +76,20 @@ impl Content {
 
 /// What a client sends, with blanks for content.
 #[derive(Debug)]
-pub(crate) struct Bypassed {
-    stream: OwnedReadHalf,
+pub(crate) struct Bypassed<R> {
+    stream: R,
     contents: Arc<Contents>,
     requests: Requests,
     /// Of the request that comes in; gone if nobody wants it.
     content: Weak<Content>,
 }
 
-impl Bypassed {
+impl<R: AsyncRead + Unpin> Bypassed<R> {
     /// The connection for the transport, and what goes past it.
-    pub(crate) fn new(stream: UnixStream) -> (Join<Bypassed, OwnedWriteHalf>, Arc<Contents>) {
-        let (stream, writer) = stream.into_split();
+    pub(crate) fn new<W: AsyncWrite>(
+        stream: R,
+        writer: W,
+    ) -> (Join<Bypassed<R>, W>, Arc<Contents>) {
         let contents = Arc::<Contents>::default();
         let bypassed = Bypassed {
             stream,
@@ -125,7 +121,7 @@ impl Bypassed {
     }
 }
 
-impl AsyncRead for Bypassed {
+impl<R: AsyncRead + Unpin> AsyncRead for Bypassed<R> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -194,9 +190,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{UnixStream, unix},
+    };
 
     use super::*;
+
+    type Near = (
+        Join<Bypassed<unix::OwnedReadHalf>, unix::OwnedWriteHalf>,
+        Arc<Contents>,
+    );
+
+    fn pair() -> (Near, UnixStream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (reader, writer) = near.into_split();
+        (Bypassed::new(reader, writer), far)
+    }
 
     #[test]
     fn content_that_is_not_there_is_not_made_up() {
@@ -210,8 +220,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_reader_gets_heads_and_blanks_and_each_request_its_content() {
-        let (near, mut far) = UnixStream::pair().unwrap();
-        let (mut reader, contents) = Bypassed::new(near);
+        let ((mut reader, contents), mut far) = pair();
         let head = "POST / HTTP/1.1\r\nContent-Length: 6\r\n\r\n";
         let sent = format!("{head}SECRETGET / HTTP/1.1\r\n\r\n{head}SEC");
         far.write_all(sent.as_bytes()).await.unwrap();
@@ -236,8 +245,7 @@ mod tests {
 
     #[tokio::test]
     async fn content_that_nobody_wants_is_blanked_all_the_same() {
-        let (near, mut far) = UnixStream::pair().unwrap();
-        let (mut reader, contents) = Bypassed::new(near);
+        let ((mut reader, contents), mut far) = pair();
         let head = "POST / HTTP/1.1\r\nContent-Length: 6\r\n\r\n";
         far.write_all(head.as_bytes()).await.unwrap();
         reader.read_exact(&mut vec![0; head.len()]).await.unwrap();

@@ -129,7 +129,7 @@ impl rustls::client::ResolvesClientCert for LiveResolver {
 
 /// rustls' view of a [`Clock`].
 #[derive(Debug)]
-pub(super) struct ClockTime(pub(super) Arc<dyn Clock>);
+pub struct ClockTime(pub Arc<dyn Clock>);
 
 impl TimeProvider for ClockTime {
     fn current_time(&self) -> Option<UnixTime> {

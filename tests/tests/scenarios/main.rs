@@ -27,6 +27,7 @@ mod secrets;
 mod services;
 mod stack;
 mod swarm;
+mod tcp;
 mod texts;
 mod tokens;
 mod updates;

@@ -34,10 +34,14 @@ pub(super) struct FileSettings {
     pub(super) native_tasks: Option<NativeTasks>,
     pub(super) orphan_tasks: Option<OrphanTasks>,
     pub(super) tls12: Option<bool>,
+    pub(super) tlsverify: Option<bool>,
+    pub(super) tlscacert: Option<String>,
+    pub(super) tlscert: Option<String>,
+    pub(super) tlskey: Option<String>,
 }
 
 /// All keys, for the answer to an unknown one.
-pub(super) const KEYS: [&str; 14] = [
+pub(super) const KEYS: [&str; 18] = [
     "hosts",
     "data-root",
     "exec-root",
@@ -52,6 +56,10 @@ pub(super) const KEYS: [&str; 14] = [
     "native-tasks",
     "orphan-tasks",
     "tls12",
+    "tlsverify",
+    "tlscacert",
+    "tlscert",
+    "tlskey",
 ];
 
 /// A file as read: its settings, and which keys it has.

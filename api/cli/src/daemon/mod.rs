@@ -33,6 +33,10 @@ pub(crate) fn run(
     let clock = Arc::clone(&underlay.clock);
     let settings = settings::Settings::from_flags(args, hosts, underlay)?;
     if settings.is_only_checked {
+        if let Some((_, files)) = &settings.daemon.tcp {
+            let loaded = files.load(Arc::clone(&clock));
+            loaded.map_err(|error| Failure::usage(chain(&error)))?;
+        }
         return crate::output::line("the configuration is valid");
     }
     log::start(&settings.log)?;

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::ValueEnum;
 use serde::Deserialize;
 use waxseal_agent::native::{OrphanPolicy, UserPolicy};
-use waxseal_daemon::DaemonConfig;
+use waxseal_daemon::{DaemonConfig, TlsFiles};
 
 use super::{
     file::{self, ConfigFile},
@@ -80,6 +80,18 @@ pub(crate) struct Args {
     /// Accept TLS 1.2 between nodes, for old Docker Engines; `docker info` warns of it
     #[arg(long)]
     tls12: bool,
+    /// Serve tcp:// addresses: to clients whose certificate a CA of --tlscacert signed
+    #[arg(long)]
+    tlsverify: bool,
+    /// CAs of the clients; whoever has a certificate of theirs is root on the cluster
+    #[arg(long, value_name = "FILE")]
+    tlscacert: Option<String>,
+    /// The daemon's certificate for tcp:// addresses
+    #[arg(long, value_name = "FILE")]
+    tlscert: Option<String>,
+    /// Its key
+    #[arg(long, value_name = "FILE")]
+    tlskey: Option<String>,
     /// Check the configuration and end
     #[arg(long)]
     validate: bool,
@@ -168,8 +180,16 @@ impl Settings {
             (true, None) => Level::Debug,
             (false, None) => Level::Info,
         };
+        let (hosts, tcp) = sockets(&hosts)?;
+        let tls = Tls {
+            verify: args.tlsverify || from_file.tlsverify.unwrap_or(false),
+            ca: args.tlscacert.or(from_file.tlscacert),
+            cert: args.tlscert.or(from_file.tlscert),
+            key: args.tlskey.or(from_file.tlskey),
+        };
         let daemon = DaemonConfig {
-            hosts: sockets(&hosts)?,
+            hosts,
+            tcp: tls.for_addresses(tcp)?,
             data_root: path(args.data_root, from_file.data_root, DATA_ROOT)?,
             disk: underlay.disk,
             exec_root: path(args.exec_root, from_file.exec_root, EXEC_ROOT)?,
@@ -203,7 +223,7 @@ impl Settings {
 
 /// A setting in both places is refused, as dockerd does: nobody knows which was meant.
 fn refuse_both(args: &Args, hosts: &[String], file: &ConfigFile) -> Result<(), Failure> {
-    let flags: [(&str, Option<String>); 14] = [
+    let flags: [(&str, Option<String>); 18] = [
         ("hosts", (!hosts.is_empty()).then(|| hosts.join(" "))),
         ("data-root", args.data_root.clone()),
         ("exec-root", args.exec_root.clone()),
@@ -243,6 +263,10 @@ fn refuse_both(args: &Args, hosts: &[String], file: &ConfigFile) -> Result<(), F
                 .map(|what| format!("{what:?}").to_lowercase()),
         ),
         ("tls12", args.tls12.then(|| "true".to_owned())),
+        ("tlsverify", args.tlsverify.then(|| "true".to_owned())),
+        ("tlscacert", args.tlscacert.clone()),
+        ("tlscert", args.tlscert.clone()),
+        ("tlskey", args.tlskey.clone()),
     ];
     let both: Vec<String> = flags
         .into_iter()
@@ -261,19 +285,73 @@ fn refuse_both(args: &Args, hosts: &[String], file: &ConfigFile) -> Result<(), F
     .hint("leave each out in one of the two places"))
 }
 
-/// The sockets to serve, each once.
-fn sockets(hosts: &[String]) -> Result<Vec<PathBuf>, Failure> {
+/// The sockets to serve, each once: paths, and TCP addresses.
+fn sockets(hosts: &[String]) -> Result<(Vec<PathBuf>, Vec<String>), Failure> {
     if hosts.is_empty() {
-        return Ok(vec![PathBuf::from(socket::DEFAULT)]);
+        return Ok((vec![PathBuf::from(socket::DEFAULT)], Vec::new()));
     }
-    let mut paths: Vec<PathBuf> = Vec::with_capacity(hosts.len());
+    let (mut paths, mut addresses) = (Vec::new(), Vec::new());
     for host in hosts {
-        let path = Socket::parse(host, "-H")?.path().to_owned();
-        if !paths.contains(&path) {
-            paths.push(path);
+        match Socket::parse(host, "-H")? {
+            Socket::Unix(path) if !paths.contains(&path) => paths.push(path),
+            Socket::Tcp(address) if !addresses.contains(&address.to_string()) => {
+                addresses.push(address.to_string());
+            }
+            _ => {}
         }
     }
-    Ok(paths)
+    Ok((paths, addresses))
+}
+
+/// What is said of mutual TLS.
+struct Tls {
+    verify: bool,
+    ca: Option<String>,
+    cert: Option<String>,
+    key: Option<String>,
+}
+
+impl Tls {
+    /// TCP is served with all of it or not at all; without TCP none of it means anything.
+    fn for_addresses(
+        self,
+        addresses: Vec<String>,
+    ) -> Result<Option<(Vec<String>, TlsFiles)>, Failure> {
+        let flags = [
+            ("--tlsverify", self.verify),
+            ("--tlscacert", self.ca.is_some()),
+            ("--tlscert", self.cert.is_some()),
+            ("--tlskey", self.key.is_some()),
+        ];
+        let named = |wanted: bool| {
+            let named = flags.into_iter().filter(|(_, given)| *given == wanted);
+            named.map(|(flag, _)| flag).collect::<Vec<_>>().join(", ")
+        };
+        if addresses.is_empty() {
+            return match named(true) {
+                given if given.is_empty() => Ok(None),
+                given => Err(Failure::usage(format!(
+                    "{given} is for the API over TCP, and no address with tcp:// is given"
+                ))
+                .hint("add -H tcp://HOST:2376, or leave it out; nodes need no files of yours")),
+            };
+        }
+        match (self.verify, self.ca, self.cert, self.key) {
+            (true, Some(ca), Some(cert), Some(key)) => {
+                let files = TlsFiles {
+                    ca: absolute(PathBuf::from(ca))?,
+                    cert: absolute(PathBuf::from(cert))?,
+                    key: absolute(PathBuf::from(key))?,
+                };
+                Ok(Some((addresses, files)))
+            }
+            _ => Err(Failure::usage(format!(
+                "the API over TCP needs mutual TLS: {} is missing",
+                named(false)
+            ))
+            .hint("give --tlsverify with --tlscacert, --tlscert and --tlskey, or use a unix socket and reach it from elsewhere with `ssh -L LOCAL.sock:/run/waxseal/waxseal.sock HOST`")),
+        }
+    }
 }
 
 fn check_labels(labels: &[String]) -> Result<(), Failure> {
@@ -329,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tcp_socket_is_refused_from_the_file_too() {
+    fn a_tcp_socket_without_tls_is_refused_from_the_file_too() {
         let (_dir, config_file) = file(r#"{"hosts": ["tcp://0.0.0.0:2375"]}"#);
         let args = Args {
             config_file,
