@@ -3,12 +3,7 @@
 //! Who is done and who is not and why is planned on this manager's state, by the plan that the
 //! leader follows; nothing is asked of nodes.
 
-use axum::{
-    Router,
-    extract::State,
-    response::Response,
-    routing::{get, post},
-};
+use axum::{extract::State, response::Response};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
@@ -35,6 +30,7 @@ use crate::{
         ca::{Asked, change_root},
         cluster_object,
     },
+    table::{Routes, doc},
 };
 
 /// Where the rest is given up if the operator names no time.
@@ -45,11 +41,21 @@ const LONGEST_DEADLINE_SECS: u64 = 365 * 24 * 60 * 60;
 const TRIES: usize = 4;
 
 /// The routes of this module.
-pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new()
-        .route("/waxseal/v1/ca", get(status::<C>))
-        .route("/waxseal/v1/ca/rotate", post(rotate::<C>))
-        .route("/waxseal/v1/ca/abort", post(abort::<C>))
+pub(crate) fn routes<C: Cluster>() -> Routes<C> {
+    Routes::new()
+        .get("/waxseal/v1/ca", doc("How the root stands"), status::<C>)
+        .post(
+            "/waxseal/v1/ca/rotate",
+            doc("Rotate the root").success(StatusCode::ACCEPTED).empty(),
+            rotate::<C>,
+        )
+        .post(
+            "/waxseal/v1/ca/abort",
+            doc("Abort a rotation")
+                .success(StatusCode::ACCEPTED)
+                .empty(),
+            abort::<C>,
+        )
 }
 
 /// How the root stands.

@@ -2,12 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Router,
-    extract::State,
-    response::Response,
-    routing::{get, post},
-};
+use axum::{extract::State, response::Response};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use waxseal_cluster::{
@@ -24,6 +19,7 @@ use crate::{
     respond,
     server::Shared,
     status::Problem,
+    table::{Routes, doc},
 };
 
 const KIND: &str = "certificate";
@@ -34,11 +30,23 @@ const USUAL_SHOWN: usize = 1000;
 const MAX_SHOWN: usize = 10_000;
 
 /// The routes of this module.
-pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new()
-        .route("/waxseal/v1/certificates", get(list::<C>))
-        .route("/waxseal/v1/certificates/revoke", post(revoke::<C>))
-        .route("/waxseal/v1/certificates/{id}", get(inspect::<C>))
+pub(crate) fn routes<C: Cluster>() -> Routes<C> {
+    Routes::new()
+        .get(
+            "/waxseal/v1/certificates",
+            doc("List certificates").query(&["filters", "limit"]),
+            list::<C>,
+        )
+        .post(
+            "/waxseal/v1/certificates/revoke",
+            doc("Revoke certificates"),
+            revoke::<C>,
+        )
+        .get(
+            "/waxseal/v1/certificates/{id}",
+            doc("A certificate"),
+            inspect::<C>,
+        )
 }
 
 /// A certificate as it is shown; times that are not known are left out.

@@ -2,12 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Router,
-    extract::State,
-    response::Response,
-    routing::{get, post},
-};
+use axum::{extract::State, response::Response};
 use http::StatusCode;
 use waxseal_cluster::{
     config_name,
@@ -27,6 +22,7 @@ use crate::{
     respond,
     secrets::Created,
     server::Shared,
+    table::{Routes, doc},
     version::ApiVersion,
 };
 
@@ -36,12 +32,33 @@ const FILTERS: &[&str] = &["id", "name", "label"];
 const TEMPLATING_SINCE: ApiVersion = ApiVersion::new(37);
 
 /// The routes of this module.
-pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new()
-        .route("/configs", get(list::<C>))
-        .route("/configs/create", post(create::<C>))
-        .route("/configs/{id}", get(inspect::<C>).delete(remove::<C>))
-        .route("/configs/{id}/update", post(update::<C>))
+pub(crate) fn routes<C: Cluster>() -> Routes<C> {
+    Routes::new()
+        .get(
+            "/configs",
+            doc("List configs").query(&["filters"]),
+            list::<C>,
+        )
+        .post(
+            "/configs/create",
+            doc("Make a config").success(StatusCode::CREATED),
+            create::<C>,
+        )
+        .get("/configs/{id}", doc("A config"), inspect::<C>)
+        .delete(
+            "/configs/{id}",
+            doc("Remove a config")
+                .success(StatusCode::NO_CONTENT)
+                .empty(),
+            remove::<C>,
+        )
+        .post(
+            "/configs/{id}/update",
+            doc("Replace the labels of a config")
+                .query(&["version"])
+                .empty(),
+            update::<C>,
+        )
 }
 
 async fn list<C: Cluster>(

@@ -5,12 +5,17 @@
 //! known here is `host`, the reserved name of native tasks; its fixed
 //! descriptor lets the CLI go on without its warning.
 
-use axum::{Router, extract::Path, response::Response, routing::get};
+use axum::{extract::Path, response::Response};
 use http::StatusCode;
 use serde::Serialize;
 use waxseal_cluster::plan::is_host_image;
 
-use crate::{cluster::Cluster, error::ApiError, respond, server::Shared};
+use crate::{
+    cluster::Cluster,
+    error::ApiError,
+    respond,
+    table::{Routes, doc},
+};
 
 /// What the path of a lookup ends with; the name before it may have slashes.
 const SUFFIX: &str = "/json";
@@ -22,8 +27,12 @@ const HOST_BYTES: u64 = 4;
 const MEDIA_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// The routes of this module.
-pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new().route("/distribution/{*image}", get(inspect))
+pub(crate) fn routes<C: Cluster>() -> Routes<C> {
+    Routes::new().get(
+        "/distribution/{*image}",
+        doc("What an image's name stands for, as far as the name says it"),
+        inspect,
+    )
 }
 
 /// `DistributionInspect`.

@@ -2,12 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use axum::{
-    Router,
-    extract::State,
-    response::Response,
-    routing::{delete, get},
-};
+use axum::{extract::State, response::Response};
 use http::StatusCode;
 use prost_types::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -27,15 +22,31 @@ use crate::{
     respond,
     server::Shared,
     status::Problem,
+    table::{Routes, doc},
 };
 
 const KIND: &str = "join token";
 
 /// The routes of this module.
-pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new()
-        .route("/waxseal/v1/join-tokens", get(list::<C>).post(create::<C>))
-        .route("/waxseal/v1/join-tokens/{id}", delete(revoke::<C>))
+pub(crate) fn routes<C: Cluster>() -> Routes<C> {
+    Routes::new()
+        .get(
+            "/waxseal/v1/join-tokens",
+            doc("List join tokens"),
+            list::<C>,
+        )
+        .post(
+            "/waxseal/v1/join-tokens",
+            doc("Make a join token").success(StatusCode::CREATED),
+            create::<C>,
+        )
+        .delete(
+            "/waxseal/v1/join-tokens/{id}",
+            doc("Revoke a join token")
+                .success(StatusCode::NO_CONTENT)
+                .empty(),
+            revoke::<C>,
+        )
 }
 
 /// A token as it is shown: never its secret, which is not kept.

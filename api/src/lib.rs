@@ -6,8 +6,8 @@
 //! [`Cluster`], which the daemon implements. `error` is the only place where
 //! an error becomes a status and a text.
 //!
-//! A route module has `pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>>`,
-//! merged in `server`. Its handlers are `async fn` over `C: Cluster` that take
+//! A route module has `pub(crate) fn routes<C: Cluster>() -> Routes<C>`, merged in
+//! `server`; what is served and what `openapi` says of it are one `table`. Its handlers are `async fn` over `C: Cluster` that take
 //! `State<Shared<C>>` and the extractors of `extract` (`Id`, `Params`,
 //! `Caller`, `ApiVersion`, `Json<T>` for a body) and answer
 //! `Result<Response, ApiError>` by `respond`.
@@ -31,6 +31,7 @@ mod logs;
 mod managers;
 mod networks;
 mod nodes;
+mod openapi;
 mod renew;
 mod respond;
 mod returns;
@@ -40,9 +41,11 @@ mod services;
 mod status;
 mod swarm;
 mod system;
+mod table;
 mod tasks;
 #[cfg(test)]
 mod testing;
+mod trace;
 mod version;
 
 pub use cluster::*;

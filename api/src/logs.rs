@@ -7,7 +7,7 @@
 
 use std::{fmt::Write as _, io};
 
-use axum::{Router, extract::State as Shares, response::Response, routing::get};
+use axum::{extract::State as Shares, response::Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use http::HeaderValue;
@@ -20,6 +20,7 @@ use crate::{
     extract::{Id, Params},
     respond,
     server::Shared,
+    table::{Routes, doc},
     version::ApiVersion,
 };
 
@@ -39,10 +40,40 @@ const SYSTEM_ERROR: u8 = 3;
 const PREFIX_BYTES: usize = 200;
 
 /// The routes of this module.
-pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new()
-        .route("/services/{id}/logs", get(of_service))
-        .route("/tasks/{id}/logs", get(of_task))
+pub(crate) fn routes<C: Cluster>() -> Routes<C> {
+    Routes::new()
+        .get(
+            "/services/{id}/logs",
+            doc("What a service's tasks wrote, in frames")
+                .query(&[
+                    "stdout",
+                    "stderr",
+                    "follow",
+                    "since",
+                    "until",
+                    "timestamps",
+                    "tail",
+                    "details",
+                ])
+                .media_type("application/vnd.docker.multiplexed-stream"),
+            of_service,
+        )
+        .get(
+            "/tasks/{id}/logs",
+            doc("What a task wrote, in frames")
+                .query(&[
+                    "stdout",
+                    "stderr",
+                    "follow",
+                    "since",
+                    "until",
+                    "timestamps",
+                    "tail",
+                    "details",
+                ])
+                .media_type("application/vnd.docker.multiplexed-stream"),
+            of_task,
+        )
 }
 
 async fn of_service<C: Cluster>(

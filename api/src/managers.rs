@@ -5,12 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::{
-    Router,
-    extract::State,
-    response::Response,
-    routing::{get, post},
-};
+use axum::{extract::State, response::Response};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use waxseal_cluster::{
@@ -26,13 +21,20 @@ use crate::{
     server::Shared,
     status::Problem,
     swarm::remote,
+    table::{Routes, doc},
 };
 
 /// The routes of this module.
-pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new()
-        .route("/waxseal/v1/managers", get(list::<C>))
-        .route("/waxseal/v1/managers/peer", post(peer::<C>))
+pub(crate) fn routes<C: Cluster>() -> Routes<C> {
+    Routes::new()
+        .get("/waxseal/v1/managers", doc("The Raft group"), list::<C>)
+        .post(
+            "/waxseal/v1/managers/peer",
+            doc("Give this manager the address of another")
+                .success(StatusCode::ACCEPTED)
+                .empty(),
+            peer::<C>,
+        )
 }
 
 /// The group as it is shown.

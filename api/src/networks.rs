@@ -5,12 +5,7 @@
 //! for ids, since the objects refer to them by name, and a client that sends
 //! back what it looked up (the CLI does) sends the name.
 
-use axum::{
-    Router,
-    extract::State as Shares,
-    response::Response,
-    routing::{get, post},
-};
+use axum::{extract::State as Shares, response::Response};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +17,7 @@ use crate::{
     json::common::{Labels, Time},
     respond,
     server::Shared,
+    table::{Routes, doc},
     version::ApiVersion,
 };
 
@@ -63,11 +59,30 @@ pub(crate) fn find(input: &str) -> Option<Predefined> {
 }
 
 /// The routes of this module.
-pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new()
-        .route("/networks", get(list))
-        .route("/networks/create", post(create))
-        .route("/networks/{id}", get(inspect).delete(remove))
+pub(crate) fn routes<C: Cluster>() -> Routes<C> {
+    Routes::new()
+        .get(
+            "/networks",
+            doc("List the networks that tasks can use").query(&["filters"]),
+            list,
+        )
+        .post(
+            "/networks/create",
+            doc("Refused: networks cannot be made").success(StatusCode::CREATED),
+            create,
+        )
+        .get(
+            "/networks/{id}",
+            doc("A network").query(&["scope"]),
+            inspect,
+        )
+        .delete(
+            "/networks/{id}",
+            doc("Refused: networks cannot be removed")
+                .success(StatusCode::NO_CONTENT)
+                .empty(),
+            remove,
+        )
 }
 
 /// `NetworkResource`.

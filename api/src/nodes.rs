@@ -2,12 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use axum::{
-    Router,
-    extract::State,
-    response::Response,
-    routing::{get, post},
-};
+use axum::{extract::State, response::Response};
 use http::StatusCode;
 use waxseal_cluster::{
     date_time, hostname,
@@ -23,6 +18,7 @@ use crate::{
     json::node::{Node, NodeSpec},
     respond,
     server::Shared,
+    table::{Routes, doc},
 };
 
 const KIND: &str = "node";
@@ -32,11 +28,22 @@ const FILTERS: &[&str] = &["id", "name", "label", "node.label", "role", "members
 const UNCERTIFIED_BAN: time::Duration = time::Duration::days(91);
 
 /// The routes of this module.
-pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new()
-        .route("/nodes", get(list::<C>))
-        .route("/nodes/{id}", get(inspect::<C>).delete(remove::<C>))
-        .route("/nodes/{id}/update", post(update::<C>))
+pub(crate) fn routes<C: Cluster>() -> Routes<C> {
+    Routes::new()
+        .get("/nodes", doc("List nodes").query(&["filters"]), list::<C>)
+        .get("/nodes/{id}", doc("A node"), inspect::<C>)
+        .delete(
+            "/nodes/{id}",
+            doc("Remove a node").query(&["force"]).empty(),
+            remove::<C>,
+        )
+        .post(
+            "/nodes/{id}/update",
+            doc("Replace what is asked of a node")
+                .query(&["version"])
+                .empty(),
+            update::<C>,
+        )
 }
 
 async fn list<C: Cluster>(

@@ -4,12 +4,7 @@
 //! The record is marked; the dispatcher shows it to the node, which asks for a new certificate
 //! by itself. Docker Engines do the same.
 
-use axum::{
-    Router,
-    extract::State,
-    response::Response,
-    routing::{get, post},
-};
+use axum::{extract::State, response::Response};
 use http::StatusCode;
 use serde::Serialize;
 use waxseal_cluster::{
@@ -29,13 +24,24 @@ use crate::{
     respond,
     server::Shared,
     status::Problem,
+    table::{Routes, doc},
 };
 
 /// The routes of this module.
-pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new()
-        .route("/waxseal/v1/nodes/{id}/renew", post(renew::<C>))
-        .route("/waxseal/v1/nodes/certificates", get(list::<C>))
+pub(crate) fn routes<C: Cluster>() -> Routes<C> {
+    Routes::new()
+        .post(
+            "/waxseal/v1/nodes/{id}/renew",
+            doc("Have a node renew its certificate")
+                .success(StatusCode::ACCEPTED)
+                .empty(),
+            renew::<C>,
+        )
+        .get(
+            "/waxseal/v1/nodes/certificates",
+            doc("The newest certificate of each node"),
+            list::<C>,
+        )
 }
 
 /// The newest certificate of a node, or its request for one.

@@ -4,12 +4,7 @@
 
 use std::time::Duration;
 
-use axum::{
-    Router,
-    extract::State,
-    response::Response,
-    routing::{get, post},
-};
+use axum::{extract::State, response::Response};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use waxseal_cluster::{
@@ -26,14 +21,27 @@ use crate::{
     respond,
     server::Shared,
     status::Problem,
+    table::{Routes, doc},
 };
 
 /// The routes of this module.
-pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new()
-        .route("/waxseal/v1/returns", get(list::<C>))
-        .route("/waxseal/v1/returns/window", post(set_window::<C>))
-        .route("/waxseal/v1/nodes/{id}/approve", post(approve::<C>))
+pub(crate) fn routes<C: Cluster>() -> Routes<C> {
+    Routes::new()
+        .get(
+            "/waxseal/v1/returns",
+            doc("Nodes that want to return"),
+            list::<C>,
+        )
+        .post(
+            "/waxseal/v1/returns/window",
+            doc("How long nodes may return").empty(),
+            set_window::<C>,
+        )
+        .post(
+            "/waxseal/v1/nodes/{id}/approve",
+            doc("Let a node return"),
+            approve::<C>,
+        )
 }
 
 #[derive(Serialize)]

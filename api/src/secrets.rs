@@ -2,12 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Router,
-    extract::State,
-    response::Response,
-    routing::{get, post},
-};
+use axum::{extract::State, response::Response};
 use http::StatusCode;
 use serde::Serialize;
 use waxseal_cluster::{
@@ -26,6 +21,7 @@ use crate::{
     },
     respond,
     server::Shared,
+    table::{Routes, doc},
     version::ApiVersion,
 };
 
@@ -35,12 +31,33 @@ const FILTERS: &[&str] = &["id", "name", "names", "label"];
 const TEMPLATING_SINCE: ApiVersion = ApiVersion::new(37);
 
 /// The routes of this module.
-pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new()
-        .route("/secrets", get(list::<C>))
-        .route("/secrets/create", post(create::<C>))
-        .route("/secrets/{id}", get(inspect::<C>).delete(remove::<C>))
-        .route("/secrets/{id}/update", post(update::<C>))
+pub(crate) fn routes<C: Cluster>() -> Routes<C> {
+    Routes::new()
+        .get(
+            "/secrets",
+            doc("List secrets").query(&["filters"]),
+            list::<C>,
+        )
+        .post(
+            "/secrets/create",
+            doc("Make a secret").success(StatusCode::CREATED),
+            create::<C>,
+        )
+        .get("/secrets/{id}", doc("A secret"), inspect::<C>)
+        .delete(
+            "/secrets/{id}",
+            doc("Remove a secret")
+                .success(StatusCode::NO_CONTENT)
+                .empty(),
+            remove::<C>,
+        )
+        .post(
+            "/secrets/{id}/update",
+            doc("Replace the labels of a secret")
+                .query(&["version"])
+                .empty(),
+            update::<C>,
+        )
 }
 
 /// The answer to the creation of an object.

@@ -41,8 +41,10 @@ use crate::{
     extract::{MAX_BODY_BYTES, Peer, RequestInfo},
     join_tokens,
     listen::{Accepted, Listener},
-    logs, managers, networks, nodes, renew, respond, returns, secrets, services, status, swarm,
-    system, tasks,
+    logs, managers, networks, nodes, openapi, renew, respond, returns, secrets, services, status,
+    swarm, system,
+    table::Routes,
+    tasks,
     version::{ApiVersion, Prefix, prefix},
 };
 
@@ -71,6 +73,8 @@ pub(crate) struct Api<C> {
     pub(crate) cluster: Arc<C>,
     /// The events of late and who listens to new ones.
     pub(crate) hub: events::Hub,
+    /// What is served.
+    pub(crate) openapi: bytes::Bytes,
     bodies: Semaphore,
     stop: watch::Sender<bool>,
 }
@@ -136,13 +140,18 @@ pub struct Server<C> {
 impl<C: Cluster> Server<C> {
     /// Builds the routes; nothing runs yet.
     pub fn new(cluster: Arc<C>) -> Server<C> {
+        let (router, operations) = routes::<C>().into_parts();
         let api = Arc::new(Api {
             cluster,
+            openapi: openapi::render(&operations),
             hub: events::Hub::default(),
             bodies: Semaphore::new(BODY_BUDGET_KIB),
             stop: watch::Sender::new(false),
         });
-        let router = routes::<C>().with_state(Arc::clone(&api));
+        let router = router
+            .fallback(elsewhere::fallback)
+            .method_not_allowed_fallback(elsewhere::fallback)
+            .with_state(Arc::clone(&api));
         Server { api, router }
     }
 
@@ -293,8 +302,8 @@ pub async fn serve<C: Cluster>(
 }
 
 /// All routes. Each module of this crate registers its own.
-fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new()
+pub(crate) fn routes<C: Cluster>() -> Routes<C> {
+    Routes::new()
         .merge(system::routes())
         .merge(events::routes())
         .merge(swarm::routes())
@@ -313,8 +322,7 @@ fn routes<C: Cluster>() -> Router<Shared<C>> {
         .merge(managers::routes())
         .merge(certificates::routes())
         .merge(join_tokens::routes())
-        .fallback(elsewhere::fallback)
-        .method_not_allowed_fallback(elsewhere::fallback)
+        .merge(openapi::routes())
 }
 
 /// The API as a tower service; cheap to clone.

@@ -3,10 +3,8 @@
 //! Errors under `/waxseal/v1/` are problem documents (RFC 9457).
 
 use axum::{
-    Router,
     extract::State,
     response::{IntoResponse, Response},
-    routing::get,
 };
 use serde::Serialize;
 
@@ -19,11 +17,16 @@ use crate::{
     respond,
     server::Shared,
     system::VERSION,
+    table::{Routes, doc},
 };
 
 /// The routes of this module.
-pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new().route("/waxseal/v1/status", get(status::<C>))
+pub(crate) fn routes<C: Cluster>() -> Routes<C> {
+    Routes::new().get(
+        "/waxseal/v1/status",
+        doc("Where the node stands and what to do next"),
+        status::<C>,
+    )
 }
 
 /// An error of this part of the API.

@@ -1,12 +1,6 @@
 //! Routes about the daemon itself: ping, version, info.
 
-use axum::{
-    Router,
-    body::Body,
-    extract::State,
-    response::Response,
-    routing::{MethodFilter, get, on},
-};
+use axum::{body::Body, extract::State, response::Response};
 use http::{HeaderValue, header};
 use serde::Serialize;
 
@@ -15,18 +9,33 @@ use crate::{
     error::ApiError,
     info, respond,
     server::Shared,
+    table::{Routes, doc},
     version::ApiVersion,
 };
 
 /// The routes of this module.
-pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new()
-        .route(
+pub(crate) fn routes<C: Cluster>() -> Routes<C> {
+    Routes::new()
+        .get(
             "/_ping",
-            on(MethodFilter::GET, ping::<C>).on(MethodFilter::HEAD, head_ping::<C>),
+            doc("Whether the daemon answers").media_type("text/plain; charset=utf-8"),
+            ping::<C>,
         )
-        .route("/version", get(version::<C>))
-        .route("/info", get(info::info::<C>))
+        .head(
+            "/_ping",
+            doc("Whether the daemon answers").empty(),
+            head_ping::<C>,
+        )
+        .get(
+            "/version",
+            doc("Versions of the daemon and of the API"),
+            version::<C>,
+        )
+        .get(
+            "/info",
+            doc("The daemon, and where its node stands"),
+            info::info::<C>,
+        )
 }
 
 async fn ping<C: Cluster>(State(api): State<Shared<C>>) -> Response {

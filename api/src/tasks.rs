@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use axum::{Router, extract::State as Shares, response::Response, routing::get};
+use axum::{extract::State as Shares, response::Response};
 use http::StatusCode;
 use serde::Serialize;
 use waxseal_cluster::{
@@ -26,6 +26,7 @@ use crate::{
     services::{
         GenericResourceJson, IterationJson, PortConfigJson, TaskSpecJson, generic, port, task_spec,
     },
+    table::{Routes, doc},
     version::ApiVersion,
 };
 
@@ -42,10 +43,10 @@ const FILTERS: [&str; 8] = [
 ];
 
 /// The routes of this module.
-pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new()
-        .route("/tasks", get(list))
-        .route("/tasks/{id}", get(inspect))
+pub(crate) fn routes<C: Cluster>() -> Routes<C> {
+    Routes::new()
+        .get("/tasks", doc("List tasks").query(&["filters"]), list)
+        .get("/tasks/{id}", doc("A task"), inspect)
 }
 
 /// `Task`.

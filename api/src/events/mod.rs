@@ -4,7 +4,7 @@ mod hub;
 
 use std::sync::Arc;
 
-use axum::{Router, extract::State, response::Response, routing::get};
+use axum::{extract::State, response::Response};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use time::OffsetDateTime;
@@ -19,6 +19,7 @@ use crate::{
     filters::Filters,
     respond::{self, APPLICATION_JSON},
     server::Shared,
+    table::{Routes, doc},
 };
 
 const FILTERS: &[&str] = &[
@@ -52,8 +53,12 @@ const KINDS: &[&str] = &[
 ];
 
 /// The routes of this module.
-pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new().route("/events", get(events::<C>))
+pub(crate) fn routes<C: Cluster>() -> Routes<C> {
+    Routes::new().get(
+        "/events",
+        doc("What changes, one JSON object per line").query(&["since", "until", "filters"]),
+        events::<C>,
+    )
 }
 
 async fn events<C: Cluster>(

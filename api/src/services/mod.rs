@@ -17,12 +17,7 @@ mod warnings;
 
 use std::sync::Arc;
 
-use axum::{
-    Router,
-    extract::State as Shares,
-    response::Response,
-    routing::{get, post},
-};
+use axum::{extract::State as Shares, response::Response};
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 use waxseal_cluster::{
@@ -48,6 +43,7 @@ use crate::{
     json::common::new_id,
     respond,
     server::Shared,
+    table::{Routes, doc},
     version::ApiVersion,
 };
 
@@ -57,12 +53,33 @@ const REGISTRY_AUTH: &str = "x-registry-auth";
 const FILTERS: [&str; 5] = ["id", "label", "mode", "name", "runtime"];
 
 /// The routes of this module.
-pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new()
-        .route("/services", get(list))
-        .route("/services/create", post(create))
-        .route("/services/{id}", get(inspect).delete(remove))
-        .route("/services/{id}/update", post(update))
+pub(crate) fn routes<C: Cluster>() -> Routes<C> {
+    Routes::new()
+        .get(
+            "/services",
+            doc("List services").query(&["filters", "status"]),
+            list,
+        )
+        .post(
+            "/services/create",
+            doc("Make a service").success(StatusCode::CREATED),
+            create,
+        )
+        .get(
+            "/services/{id}",
+            doc("A service").query(&["insertDefaults"]),
+            inspect,
+        )
+        .delete("/services/{id}", doc("Remove a service").empty(), remove)
+        .post(
+            "/services/{id}/update",
+            doc("Replace a service's spec, or go back").query(&[
+                "version",
+                "registryAuthFrom",
+                "rollback",
+            ]),
+            update,
+        )
 }
 
 /// What a strict boolean of the query is, or 400 in the engine's words.

@@ -8,12 +8,7 @@ mod update;
 
 pub(crate) use address::remote;
 
-use axum::{
-    Router,
-    extract::State,
-    response::Response,
-    routing::{get, post},
-};
+use axum::{extract::State, response::Response};
 use http::StatusCode;
 use serde::Serialize;
 use waxseal_autolock::UnlockKey;
@@ -26,18 +21,46 @@ use crate::{
     json::swarm::{Swarm, UnlockBody},
     respond,
     server::Shared,
+    table::{Routes, doc},
 };
 
 /// The routes of this module.
-pub(crate) fn routes<C: Cluster>() -> Router<Shared<C>> {
-    Router::new()
-        .route("/swarm", get(inspect::<C>))
-        .route("/swarm/init", post(join::init::<C>))
-        .route("/swarm/join", post(join::join::<C>))
-        .route("/swarm/leave", post(leave::<C>))
-        .route("/swarm/update", post(update::update::<C>))
-        .route("/swarm/unlockkey", get(unlock_key::<C>))
-        .route("/swarm/unlock", post(unlock::<C>))
+pub(crate) fn routes<C: Cluster>() -> Routes<C> {
+    Routes::new()
+        .get("/swarm", doc("The cluster"), inspect::<C>)
+        .post(
+            "/swarm/init",
+            doc("Make a cluster; answers the node's id"),
+            join::init::<C>,
+        )
+        .post(
+            "/swarm/join",
+            doc("Join a cluster").empty(),
+            join::join::<C>,
+        )
+        .post(
+            "/swarm/leave",
+            doc("Leave the cluster").query(&["force"]).empty(),
+            leave::<C>,
+        )
+        .post(
+            "/swarm/update",
+            doc("Change the cluster's settings, rotate tokens or the unlock key")
+                .query(&[
+                    "version",
+                    "rotateWorkerToken",
+                    "rotateManagerToken",
+                    "rotateManagerUnlockKey",
+                ])
+                .empty(),
+            update::update::<C>,
+        )
+        .get("/swarm/unlockkey", doc("The unlock key"), unlock_key::<C>)
+        .post(
+            "/swarm/unlock",
+            doc("Unlock this manager").empty(),
+            unlock::<C>,
+        )
 }
 
 /// The cluster object as it is now.

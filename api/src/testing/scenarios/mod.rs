@@ -3,6 +3,7 @@
 mod events;
 mod nodes;
 mod objects;
+mod openapi;
 mod recorded_events;
 mod swarm;
 mod system;
