@@ -12,6 +12,8 @@ use crate::{
     objects::{
         Cluster, JoinTokens as TokenTexts, Laggards, PastIssuer, PastRoot, RootCa, RootRotation,
     },
+    returns::{DEFAULT_RETURN_WINDOW, return_window},
+    timestamps::date_time,
 };
 
 /// Former issuers below one root on record.
@@ -33,6 +35,14 @@ pub struct RotationOptions {
 /// The secrets of the tokens that come with a new root: for workers, for managers.
 pub type TokenSecrets = [[u8; TOKEN_SECRET_BYTES]; 2];
 
+/// The root that certificates of nodes lead to first: the one to be, while the root rotates.
+pub fn signing_root(root: &RootCa) -> &[u8] {
+    match &root.root_rotation {
+        Some(rotation) => &rotation.ca_cert,
+        None => &root.ca_cert,
+    }
+}
+
 /// The certificate, first in this PEM, whose key signs certificates of nodes: that of the root to
 /// be while the root rotates, else of an operator's intermediate, else of the root. Empty without
 /// any.
@@ -41,9 +51,8 @@ pub fn signing_certificate(cluster: &Cluster) -> &[u8] {
         return &[];
     };
     match (&root.root_rotation, cluster.signing_way.as_slice()) {
-        (Some(rotation), _) => &rotation.ca_cert,
-        (None, []) => &root.ca_cert,
-        (None, way) => way,
+        (None, way) if !way.is_empty() => way,
+        _ => signing_root(root),
     }
 }
 
@@ -117,6 +126,28 @@ pub fn start_rotation(root: &mut RootCa, new: &NewRoot, options: RotationOptions
         pace: options.pace,
         compromised: options.compromised,
     });
+}
+
+/// Whether a former root leads to the next one still: for the return window, and for as long as
+/// the default one if an operator is to decide sooner.
+pub fn leads_on(past: &PastRoot, cluster: &Cluster, now: OffsetDateTime) -> bool {
+    let window = return_window(cluster).max(DEFAULT_RETURN_WINDOW);
+    let retired_at = past.retired_at.as_ref().and_then(date_time);
+    retired_at.is_none_or(|at| (now - at).max(time::Duration::ZERO).unsigned_abs() <= window)
+}
+
+/// Drops from the record what led on from former roots and does so no longer. Nothing if there
+/// is none of it.
+pub fn forget_ways(cluster: &Cluster, now: OffsetDateTime) -> Option<Cluster> {
+    let is_over = |past: &PastRoot| !past.cross_signed.is_empty() && !leads_on(past, cluster, now);
+    if !cluster.past_roots.iter().any(is_over) {
+        return None;
+    }
+    let mut new = cluster.clone();
+    for past in new.past_roots.iter_mut().filter(|past| is_over(past)) {
+        past.cross_signed.clear();
+    }
+    Some(new)
 }
 
 /// Ends a rotation with its success: trust and tokens switch too. Nothing if none runs.
@@ -294,6 +325,42 @@ mod tests {
                 .map(|past| past.compromised)
                 .collect::<Vec<_>>(),
             [false, true]
+        );
+    }
+
+    #[test]
+    fn what_leads_on_from_former_roots_goes_after_the_return_window() {
+        let day = |days: i64| OffsetDateTime::UNIX_EPOCH + time::Duration::days(days);
+        let past = |days: i64| PastRoot {
+            cross_signed: b"cross".to_vec(),
+            retired_at: Some(at(days * 86_400)),
+            ..PastRoot::default()
+        };
+        let mut cluster = Cluster::clone(bootstrapped().cluster().unwrap());
+        cluster.past_roots = vec![past(1), past(9)];
+        let kept = |cluster: &Cluster| -> Vec<bool> {
+            let ways = cluster.past_roots.iter();
+            ways.map(|past| !past.cross_signed.is_empty()).collect()
+        };
+        // The default, 30 days, also where an operator wants to see sooner who returns.
+        cluster.return_window = Some(prost_types::Duration::default());
+        assert_eq!(forget_ways(&cluster, day(31)), None);
+        let after = forget_ways(&cluster, day(32)).unwrap();
+        assert_eq!(kept(&after), [false, true]);
+        assert_eq!(
+            after.past_roots[0].retired_at,
+            cluster.past_roots[0].retired_at
+        );
+        assert_eq!(forget_ways(&after, day(32)), None);
+        let days = |days: i64| prost_types::Duration {
+            seconds: days * 86_400,
+            nanos: 0,
+        };
+        cluster.return_window = Some(days(60));
+        assert_eq!(forget_ways(&cluster, day(61)), None);
+        assert_eq!(
+            kept(&forget_ways(&cluster, day(99)).unwrap()),
+            [false, false]
         );
     }
 

@@ -21,9 +21,9 @@ use waxseal_ca::{
     root_path::{FormerRoot, root_path},
 };
 use waxseal_cluster::{
-    Refusal, State, date_time,
+    Refusal, State, date_time, leads_on,
     objects::{
-        Certificate, Cluster, GrantReturn, IssuanceState, Membership, Node, NoteReturn, PastRoot,
+        Certificate, Cluster, GrantReturn, IssuanceState, Membership, Node, NoteReturn,
         PendingReturn, PossibleClone, RequestSource, command::Op,
     },
     returns, timestamp,
@@ -84,14 +84,6 @@ impl root_path_server::RootPath for RootPathService {
             }))
         })
     }
-}
-
-/// Whether a former root leads to the next one still: for the return window, and for as long as
-/// the default one if an operator is to decide sooner.
-fn leads_on(past: &PastRoot, cluster: &Cluster, now: OffsetDateTime) -> bool {
-    let window = returns::return_window(cluster).max(returns::DEFAULT_RETURN_WINDOW);
-    let retired_at = past.retired_at.as_ref().and_then(date_time);
-    retired_at.is_none_or(|at| (now - at).max(time::Duration::ZERO).unsigned_abs() <= window)
 }
 
 /// Serves `Reclaim`.

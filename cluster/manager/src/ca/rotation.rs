@@ -15,7 +15,7 @@ use waxseal_ca::{
     rotation::{self, Action, Pace, Plan, Progress},
 };
 use waxseal_cluster::{
-    ROTATION_LEVEL, TokenSecrets, finish_rotation,
+    ROTATION_LEVEL, TokenSecrets, finish_rotation, forget_ways,
     objects::{Cluster, MarkForRenewal, QuarantineNodes, RemoveNode, UpdateCluster, command::Op},
     plan::rotation_view,
     signing_issuer, timestamp, version_of,
@@ -100,6 +100,10 @@ impl Rotation {
         pace.note(busy, count(&[Progress::Done]), Instant::now());
         for action in plan.actions {
             self.carry_out(action, &cluster, now).await?;
+        }
+        if let Some(new) = forget_ways(&cluster, now) {
+            self.update(&cluster, new).await?;
+            tracing::info!("nothing leads on from former roots whose return window is over");
         }
         let wake = plan
             .wake_at
@@ -192,13 +196,18 @@ impl Rotation {
         let Some(new) = finish_rotation(cluster, &secrets, timestamp(now)) else {
             return Ok(());
         };
-        let update = UpdateCluster {
-            expected_version: version_of(cluster.meta.as_ref()),
-            cluster: Some(new),
-        };
-        self.propose(Op::UpdateCluster(update)).await?;
+        self.update(cluster, new).await?;
         tracing::info!("the root is rotated: trust and join tokens are those of the new one");
         Ok(())
+    }
+
+    /// Replaces the cluster object if it still is the `old` one.
+    async fn update(&self, old: &Cluster, new: Cluster) -> Result<(), ProposeError> {
+        let update = UpdateCluster {
+            expected_version: version_of(old.meta.as_ref()),
+            cluster: Some(new),
+        };
+        self.propose(Op::UpdateCluster(update)).await
     }
 
     async fn propose(&self, op: Op) -> Result<(), ProposeError> {
