@@ -15,7 +15,7 @@ use waxseal_cluster::{
     Refusal, RotationOptions, date_time,
     objects::{Actor, Cluster as ClusterObject, Laggards, RootCa, RootRotation},
     plan::rotation_view,
-    signing_issuer, timestamp, version_of,
+    signer_urls, signing_issuer, signing_root, timestamp, version_of,
 };
 
 use crate::{
@@ -62,6 +62,11 @@ pub(crate) fn routes<C: Cluster>() -> Routes<C> {
 #[derive(Serialize)]
 struct Status {
     rotating: bool,
+    /// Who signs: `root`, `intermediate`, or an `external CA`.
+    signer: &'static str,
+    /// Why that external CA signs nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signer_trouble: Option<Trouble>,
     /// SHA-256 of the trusted root's PEM.
     root_digest: String,
     /// The same of the root to be.
@@ -87,6 +92,12 @@ struct Status {
     estimated_end: Option<Time>,
     past_roots: Vec<PastRoot>,
     nodes: Vec<Node>,
+}
+
+#[derive(Serialize)]
+struct Trouble {
+    since: Time,
+    error: String,
 }
 
 #[derive(Serialize)]
@@ -173,8 +184,14 @@ fn summary(
         compromised: past.compromised,
         way_kept: !past.cross_signed.is_empty(),
     });
+    let trouble = cluster.signer_trouble.as_ref().map(|trouble| Trouble {
+        since: Time::of(trouble.since.as_ref()),
+        error: trouble.error.clone(),
+    });
     Status {
         rotating: rotation.is_some(),
+        signer: signer(cluster, root),
+        signer_trouble: trouble,
         root_digest: digest(&root.ca_cert),
         target_digest: rotation.map(|rotation| digest(&rotation.ca_cert)),
         root_expires_at: TrustBundle::from_pem(&root.ca_cert, now)
@@ -198,6 +215,27 @@ fn summary(
             .map(|at| Time(Some(at))),
         past_roots: past_roots.collect(),
         nodes,
+    }
+}
+
+fn signer(cluster: &ClusterObject, root: &RootCa) -> &'static str {
+    let cert = signing_root(root);
+    let key = match &root.root_rotation {
+        Some(rotation) => &rotation.ca_key,
+        None => &root.ca_key,
+    };
+    let settings = cluster
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.ca_config.as_ref());
+    let cas = settings.map_or(&[][..], |settings| &settings.external_cas);
+    // One that has an address goes before a key that is here.
+    if key.is_empty() || !signer_urls(cas, cert, &root.ca_cert).is_empty() {
+        return "external CA";
+    }
+    match root.root_rotation.is_none() && !cluster.signing_way.is_empty() {
+        true => "intermediate",
+        false => "root",
     }
 }
 
@@ -523,6 +561,10 @@ mod tests {
         let status = async || -> Value { client.get("/waxseal/v1/ca").await.json() };
         let before = status().await;
         assert_eq!(before["rotating"], false);
+        assert_eq!(
+            (&before["signer"], &before["signer_trouble"]),
+            (&json!("root"), &Value::Null)
+        );
 
         let rotate = async |body: Value| {
             let answer = client.post("/waxseal/v1/ca/rotate", &body).await;
@@ -550,6 +592,32 @@ mod tests {
         let answer = client.post("/waxseal/v1/ca/abort", &json!({})).await;
         assert_eq!(answer.status, 202);
         assert_eq!(status().await["rotating"], false);
+    }
+
+    #[tokio::test]
+    async fn an_external_ca_in_trouble_is_shown() {
+        let cluster = FakeCluster::manager().await;
+        let client = Client::of(&cluster);
+        let mut new = cluster.look(|state| ClusterObject::clone(state.cluster().unwrap()));
+        let version = version_of(new.meta.as_ref());
+        new.root_ca.as_mut().unwrap().ca_key.clear();
+        cluster
+            .update_cluster(Actor::default(), new, version)
+            .await
+            .unwrap();
+        let trouble = waxseal_cluster::objects::SignerTrouble {
+            since: Some(timestamp(cluster.now())),
+            error: "no answer within 5 s".to_owned(),
+        };
+        let op = waxseal_cluster::objects::NoteSigner {
+            trouble: Some(trouble),
+        };
+        let op = waxseal_cluster::objects::command::Op::NoteSigner(op);
+        cluster.propose(Actor::default(), op).await.unwrap();
+        let status: Value = client.get("/waxseal/v1/ca").await.json();
+        assert_eq!(status["signer"], "external CA");
+        assert_eq!(status["signer_trouble"]["error"], "no answer within 5 s");
+        assert!(status["signer_trouble"]["since"].is_string());
     }
 
     #[test]

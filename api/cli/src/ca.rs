@@ -96,6 +96,8 @@ struct StatusArgs {
 #[serde(default)]
 struct Status {
     rotating: bool,
+    signer: String,
+    signer_trouble: Option<Trouble>,
     root_digest: String,
     target_digest: Option<String>,
     root_expires_at: Option<String>,
@@ -107,6 +109,13 @@ struct Status {
     waits_for: Option<String>,
     estimated_end: Option<String>,
     nodes: Vec<Node>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Trouble {
+    since: String,
+    error: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -222,6 +231,14 @@ fn show(status: &Status) -> Result<(), Failure> {
     output::line(format!("Root: {}", shown(&status.root_digest)))?;
     if let Some(end) = &status.root_expires_at {
         output::line(format!("Expires: {}", shown(end)))?;
+    }
+    output::line(format!("Signer: {}", shown(&status.signer)))?;
+    if let Some(trouble) = &status.signer_trouble {
+        output::line(format!(
+            "Trouble: no certificates are signed since {}: {}; nodes go on with what they have",
+            shown(&trouble.since),
+            shown(&trouble.error)
+        ))?;
     }
     if !status.rotating {
         return output::line("No rotation runs");
