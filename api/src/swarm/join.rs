@@ -9,7 +9,7 @@ use waxseal_cluster::{
 };
 
 use super::address::{check_data_path_port, check_pools, not_empty, remote};
-use super::signer::external_cas;
+use super::signer::{check_addresses, external_cas};
 use crate::{
     cluster::{Cluster, ClusterError, InitRequest, JoinRequest, LocalState},
     error::ApiError,
@@ -92,6 +92,7 @@ fn founding_signer(spec: &Spec) -> Result<CaConfig, ApiError> {
         return Err(not_offered("rotation of the root certificate is"));
     }
     let cas = external_cas(&ca.external_cas)?;
+    check_addresses(&cas)?;
     if cas.iter().any(|ca| ca.ca_cert.trim_ascii().is_empty()) {
         return Err(ApiError::invalid_argument(
             "no external CA can have the key of a root that is yet to be made; give the \

@@ -19,7 +19,7 @@ const MAX_EXTERNAL_CAS: usize = 16;
 /// The external CAs of a request, checked.
 ///
 /// # Errors
-/// Another protocol than cfssl, no HTTPS address, too many.
+/// Another protocol than cfssl, too many.
 pub(super) fn external_cas(given: &[ExternalCa]) -> Result<Vec<objects::ExternalCa>, ApiError> {
     if given.len() > MAX_EXTERNAL_CAS {
         return Err(ApiError::invalid_argument(format!(
@@ -37,20 +37,31 @@ fn external_ca(given: &ExternalCa) -> Result<objects::ExternalCa, ApiError> {
             given.protocol
         )));
     }
-    let uri: Option<http::Uri> = given.url.parse().ok();
-    let is_https = uri.is_some_and(|uri| uri.scheme_str() == Some("https") && uri.host().is_some());
-    if !is_https {
-        return Err(ApiError::invalid_argument(format!(
-            "invalid HTTP scheme: the external CA {:?} needs an address that begins with https://",
-            given.url
-        )));
-    }
     Ok(objects::ExternalCa {
         protocol: Protocol::Cfssl.into(),
         url: given.url.clone(),
         options: given.options.clone(),
         ca_cert: given.ca_cert.clone().into_bytes(),
     })
+}
+
+/// Refuses what cannot be asked. A stock engine keeps it, and says that it reaches none once it is
+/// needed: that comes first.
+///
+/// # Errors
+/// No HTTPS address.
+pub(super) fn check_addresses(cas: &[objects::ExternalCa]) -> Result<(), ApiError> {
+    let is_https = |ca: &objects::ExternalCa| {
+        let uri: Option<http::Uri> = ca.url.parse().ok();
+        uri.is_some_and(|uri| uri.scheme_str() == Some("https") && uri.host().is_some())
+    };
+    match cas.iter().find(|ca| !is_https(ca)) {
+        None => Ok(()),
+        Some(ca) => Err(ApiError::invalid_argument(format_args!(
+            "invalid HTTP scheme: the external CA {:?} needs an address that begins with https://",
+            ca.url
+        ))),
+    }
 }
 
 /// Those that the settings of a cluster name.

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::{
     ca::{Asked, change_root},
     cluster_object,
-    signer::external_cas,
+    signer::{check_addresses, external_cas, external_cas_of},
 };
 use crate::{
     cluster::Cluster,
@@ -95,6 +95,7 @@ pub(super) async fn update<C: Cluster>(
         forced,
     };
     change_root(&api, &mut new, &asked, RotationOptions::default()).await?;
+    check_addresses(&external_cas_of(&new))?;
     rotate_tokens(&mut new, rotate)?;
     change_unlock_key(&mut new, auto_lock, rotate.unlock_key)?;
     api.cluster

@@ -353,6 +353,10 @@ async fn external_cas_are_kept_and_who_has_no_key_needs_one_that_answers() {
             other.cert_pem(),
             json!([{"Protocol": "cfssl", "URL": "https://a", "CACert": other.cert_pem()}]),
         ),
+        (
+            other.cert_pem(),
+            json!([{"Protocol": "cfssl", "URL": "http://a", "CACert": other.cert_pem()}]),
+        ),
         (other.cert_pem(), cas.clone()),
     ] {
         let answer = update(json!({"SigningCACert": want, "ExternalCAs": cas})).await;
@@ -362,6 +366,25 @@ async fn external_cas_are_kept_and_who_has_no_key_needs_one_that_answers() {
             "rpc error: code = InvalidArgument desc = there must be at least one valid, reachable \
              external CA corresponding to the desired CA certificate"
         );
+    }
+    for (cas, text) in [
+        (
+            json!([{"URL": "https://10.77.0.9:1"}]),
+            "invalid protocol: \"\"",
+        ),
+        (
+            json!([{"Protocol": "bogus", "URL": "x"}]),
+            "invalid protocol: \"bogus\"",
+        ),
+        (
+            json!([{"Protocol": "cfssl", "URL": "http://a"}]),
+            "invalid HTTP scheme",
+        ),
+        (json!([{"Protocol": "cfssl"}]), "invalid HTTP scheme"),
+    ] {
+        let answer = update(json!({"ExternalCAs": cas})).await;
+        assert_eq!(answer.status, 400);
+        assert!(answer.message().contains(text), "{}", answer.message());
     }
     let key = cluster.look(|state| {
         let root = state.cluster().unwrap().root_ca.clone().unwrap();
@@ -400,8 +423,8 @@ async fn a_root_whose_key_is_elsewhere_rotates_with_the_signature_of_who_has_it(
     assert!(root_of(&cluster).ca_key.is_empty());
     // 2. To a root whose key is elsewhere, too, nobody can rotate …
     let other = RootAuthority::generate(cluster.now()).unwrap();
-    let both =
-        json!([cas[0], {"Protocol": "cfssl", "URL": "https://a", "CACert": other.cert_pem()}]);
+    let second = json!({"Protocol": "cfssl", "URL": "https://a", "CACert": other.cert_pem()});
+    let both = json!([cas[0], second]);
     let asked = json!({"SigningCACert": other.cert_pem(), "ExternalCAs": both});
     let (status, text) = change_ca(&client, asked).await;
     assert_eq!(status, 400);
