@@ -286,12 +286,24 @@ fn a_wrong_clock_is_named_with_its_direction() -> Result<()> {
                 "{offset}: {said}"
             );
         }
-        // Half an hour either way is no fault.
-        for (name, offset) in [("slow", "-30m"), ("fast", "+30m")] {
+        // Half an hour either way is no fault, and shown.
+        for (name, offset, shown) in [
+            ("slow", "-30m", ["-30 min", "-29 min"]),
+            ("fast", "+30m", ["+30 min", "+29 min"]),
+        ] {
             let node = with_clock(scene, name, offset)?;
             node.join(&token, &manager.remote())?;
+            let rows = manager.cli.ok(&["node", "ls"])?;
+            ensure!(shown.iter().any(|shown| rows.contains(shown)), "{rows}");
             node.docker.ok(&["swarm", "leave"])?;
         }
+        // Where it comes close to one, whoever plans a rotation is told.
+        let node = with_clock(scene, "late", "-55m")?;
+        node.join(&token, &manager.remote())?;
+        let plan = manager.cli.ok(&["ca", "rotate", "--plan"])?;
+        let off = ["its clock is 3300 s behind", "its clock is 3299 s behind"];
+        ensure!(off.iter().any(|off| plan.contains(off)), "{plan}");
+        node.docker.ok(&["swarm", "leave"])?;
         manager.docker.ok(&["swarm", "leave", "--force"])?;
         Ok(())
     })

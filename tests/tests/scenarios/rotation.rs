@@ -4,7 +4,9 @@ use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use waxseal_tests::{Engine, Managers, Scene, Waxseal, eventually, require, run, scenario};
+use waxseal_tests::{
+    Engine, Managers, Scene, Waxseal, eventually, holds_for, require, run, scenario,
+};
 
 const SOON: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(20);
@@ -251,5 +253,46 @@ fn a_deadline_ends_it_without_those_who_are_away() -> Result<()> {
         away.up()?;
         all_ready(&manager, 3)?;
         Ok(())
+    })
+}
+
+#[test]
+fn laggards_are_removed_at_the_deadline_if_the_operator_says_so() -> Result<()> {
+    scenario("rotation-evict", |scene| {
+        let manager = scene.waxseal("manager")?;
+        manager.init(&[])?;
+        let mut away = scene.waxseal("away")?;
+        let here = scene.waxseal("here")?;
+        for node in [&away, &here] {
+            node.join(&manager.worker_token()?, &manager.remote())?;
+        }
+        all_ready(&manager, 3)?;
+        let old_root = trust_root(&manager.engine)?;
+        away.kill()?;
+        // 1. It would wait for ever, one node at a time.
+        let paced = ["ca", "rotate", "--detach", "--pace", "1"];
+        manager.cli.ok(&paced)?;
+        eventually("only one is missing", SOON, || {
+            let status = status(&manager)?;
+            ensure!(
+                status["pace"] == 1 && status["laggards"] == "wait",
+                "{status}"
+            );
+            ensure!(status["nodes_done"] == 2, "{status}");
+            Ok(())
+        })?;
+        // 2. Told otherwise it ends, and the one that is away is none of the cluster's.
+        let evict = ["--laggards", "evict", "--deadline", "1s"];
+        let running = ["ca", "rotate", "--running"];
+        manager.cli.ok(&[&running[..], &evict].concat())?;
+        ensure!(trust_root(&manager.engine)? != old_root, "not rotated");
+        all_ready(&manager, 2)?;
+        away.up()?;
+        holds_for("it is no member any more", Duration::from_secs(3), || {
+            let rows = manager.docker.ok(&["node", "ls", "--quiet"])?;
+            ensure!(rows.lines().count() == 2, "{rows}");
+            Ok(())
+        })?;
+        all_ready(&manager, 2)
     })
 }

@@ -8,3 +8,4 @@ mod recorded_events;
 mod swarm;
 mod system;
 mod transcripts;
+mod trust;
