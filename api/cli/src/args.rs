@@ -33,13 +33,20 @@ pub(crate) enum Verb {
     Status(status::Args),
     Swarm(swarm::Args),
     Unlock(unlock::Args),
-    Node(node::Args),
-    Ca(ca::Args),
-    Manager(manager::Args),
-    Cert(cert::Args),
-    JoinToken(Box<join_token::Args>),
-    Secret(secret::Args),
-    Config(config::Args),
+    #[command(subcommand)]
+    Node(node::Verb),
+    #[command(subcommand)]
+    Ca(ca::Verb),
+    #[command(subcommand)]
+    Manager(manager::Verb),
+    #[command(subcommand)]
+    Cert(cert::Verb),
+    #[command(subcommand)]
+    JoinToken(Box<join_token::Verb>),
+    #[command(subcommand)]
+    Secret(secret::Verb),
+    #[command(subcommand)]
+    Config(config::Verb),
     Service(Box<service::Args>),
     Events(events::Args),
     Version(version::Args),
@@ -54,13 +61,13 @@ impl Verb {
             Verb::Status(args) => status::run(&client, args).await,
             Verb::Swarm(args) => swarm::run(&client, args).await,
             Verb::Unlock(args) => unlock::run(&client, args).await,
-            Verb::Node(args) => node::run(&client, args).await,
-            Verb::Ca(args) => ca::run(&client, args).await,
-            Verb::Manager(args) => manager::run(&client, args).await,
-            Verb::Cert(args) => cert::run(&client, args).await,
-            Verb::JoinToken(args) => join_token::run(&client, *args).await,
-            Verb::Secret(args) => secret::run(&client, args).await,
-            Verb::Config(args) => config::run(&client, args).await,
+            Verb::Node(verb) => node::run(&client, verb).await,
+            Verb::Ca(verb) => ca::run(&client, verb).await,
+            Verb::Manager(verb) => manager::run(&client, verb).await,
+            Verb::Cert(verb) => cert::run(&client, verb).await,
+            Verb::JoinToken(verb) => join_token::run(&client, *verb).await,
+            Verb::Secret(verb) => secret::run(&client, verb).await,
+            Verb::Config(verb) => config::run(&client, verb).await,
             Verb::Service(args) => service::run(&client, *args).await,
             Verb::Events(args) => events::run(&client, args).await,
             Verb::Version(args) => version::run(&client, args).await,

@@ -22,14 +22,8 @@ const BAR: usize = 32;
 const MAX_PEM_BYTES: u64 = 64 * 1024;
 
 /// Rotate the cluster's root certificate and see how far it is
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
 #[derive(Debug, Subcommand)]
-enum Verb {
+pub(crate) enum Verb {
     /// Replace the root; every node renews its certificate, then trust and join tokens change
     Rotate(Box<RotateArgs>),
     /// Show the root and, while it rotates, every node that is not done yet and why
@@ -47,7 +41,7 @@ enum Laggards {
 }
 
 #[derive(Debug, clap::Args)]
-struct RotateArgs {
+pub(crate) struct RotateArgs {
     /// Show who would renew and who is a problem, and change nothing
     #[arg(long, conflicts_with_all = ["abort", "running", "cert"])]
     plan: bool,
@@ -83,7 +77,7 @@ struct RotateArgs {
 }
 
 #[derive(Debug, clap::Args)]
-struct StatusArgs {
+pub(crate) struct StatusArgs {
     /// Go on until the rotation is finished
     #[arg(long, short)]
     watch: bool,
@@ -131,8 +125,8 @@ struct Node {
     since: Option<String>,
 }
 
-pub(crate) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
-    match args.verb {
+pub(crate) async fn run(client: &Client, verb: Verb) -> Result<(), Failure> {
+    match verb {
         Verb::Rotate(args) => rotate(client, *args).await,
         Verb::Status(args) => status(client, &args).await,
     }

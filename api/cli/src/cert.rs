@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     client::Client,
     failure::Failure,
-    output::{self, Format, Pairs, Table, ago, shown, until},
+    output::{self, Format, ListFormat, Pairs, Table, ago, shown, until},
     payload::{each, filter_query, typed},
 };
 
@@ -16,14 +16,8 @@ const ROUTE: &str = "/waxseal/v1/certificates";
 const SHORT: usize = 16;
 
 /// See the certificates of the cluster's nodes, and revoke them
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
 #[derive(Debug, Subcommand)]
-enum Verb {
+pub(crate) enum Verb {
     /// List certificates, the newest first
     #[command(visible_alias = "list")]
     Ls(ListArgs),
@@ -34,7 +28,7 @@ enum Verb {
 }
 
 #[derive(Debug, clap::Args)]
-struct ListArgs {
+pub(crate) struct ListArgs {
     /// Of this node only: name, id or start of an id
     #[arg(long, value_name = "NODE")]
     node: Option<String>,
@@ -45,15 +39,12 @@ struct ListArgs {
     /// At most so many
     #[arg(long, default_value_t = 1000, value_name = "COUNT")]
     limit: u32,
-    /// Serials only
-    #[arg(short, long)]
-    quiet: bool,
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    #[command(flatten)]
+    shown: ListFormat,
 }
 
 #[derive(Debug, clap::Args)]
-struct InspectArgs {
+pub(crate) struct InspectArgs {
     /// Serials in hexadecimal, or starts of them
     #[arg(required = true, value_name = "SERIAL")]
     serials: Vec<String>,
@@ -70,7 +61,7 @@ first, then revoke the former certificate.
 
 Managers refuse it. Nodes do not ask anybody about a manager's certificate: if the key of one \
 leaked, rotate the root as well.")]
-struct RevokeArgs {
+pub(crate) struct RevokeArgs {
     /// Serials in hexadecimal, or starts of them
     #[arg(
         required_unless_present = "node",
@@ -132,8 +123,8 @@ struct Revocation {
     cut_off: Vec<String>,
 }
 
-pub(crate) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
-    match args.verb {
+pub(crate) async fn run(client: &Client, verb: Verb) -> Result<(), Failure> {
+    match verb {
         Verb::Ls(args) => list(client, args).await,
         Verb::Inspect(args) => inspect(client, args).await,
         Verb::Revoke(args) => revoke(client, args).await,
@@ -147,14 +138,13 @@ async fn list(client: &Client, args: ListArgs) -> Result<(), Failure> {
     let raw: Value = client
         .get(&format!("{ROUTE}?limit={}&{query}", args.limit))
         .await?;
-    if args.format == Format::Json && !args.quiet {
-        return output::json(&raw);
-    }
-    let list: List = typed(raw)?;
-    if args.quiet {
-        let mut certificates = list.certificates.iter();
-        return certificates.try_for_each(|one| output::line(shown(&one.serial)));
-    }
+    let list = args.shown.for_table(raw, |list: &List| {
+        let certificates = list.certificates.iter();
+        certificates.map(|one| one.serial.as_str()).collect()
+    });
+    let Some(list) = list? else {
+        return Ok(());
+    };
     let mut table = Table::new(&[
         "SERIAL", "NODE", "ROLE", "STANDING", "ASKED", "ISSUED", "EXPIRES",
     ]);

@@ -16,14 +16,8 @@ pub(crate) const CONFIG: Kind = Kind {
 };
 
 /// Keep configuration files and hand them to tasks
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
 #[derive(Debug, Subcommand)]
-enum Verb {
+pub(crate) enum Verb {
     /// Create a config from standard input or a file
     Create(CreateArgs),
     /// List configs
@@ -36,8 +30,8 @@ enum Verb {
     Rm(RemoveArgs),
 }
 
-pub(crate) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
-    match args.verb {
+pub(crate) async fn run(client: &Client, verb: Verb) -> Result<(), Failure> {
+    match verb {
         Verb::Create(args) => payload::create(client, CONFIG, args).await,
         Verb::Ls(args) => payload::list(client, CONFIG, args).await,
         Verb::Inspect(args) => payload::inspect(client, CONFIG, args).await,

@@ -10,7 +10,7 @@ use crate::{
     client::Client,
     failure::Failure,
     info::SwarmInfo,
-    output::{self, Format, Table, ago, shown, until},
+    output::{self, Format, ListFormat, Table, ago, shown, until},
     payload::{pairs, remove_each, typed},
     swarm::{join_commands, manager_address, own_join_command},
 };
@@ -18,14 +18,8 @@ use crate::{
 const ROUTE: &str = "/waxseal/v1/join-tokens";
 
 /// Make join tokens that expire, admit so many nodes, or only some networks
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
 #[derive(Debug, Subcommand)]
-enum Verb {
+pub(crate) enum Verb {
     /// Make a token and print the command that joins with it; it is shown this once
     Create(CreateArgs),
     /// List tokens with limits
@@ -40,7 +34,7 @@ enum Verb {
 A use is reserved while a node joins and spent by its first session; one that never comes gives it \
 back after 10 minutes. The token names the root certificate of today: after `docker swarm ca \
 --rotate` make another. The cluster's own tokens, without limits: `waxseal swarm join-token`.")]
-struct CreateArgs {
+pub(crate) struct CreateArgs {
     /// As what nodes join; Docker Engines are workers only
     #[arg(long, default_value = "worker", value_parser = ["worker", "manager"])]
     role: String,
@@ -64,16 +58,13 @@ struct CreateArgs {
 }
 
 #[derive(Debug, clap::Args)]
-struct ListArgs {
-    /// Ids only
-    #[arg(short, long)]
-    quiet: bool,
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    shown: ListFormat,
 }
 
 #[derive(Debug, clap::Args)]
-struct RevokeArgs {
+pub(crate) struct RevokeArgs {
     /// Ids, or starts of them
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
@@ -100,8 +91,8 @@ struct Token {
     labels: BTreeMap<String, String>,
 }
 
-pub(crate) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
-    match args.verb {
+pub(crate) async fn run(client: &Client, verb: Verb) -> Result<(), Failure> {
+    match verb {
         Verb::Create(args) => create(client, args).await,
         Verb::Ls(args) => list(client, args).await,
         Verb::Revoke(args) => remove_each(client, ROUTE, &args.ids, "").await,
@@ -139,15 +130,12 @@ async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
 
 async fn list(client: &Client, args: ListArgs) -> Result<(), Failure> {
     let raw: Value = client.get(ROUTE).await?;
-    if args.format == Format::Json && !args.quiet {
-        return output::json(&raw);
-    }
-    let tokens: Vec<Token> = typed(raw)?;
-    if args.quiet {
-        return tokens
-            .iter()
-            .try_for_each(|token| output::line(shown(&token.id)));
-    }
+    let tokens = args.shown.for_table(raw, |tokens: &Vec<Token>| {
+        tokens.iter().map(|token| token.id.as_str()).collect()
+    });
+    let Some(tokens) = tokens? else {
+        return Ok(());
+    };
     let mut table = Table::new(&[
         "ID", "ROLE", "STANDING", "USED", "CREATED", "EXPIRES", "NETWORKS", "LABELS",
     ]);

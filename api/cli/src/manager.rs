@@ -14,14 +14,8 @@ use crate::{
 const ROUTE: &str = "/waxseal/v1/managers";
 
 /// See the managers as this one does, and bring them together again
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
 #[derive(Debug, Subcommand)]
-enum Verb {
+pub(crate) enum Verb {
     /// List managers, who leads and how many it takes; works without a leader
     #[command(visible_alias = "list")]
     Ls(ListArgs),
@@ -30,13 +24,13 @@ enum Verb {
 }
 
 #[derive(Debug, clap::Args)]
-struct ListArgs {
+pub(crate) struct ListArgs {
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
 #[derive(Debug, clap::Args)]
-struct PeerArgs {
+pub(crate) struct PeerArgs {
     /// Another manager, with optional port; one that lives is enough
     #[arg(value_name = "HOST:PORT")]
     addr: String,
@@ -99,8 +93,8 @@ impl Manager {
     }
 }
 
-pub(crate) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
-    match args.verb {
+pub(crate) async fn run(client: &Client, verb: Verb) -> Result<(), Failure> {
+    match verb {
         Verb::Ls(args) => list(client, args).await,
         Verb::Peer(args) => peer(client, args).await,
     }

@@ -11,7 +11,7 @@ use crate::{
     client::{Client, filters, segment},
     failure::Failure,
     info::{Labels, SwarmInfo, Version},
-    output::{self, Format, Pairs, Table, shown},
+    output::{self, Format, ListFormat, Pairs, Table, shown},
     payload::{filter_query, pairs, remove_each, typed},
     service::tasks,
 };
@@ -29,14 +29,8 @@ not trust it any more, rotate them:
     waxseal swarm unlock-key --rotate";
 
 /// See and change the nodes of the cluster
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
 #[derive(Debug, Subcommand)]
-enum Verb {
+pub(crate) enum Verb {
     /// List nodes
     #[command(visible_alias = "list")]
     Ls(ListArgs),
@@ -66,19 +60,16 @@ enum Verb {
 }
 
 #[derive(Debug, clap::Args)]
-struct ListArgs {
-    /// Ids only
-    #[arg(short, long)]
-    quiet: bool,
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    shown: ListFormat,
     /// Only those that match: id, name, role, membership, node.label, label
     #[arg(short, long = "filter", value_name = "KEY=VALUE")]
     filters: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]
-struct InspectArgs {
+pub(crate) struct InspectArgs {
     /// Names, ids, starts of ids, or self
     #[arg(default_value = "self", value_name = "NODE")]
     nodes: Vec<String>,
@@ -87,7 +78,7 @@ struct InspectArgs {
 }
 
 #[derive(Debug, clap::Args)]
-struct UpdateArgs {
+pub(crate) struct UpdateArgs {
     /// Whether it takes tasks: active, none new (pause), none at all (drain)
     #[arg(long, value_parser = ["active", "pause", "drain"])]
     availability: Option<String>,
@@ -105,14 +96,14 @@ struct UpdateArgs {
 }
 
 #[derive(Debug, clap::Args)]
-struct RoleArgs {
+pub(crate) struct RoleArgs {
     /// Names, ids, starts of ids, or self
     #[arg(required = true, value_name = "NODE")]
     nodes: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]
-struct RemoveArgs {
+pub(crate) struct RemoveArgs {
     /// Also if the node is up
     #[arg(short, long)]
     force: bool,
@@ -122,7 +113,7 @@ struct RemoveArgs {
 }
 
 #[derive(Debug, clap::Args)]
-struct PsArgs {
+pub(crate) struct PsArgs {
     /// Names, ids, starts of ids, or self
     #[arg(default_value = "self", value_name = "NODE")]
     nodes: Vec<String>,
@@ -240,8 +231,8 @@ impl Node {
     }
 }
 
-pub(crate) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
-    match args.verb {
+pub(crate) async fn run(client: &Client, verb: Verb) -> Result<(), Failure> {
+    match verb {
         Verb::Ls(args) => list(client, args).await,
         Verb::Inspect(args) => inspect(client, args).await,
         Verb::Update(args) => update(client, args).await,
@@ -263,15 +254,12 @@ async fn list(client: &Client, args: ListArgs) -> Result<(), Failure> {
     let raw: Value = client
         .get(&format!("{ROUTE}?{}", filter_query(&args.filters)?))
         .await?;
-    if args.format == Format::Json && !args.quiet {
-        return output::json(&raw);
-    }
-    let nodes: Vec<Node> = typed(raw)?;
-    if args.quiet {
-        return nodes
-            .iter()
-            .try_for_each(|node| output::line(shown(&node.id)));
-    }
+    let nodes = args.shown.for_table(raw, |nodes: &Vec<Node>| {
+        nodes.iter().map(|node| node.id.as_str()).collect()
+    });
+    let Some(nodes) = nodes? else {
+        return Ok(());
+    };
     let own_id = SwarmInfo::read(client).await?.node_id;
     let headings = [
         "ID",

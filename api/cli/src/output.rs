@@ -3,11 +3,12 @@
 use std::io::{self, Write};
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use waxseal_ca::{Clock, SystemClock};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, payload::typed};
 
 /// How an answer is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -17,6 +18,38 @@ pub(crate) enum Format {
     Table,
     /// As the API gave it.
     Json,
+}
+
+/// How a list is shown.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct ListFormat {
+    /// Ids only
+    #[arg(short, long)]
+    quiet: bool,
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+impl ListFormat {
+    /// Prints the answer as it came, or the ids in it, if that is what is wanted; else it is
+    /// given back for a table.
+    pub(crate) fn for_table<T: DeserializeOwned>(
+        self,
+        answer: Value,
+        ids: fn(&T) -> Vec<&str>,
+    ) -> Result<Option<T>, Failure> {
+        if self.format == Format::Json && !self.quiet {
+            return json(&answer).map(|()| None);
+        }
+        let list = typed(answer)?;
+        if !self.quiet {
+            return Ok(Some(list));
+        }
+        for id in ids(&list) {
+            line(shown(id))?;
+        }
+        Ok(None)
+    }
 }
 
 /// Longest text from elsewhere in a cell or message (requirements.md, log injection).

@@ -9,7 +9,7 @@ use crate::{
     failure::Failure,
     info::{Created, Named},
     input,
-    output::{self, Format, Pairs, Table, ago},
+    output::{self, Format, ListFormat, Pairs, Table, ago},
 };
 
 /// Secret or config.
@@ -37,11 +37,8 @@ pub(crate) struct CreateArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ListArgs {
-    /// Ids only
-    #[arg(short, long)]
-    quiet: bool,
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    #[command(flatten)]
+    shown: ListFormat,
     /// Only those that match: id, name (start of it) or label
     #[arg(short, long = "filter", value_name = "KEY=VALUE")]
     filters: Vec<String>,
@@ -103,15 +100,12 @@ pub(crate) async fn send(
 pub(crate) async fn list(client: &Client, kind: Kind, args: ListArgs) -> Result<(), Failure> {
     let path = format!("{}?{}", kind.route, filter_query(&args.filters)?);
     let raw: serde_json::Value = client.get(&path).await?;
-    if args.format == Format::Json && !args.quiet {
-        return output::json(&raw);
-    }
-    let objects = typed::<Vec<Named>>(raw)?;
-    if args.quiet {
-        return objects
-            .iter()
-            .try_for_each(|object| output::line(output::shown(&object.id)));
-    }
+    let objects = args.shown.for_table(raw, |objects: &Vec<Named>| {
+        objects.iter().map(|object| object.id.as_str()).collect()
+    });
+    let Some(objects) = objects? else {
+        return Ok(());
+    };
     let mut table = Table::new(&["ID", "NAME", "CREATED", "UPDATED"]);
     for object in objects {
         let (created, updated) = (ago(&object.created_at), ago(&object.updated_at));

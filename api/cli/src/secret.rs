@@ -16,14 +16,8 @@ pub(crate) const SECRET: Kind = Kind {
 };
 
 /// Keep secrets and hand them to tasks
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
 #[derive(Debug, Subcommand)]
-enum Verb {
+pub(crate) enum Verb {
     /// Create a secret from standard input or a file, never from the command line
     #[command(after_help = "For example: printf %s hunter2 | waxseal secret create db_password -")]
     Create(CreateArgs),
@@ -37,8 +31,8 @@ enum Verb {
     Rm(RemoveArgs),
 }
 
-pub(crate) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
-    match args.verb {
+pub(crate) async fn run(client: &Client, verb: Verb) -> Result<(), Failure> {
+    match verb {
         Verb::Create(args) => payload::create(client, SECRET, args).await,
         Verb::Ls(args) => payload::list(client, SECRET, args).await,
         Verb::Inspect(args) => payload::inspect(client, SECRET, args).await,

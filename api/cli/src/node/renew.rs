@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Nodes to renew, and how long it is waited.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(crate) struct Args {
     /// All nodes of the cluster, some at a time
     #[arg(long, conflicts_with = "nodes")]
     all: bool,

@@ -15,13 +15,13 @@ use crate::{
 const ROUTE: &str = "/waxseal/v1/returns";
 
 #[derive(Debug, clap::Args)]
-pub(super) struct ListArgs {
+pub(crate) struct ListArgs {
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct ApproveArgs {
+pub(crate) struct ApproveArgs {
     /// Only if it proved to hold this key, or one that starts so
     #[arg(long, value_name = "SHA256")]
     key: Option<String>,
@@ -31,7 +31,7 @@ pub(super) struct ApproveArgs {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct WindowArgs {
+pub(crate) struct WindowArgs {
     /// Such as 30d or 12h; 0s: each return waits for `waxseal node approve`
     #[arg(value_name = "SPAN", value_parser = humantime::parse_duration)]
     span: Option<Duration>,
