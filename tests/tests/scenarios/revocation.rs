@@ -35,6 +35,9 @@ fn certificates_are_on_record_and_are_revoked_everywhere() -> Result<()> {
         let worker = scene.waxseal("worker")?;
         worker.join(&leader.worker_token()?, &follower.remote())?;
         let id = node_id(&worker.engine)?;
+        let engine = scene.dockerd("engine")?;
+        engine.join(&leader.worker_token()?, &follower.remote())?;
+        let engine_id = engine.node_id()?;
         // 1. Refused: what is not there, and a manager's newest.
         let said = leader.cli.fails(&["cert", "revoke", "00ff00ff"])?;
         ensure!(said.contains("certificate 00ff00ff not found"), "{said}");
@@ -61,7 +64,7 @@ fn certificates_are_on_record_and_are_revoked_everywhere() -> Result<()> {
             "{founding:?}"
         );
         // 3. A renewal supersedes, from the first session with the new one.
-        leader.cli.ok(&["node", "renew", &id])?;
+        leader.cli.ok(&["node", "renew", &id, &engine_id])?;
         let renewed = eventually("the node uses its new certificate", SOON, || {
             let all = certificates(follower, &id)?;
             ensure!(all.len() == 2, "{all:?}");
@@ -87,6 +90,36 @@ fn certificates_are_on_record_and_are_revoked_everywhere() -> Result<()> {
             ensure!(standing == "superseded", "{standing}");
             Ok(())
         })?;
+        // An engine that kept its session over the renewal was cut off once, and is back with its
+        // newest: what it is to run reaches it.
+        eventually("the engine uses its new certificate", SOON, || {
+            let all = certificates(follower, &engine_id)?;
+            ensure!(all.len() == 2 && !all[0]["used_at"].is_null(), "{all:?}");
+            ensure!(!all[1]["superseded_at"].is_null(), "{all:?}");
+            Ok(())
+        })?;
+        let constraint = format!("node.id=={engine_id}");
+        leader.docker.ok(&[
+            "service",
+            "create",
+            "--detach",
+            "--no-resolve-image",
+            "--name",
+            "after",
+            "--network",
+            "host",
+            "--constraint",
+            &constraint,
+            "bb:1",
+            "sleep",
+            "10000",
+        ])?;
+        eventually("the engine runs it", SOON, || {
+            let running = engine.containers()?;
+            ensure!(running.len() == 1, "{running:?}");
+            Ok(())
+        })?;
+        leader.docker.ok(&["service", "rm", "after"])?;
         // 4. Revoked: the node is cut off, and told so; it is down soon.
         let serial = text(&renewed["serial"]);
         let begun = Instant::now();
@@ -123,6 +156,7 @@ fn certificates_are_on_record_and_are_revoked_everywhere() -> Result<()> {
         ensure!(node_id(&worker.engine)? != id);
         leader.docker.ok(&["node", "rm", "--force", &id])?;
         worker.docker.ok(&["swarm", "leave"])?;
+        engine.docker.ok(&["swarm", "leave"])?;
         Ok(())
     })
 }
