@@ -73,8 +73,9 @@ pub use snapshot::{FrozenState, Restorer, SNAPSHOT_FORMAT};
 pub use state::State;
 pub use timestamps::{date_time, timestamp};
 pub use trust::{
-    RotationOptions, TokenSecrets, change_issuer, finish_rotation, forget_ways, leads_on,
-    pinned_issuers, signing_certificate, signing_issuer, signing_root, start_rotation,
+    Renewed, RotationOptions, TokenSecrets, change_issuer, close_issuers, finish_rotation,
+    forget_ways, leads_on, pinned_issuers, signing_certificate, signing_issuer, signing_root,
+    start_rotation,
 };
 pub use validate::{
     validate_annotations, validate_cluster_spec, validate_config_spec, validate_secret_spec,

@@ -69,8 +69,16 @@ pub fn signing_issuer(cluster: &Cluster, now: OffsetDateTime) -> Option<IssuerIn
 }
 
 /// Keeps the root and changes who signs below it: the key of `way`'s first certificate, or
-/// without a way the root's own; empty with an external signer. A rotation that runs ends.
-pub fn change_issuer(cluster: &mut Cluster, key_pem: &str, way_pem: &str, now: Timestamp) {
+/// without a way the root's own; empty with an external signer. A rotation that runs ends. If
+/// the keys of those before are `compromised`, their leaves count only as long as nodes that are
+/// there hold some.
+pub fn change_issuer(
+    cluster: &mut Cluster,
+    key_pem: &str,
+    way_pem: &str,
+    compromised: bool,
+    now: Timestamp,
+) {
     let before = PublicKeyDigest::of_certificate_pem(signing_certificate(cluster));
     let old = match &cluster.root_ca {
         // Those that it asked to renew are asked back.
@@ -86,10 +94,46 @@ pub fn change_issuer(cluster: &mut Cluster, key_pem: &str, way_pem: &str, now: T
         cluster.past_issuers.push(PastIssuer {
             cert,
             retired_at: Some(now),
+            ..PastIssuer::default()
         });
         let over = cluster.past_issuers.len().saturating_sub(MAX_PAST_ISSUERS);
         cluster.past_issuers.drain(..over);
     }
+    for past in &mut cluster.past_issuers {
+        past.compromised |= compromised;
+    }
+}
+
+/// How far nodes are with certificates of who signs now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewed {
+    /// Some that are there are not.
+    Some,
+    /// Those that are there are.
+    Present,
+    /// All are.
+    All,
+}
+
+/// Ends the time of former issuers below the root whose leaves nobody needs any more. Nothing if
+/// there is none.
+pub fn close_issuers(cluster: &Cluster, renewed: Renewed) -> Option<Cluster> {
+    let is_over = |past: &PastIssuer| {
+        let needed = match renewed {
+            Renewed::Some => true,
+            Renewed::Present => !past.compromised,
+            Renewed::All => false,
+        };
+        !past.closed && !needed
+    };
+    if !cluster.past_issuers.iter().any(is_over) {
+        return None;
+    }
+    let mut new = cluster.clone();
+    for past in new.past_issuers.iter_mut().filter(|past| is_over(past)) {
+        past.closed = true;
+    }
+    Some(new)
 }
 
 /// The keys whose leaves count, if others below the trusted root could sign some: those of the
@@ -103,7 +147,8 @@ pub fn pinned_issuers(cluster: &Cluster) -> Option<Vec<PublicKeyDigest>> {
         ([], Some(root)) => &root.ca_cert,
         (way, _) => way,
     };
-    let past = cluster.past_issuers.iter().map(|past| past.cert.as_slice());
+    let past = cluster.past_issuers.iter().filter(|past| !past.closed);
+    let past = past.map(|past| past.cert.as_slice());
     let keys = [below, signing_certificate(cluster)]
         .into_iter()
         .chain(past);
@@ -279,29 +324,56 @@ mod tests {
         let issuer = |cluster: &Cluster| signing_issuer(cluster, now);
         assert_eq!(pinned_issuers(&cluster), None);
         // The root's own key once more is no other issuer.
-        change_issuer(&mut cluster, "again", "", at(1));
+        change_issuer(&mut cluster, "again", "", true, at(1));
         assert_eq!(pinned_issuers(&cluster), None);
 
         let key = |of: &RootAuthority| PublicKeyDigest::of_spki(&of.issuer_info().public_key_der);
-        change_issuer(&mut cluster, "one", first.cert_pem(), at(2));
+        change_issuer(&mut cluster, "one", first.cert_pem(), false, at(2));
         assert_eq!(issuer(&cluster).as_ref(), Some(first.issuer_info()));
         assert_eq!(
             pinned_issuers(&cluster),
             Some(vec![key(&first), key(&trusted)])
         );
-        change_issuer(&mut cluster, "two", second.cert_pem(), at(3));
+        change_issuer(&mut cluster, "two", second.cert_pem(), false, at(3));
         let all = vec![key(&second), key(&trusted), key(&first)];
         assert_eq!(pinned_issuers(&cluster), Some(all));
         assert_eq!(cluster.root_ca.as_ref().unwrap().ca_key, b"two");
         // Back to the root itself: whom others below it sign for still are no members.
-        change_issuer(&mut cluster, "root", "", at(4));
+        change_issuer(&mut cluster, "root", "", false, at(4));
         assert_eq!(issuer(&cluster).as_ref(), Some(trusted.issuer_info()));
         assert!(pinned_issuers(&cluster).unwrap().contains(&key(&second)));
         for _ in 0..MAX_PAST_ISSUERS {
-            change_issuer(&mut cluster, "two", second.cert_pem(), at(5));
-            change_issuer(&mut cluster, "root", "", at(6));
+            change_issuer(&mut cluster, "two", second.cert_pem(), false, at(5));
+            change_issuer(&mut cluster, "root", "", false, at(6));
         }
         assert_eq!(cluster.past_issuers.len(), MAX_PAST_ISSUERS);
+    }
+
+    #[test]
+    fn former_issuers_count_until_nobody_needs_them() {
+        let now = OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000);
+        let root = || RootAuthority::generate(now).unwrap();
+        let (trusted, below) = (root(), root());
+        let key = |of: &RootAuthority| PublicKeyDigest::of_spki(&of.issuer_info().public_key_der);
+        let mut cluster = Cluster::clone(bootstrapped().cluster().unwrap());
+        cluster.root_ca = Some(RootCa {
+            ca_cert: trusted.cert_pem().into(),
+            ..RootCa::default()
+        });
+        assert_eq!(close_issuers(&cluster, Renewed::All), None);
+        change_issuer(&mut cluster, "one", below.cert_pem(), false, at(2));
+        for renewed in [Renewed::Some, Renewed::Present] {
+            assert_eq!(close_issuers(&cluster, renewed), None);
+        }
+        let after = close_issuers(&cluster, Renewed::All).unwrap();
+        assert_eq!(pinned_issuers(&after), Some(vec![key(&below)]));
+        assert_eq!(close_issuers(&after, Renewed::All), None);
+        // One whose key leaked does not wait for those who are away; said later, too.
+        change_issuer(&mut cluster, "one", below.cert_pem(), true, at(3));
+        assert_eq!(close_issuers(&cluster, Renewed::Some), None);
+        let after = close_issuers(&cluster, Renewed::Present).unwrap();
+        assert_eq!(pinned_issuers(&after), Some(vec![key(&below)]));
+        assert!(after.past_issuers[0].compromised);
     }
 
     #[test]

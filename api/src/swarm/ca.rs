@@ -99,7 +99,9 @@ fn apply(
 ) {
     match change {
         Change::Nothing | Change::RotateOnceSigned(_) => {}
-        Change::Stay { key_pem, way_pem } => change_issuer(cluster, &key_pem, &way_pem, now),
+        Change::Stay { key_pem, way_pem } => {
+            change_issuer(cluster, &key_pem, &way_pem, options.compromised, now);
+        }
         Change::Continue { key_pem } => {
             let root = cluster.root_ca.as_mut();
             if let Some(rotation) = root.and_then(|root| root.root_rotation.as_mut()) {

@@ -410,8 +410,9 @@ fn known_issuers(cluster: &Cluster) -> Vec<KnownIssuer> {
     let below = cluster.past_issuers.iter().flat_map(|past| {
         let retired_at = past.retired_at.as_ref().and_then(date_time);
         let issuers = known(&past.cert, move |issuer| KnownIssuer {
+            issuer,
             retired_at,
-            ..present(issuer)
+            compromised: past.compromised,
         });
         issuers.into_iter().take(1)
     });

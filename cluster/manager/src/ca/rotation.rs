@@ -15,7 +15,7 @@ use waxseal_ca::{
     rotation::{self, Action, Pace, Plan, Progress},
 };
 use waxseal_cluster::{
-    ROTATION_LEVEL, TokenSecrets, finish_rotation, forget_ways,
+    ROTATION_LEVEL, Renewed, TokenSecrets, close_issuers, finish_rotation, forget_ways,
     objects::{Cluster, MarkForRenewal, QuarantineNodes, RemoveNode, UpdateCluster, command::Op},
     plan::rotation_view,
     signing_issuer, timestamp, version_of,
@@ -104,6 +104,9 @@ impl Rotation {
         if let Some(new) = forget_ways(&cluster, now) {
             self.update(&cluster, new).await?;
             tracing::info!("nothing leads on from former roots whose return window is over");
+        } else if let Some(new) = close_issuers(&cluster, renewed(&plan.progress)) {
+            self.update(&cluster, new).await?;
+            tracing::info!("certificates of former issuers below the root count no more");
         }
         let wake = plan
             .wake_at
@@ -220,5 +223,20 @@ impl Rotation {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+fn renewed(progress: &[Progress]) -> Renewed {
+    let is_there = |is: &&Progress| {
+        !matches!(
+            is,
+            Progress::Away | Progress::NeverSeen | Progress::Quarantined
+        )
+    };
+    let is_done = |is: &Progress| *is == Progress::Done;
+    match progress.iter().all(is_done) {
+        true => Renewed::All,
+        false if progress.iter().filter(is_there).all(is_done) => Renewed::Present,
+        false => Renewed::Some,
     }
 }
