@@ -21,7 +21,7 @@ macro_rules! recordings {
 
 recordings! {
     autolock_restart "autolock-restart" 89 0 1;
-    ca_rotate "ca-rotate" 65 5 4;
+    ca_rotate "ca-rotate" 66 4 4;
     error_state "error-state" 11 0 1;
     inactive_node "inactive-node" 49 3 2;
     join_timeout_pending "join-timeout-pending" 11 0 2;
