@@ -474,6 +474,7 @@ async fn make<C: Cluster>(
             if let Some(root) = &mut cluster.root_ca {
                 root.root_rotation = None;
             }
+            cluster.signer_trouble = None;
             Ok(())
         }
     }

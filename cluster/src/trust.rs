@@ -86,6 +86,8 @@ pub fn change_issuer(
         _ => Some(signing_certificate(cluster).to_vec()),
     };
     way_pem.as_bytes().clone_into(&mut cluster.signing_way);
+    // What a CA did that is asked no more is nobody's trouble.
+    cluster.signer_trouble = None;
     let root = cluster.root_ca.get_or_insert_default();
     key_pem.as_bytes().clone_into(&mut root.ca_key);
     root.root_rotation = None;
@@ -227,6 +229,7 @@ pub fn finish_rotation(
             past.cross_signed.clear();
         }
     }
+    new.signer_trouble = None;
     // They signed below the root that goes, and it is none that counts any more.
     new.past_issuers.clear();
     let over = new.past_roots.len().saturating_sub(MAX_PAST_ROOTS);
@@ -240,6 +243,7 @@ mod tests {
     use waxseal_ca::RootAuthority;
 
     use super::*;
+    use crate::objects::SignerTrouble;
     use crate::testing::{at, bootstrapped};
 
     fn rotating(compromised: bool) -> Cluster {
@@ -374,6 +378,19 @@ mod tests {
         let after = close_issuers(&cluster, Renewed::Present).unwrap();
         assert_eq!(pinned_issuers(&after), Some(vec![key(&below)]));
         assert!(after.past_issuers[0].compromised);
+    }
+
+    #[test]
+    fn the_trouble_of_a_signer_ends_with_its_time() {
+        let troubled = |mut cluster: Cluster| {
+            cluster.signer_trouble = Some(SignerTrouble::default());
+            cluster
+        };
+        let cluster = troubled(rotating(false));
+        assert_eq!(finished(&cluster).signer_trouble, None);
+        let mut cluster = troubled(cluster);
+        change_issuer(&mut cluster, "key", "", false, at(7));
+        assert_eq!(cluster.signer_trouble, None);
     }
 
     #[test]

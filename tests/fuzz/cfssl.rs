@@ -2,16 +2,15 @@
 
 use std::sync::LazyLock;
 
-use time::{OffsetDateTime, macros::datetime};
 use waxseal_ca::{
-    CertificateExpiry, Csr, ExternalIssuer, IssuerInfo, NodeKey, NodeProfile, PublicKeyDigest,
-    Role, RootAuthority, Serial,
+    Csr, ExternalIssuer, IssuerInfo, NodeKey, PublicKeyDigest, RootAuthority, Serial,
     cfssl::{MAX_RESPONSE_BYTES, read_response},
 };
 
-use crate::Target;
-
-const NOW: OffsetDateTime = datetime!(2026-11-20 12:00 UTC);
+use crate::{
+    Target,
+    pki::{NOW, profile},
+};
 
 pub(crate) fn targets() -> Vec<Target> {
     vec![Target {
@@ -64,15 +63,6 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         cross_pem: cross.expect("a signature"),
     }
 });
-
-fn profile() -> NodeProfile {
-    NodeProfile {
-        cluster_id: "cluster00000000000000000a".to_owned(),
-        node_id: "node000000000000000000001".to_owned(),
-        role: Role::Worker,
-        expiry: CertificateExpiry::DEFAULT,
-    }
-}
 
 fn answer(pem: &str) -> Vec<u8> {
     let body = serde_json::json!({

@@ -14,7 +14,7 @@ use waxseal_ca::{
 use crate::{Target, no_seeds};
 
 /// When the corpus' certificates are valid.
-const NOW: OffsetDateTime = datetime!(2026-11-20 12:00 UTC);
+pub(crate) const NOW: OffsetDateTime = datetime!(2026-11-20 12:00 UTC);
 
 /// Base64 and DER of a block at its largest, each several times while it is read.
 const PEM_ROOM: (usize, usize) = (64 << 10, 24);
@@ -68,7 +68,7 @@ static ROOT: LazyLock<Root> = LazyLock::new(|| {
     }
 });
 
-fn profile() -> NodeProfile {
+pub(crate) fn profile() -> NodeProfile {
     NodeProfile {
         cluster_id: "cluster00000000000000000a".to_owned(),
         node_id: "node000000000000000000001".to_owned(),

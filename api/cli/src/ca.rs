@@ -235,7 +235,13 @@ fn show(status: &Status) -> Result<(), Failure> {
         ))?;
     }
     if !status.rotating {
-        return output::line("No rotation runs");
+        output::line("No rotation runs")?;
+        if status.nodes_done == status.nodes_total {
+            return Ok(());
+        }
+        // After an abort, or while another issuer takes over below the same root.
+        output::line(format!("Renewed: {}", status.bar()))?;
+        return not_done(status);
     }
     let target = status.target_digest.as_deref().unwrap_or_default();
     output::line(format!("Rotates to: {}", shown(target)))?;
@@ -255,6 +261,11 @@ fn show(status: &Status) -> Result<(), Failure> {
     if let Some(wait) = &status.waits_for {
         output::line(format!("Waits for: {}", shown(wait)))?;
     }
+    not_done(status)
+}
+
+/// The nodes that hold no certificate of who signs now, and why.
+fn not_done(status: &Status) -> Result<(), Failure> {
     let mut table = Table::new(&["ID", "HOSTNAME", "ROLE", "PROGRESS", "SINCE", "REASON"]);
     for node in status.nodes.iter().filter(|node| node.progress != "done") {
         table.row([

@@ -80,6 +80,8 @@ pub(crate) async fn change_root<C: Cluster>(
         other => other,
     };
     apply(cluster, change, options, timestamp(now));
+    // Of who signed until now.
+    cluster.signer_trouble = None;
     if let Some(root) = &mut cluster.root_ca {
         root.last_forced_rotation = asked.forced;
     }

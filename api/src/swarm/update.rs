@@ -95,7 +95,12 @@ pub(super) async fn update<C: Cluster>(
         forced,
     };
     change_root(&api, &mut new, &asked, RotationOptions::default()).await?;
-    check_addresses(&external_cas_of(&new))?;
+    let cas = external_cas_of(&new);
+    check_addresses(&cas)?;
+    if cas != external_cas_of(&old) {
+        // Others are asked now.
+        new.signer_trouble = None;
+    }
     rotate_tokens(&mut new, rotate)?;
     change_unlock_key(&mut new, auto_lock, rotate.unlock_key)?;
     api.cluster

@@ -214,19 +214,25 @@ fn a_rotation_outlives_its_leader_a_second_one_and_an_abort() -> Result<()> {
     })
 }
 
+/// A manager with a worker that is killed and one that is not.
+fn one_is_away(scene: &Scene) -> Result<(Waxseal, Waxseal, Waxseal)> {
+    let manager = scene.waxseal("manager")?;
+    manager.init(&[])?;
+    let mut away = scene.waxseal("away")?;
+    let here = scene.waxseal("here")?;
+    for node in [&away, &here] {
+        node.join(&manager.worker_token()?, &manager.remote())?;
+    }
+    all_ready(&manager, 3)?;
+    away.kill()?;
+    Ok((manager, away, here))
+}
+
 #[test]
 fn a_deadline_ends_it_without_those_who_are_away() -> Result<()> {
     scenario("rotation-deadline", |scene| {
-        let manager = scene.waxseal("manager")?;
-        manager.init(&[])?;
-        let mut away = scene.waxseal("away")?;
-        let here = scene.waxseal("here")?;
-        for node in [&away, &here] {
-            node.join(&manager.worker_token()?, &manager.remote())?;
-        }
-        all_ready(&manager, 3)?;
+        let (manager, mut away, _here) = one_is_away(scene)?;
         let old_root = trust_root(&manager.engine)?;
-        away.kill()?;
         eventually("it is known to be away", SOON, || {
             let plan = manager.cli.ok(&["ca", "rotate", "--plan"])?;
             ensure!(plan.contains("1 of them cannot now"), "{plan}");
@@ -259,16 +265,8 @@ fn a_deadline_ends_it_without_those_who_are_away() -> Result<()> {
 #[test]
 fn laggards_are_removed_at_the_deadline_if_the_operator_says_so() -> Result<()> {
     scenario("rotation-evict", |scene| {
-        let manager = scene.waxseal("manager")?;
-        manager.init(&[])?;
-        let mut away = scene.waxseal("away")?;
-        let here = scene.waxseal("here")?;
-        for node in [&away, &here] {
-            node.join(&manager.worker_token()?, &manager.remote())?;
-        }
-        all_ready(&manager, 3)?;
+        let (manager, mut away, _here) = one_is_away(scene)?;
         let old_root = trust_root(&manager.engine)?;
-        away.kill()?;
         // 1. It would wait for ever, one node at a time.
         let paced = ["ca", "rotate", "--detach", "--pace", "1"];
         manager.cli.ok(&paced)?;

@@ -3,6 +3,7 @@
 use serde_json::json;
 use waxseal_autolock::UnlockKey;
 use waxseal_ca::RootAuthority;
+use waxseal_cluster::objects::{Actor, NoteSigner, SignerTrouble, command::Op};
 
 use super::super::{FakeCluster, fake::plain_init, replay::Client};
 use crate::cluster::{Cluster, InitRequest, LocalState};
@@ -416,11 +417,19 @@ async fn a_root_whose_key_is_elsewhere_rotates_with_the_signature_of_who_has_it(
     let cas = json!([{"Protocol": "cfssl", "URL": "https://127.0.0.1:9/sign"}]);
     let before = root_of(&cluster);
     let current = String::from_utf8(before.ca_cert.clone()).unwrap();
-    // 1. The key goes to one that answers.
+    // 1. The key goes to one that answers. What another one did is nobody's trouble then.
+    let trouble = NoteSigner {
+        trouble: Some(SignerTrouble::default()),
+    };
+    let noted = cluster.propose(Actor::default(), Op::NoteSigner(trouble));
+    noted.await.unwrap();
+    let is_in_trouble = async || !client.get("/swarm").await.json()["SignerTrouble"].is_null();
+    assert!(is_in_trouble().await);
     cluster.set_signer(false);
     let given = json!({"SigningCACert": current, "ExternalCAs": cas});
     assert_eq!(change_ca(&client, given).await.0, 200);
     assert!(root_of(&cluster).ca_key.is_empty());
+    assert!(!is_in_trouble().await);
     // 2. To a root whose key is elsewhere, too, nobody can rotate …
     let other = RootAuthority::generate(cluster.now()).unwrap();
     let second = json!({"Protocol": "cfssl", "URL": "https://a", "CACert": other.cert_pem()});

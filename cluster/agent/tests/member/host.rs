@@ -110,10 +110,12 @@ impl Host {
 /// Waits until the agent's status is as wished.
 pub(crate) async fn wait_for_status(agent: &Agent, wished: impl FnMut(&AgentStatus) -> bool) {
     let mut status = agent.status();
-    tokio::time::timeout(Duration::from_secs(20), status.wait_for(wished))
-        .await
-        .expect("it did not happen")
-        .unwrap();
+    let seen = tokio::time::timeout(Duration::from_secs(20), status.wait_for(wished)).await;
+    assert!(
+        seen.is_ok(),
+        "it did not happen: {:?}",
+        *agent.status().borrow()
+    );
 }
 
 impl IdentityStore for Host {

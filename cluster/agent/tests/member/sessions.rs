@@ -253,7 +253,7 @@ async fn a_manager_of_another_ca_below_the_root_is_not_believed() {
     counts(&[&other]).await;
     wait_for_status(&agent, |status| match &status.session {
         SessionStatus::Failing { error, .. } | SessionStatus::Refused { error } => {
-            error.contains("a CA below the cluster's root")
+            error.contains("not issued by this cluster's CA")
         }
         _ => false,
     })

@@ -344,7 +344,7 @@ impl Asked {
             Err(error) if error.is_final() => Err(NotSigned::Failed(error.to_string())),
             Err(error) => {
                 let text = error.to_string();
-                if self.fail(&text) {
+                if self.fail(&text) || !recorded(core) {
                     tracing::error!(error = %text, "the external CA does not sign; nodes go on with what they have");
                     note(core, Some(text)).await;
                 }

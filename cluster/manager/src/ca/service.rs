@@ -43,7 +43,7 @@ use super::{
 use crate::{
     authorize,
     core::{Core, random_id},
-    dispatcher::note_call,
+    dispatcher::{RATE_LIMIT, note_call},
     error::{ProposeError, propose_status},
 };
 
@@ -263,6 +263,7 @@ impl Ca {
         if !note_call(
             renewals.entry(node_id.to_owned()).or_default(),
             Instant::now(),
+            RATE_LIMIT,
         ) {
             return Err(Status::resource_exhausted(
                 "this node asks too often for a new certificate; try again in 8 s",

@@ -8,4 +8,4 @@ mod service;
 mod session;
 
 pub(crate) use service::{Dispatcher, notify, notify_all};
-pub(crate) use session::{Sessions, note_call};
+pub(crate) use session::{RATE_LIMIT, Sessions, note_call};

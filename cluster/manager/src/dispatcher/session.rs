@@ -11,8 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{clock::SessionClock, reports::Reports};
 
-/// Registrations of one node within [`RATE_WINDOW`] (swarmkit's limit).
-const RATE_LIMIT: usize = 3;
+/// Calls of one kind of one node within [`RATE_WINDOW`] (swarmkit's limit).
+pub(crate) const RATE_LIMIT: usize = 3;
+/// Registrations of one node alone: a rotation of the root is two, for the certificate and for
+/// the root, and another one may follow at once.
+const REGISTRATIONS: usize = 2 * RATE_LIMIT;
 const RATE_WINDOW: Duration = Duration::from_secs(8);
 /// A node that missed so many beats is not alive (swarmkit's value; the plan of
 /// nodes judges by it too).
@@ -70,7 +73,7 @@ impl Session {
     /// Begins a stream of assignments, and ends the one before.
     pub(crate) fn begin_assignments(&self) -> Result<AssignmentsTurn, TooManyTurns> {
         let mut turns = lock(&self.assignments);
-        if !note_call(&mut turns.recent, Instant::now()) {
+        if !note_call(&mut turns.recent, Instant::now(), RATE_LIMIT) {
             return Err(TooManyTurns);
         }
         let over = self.ended.child_token();
@@ -143,7 +146,7 @@ impl Sessions {
         let mut table = lock(&self.table);
         let now = Instant::now();
         let recent = table.registrations.entry(node_id.to_owned()).or_default();
-        if !note_call(recent, now) {
+        if !note_call(recent, now, REGISTRATIONS) {
             return Err(TooManyRegistrations {
                 node_id: node_id.to_owned(),
             });
@@ -221,15 +224,15 @@ impl Sessions {
     }
 }
 
-/// Whether a call is within [`RATE_LIMIT`] per [`RATE_WINDOW`]; if so it is noted.
-pub(crate) fn note_call(recent: &mut VecDeque<Instant>, now: Instant) -> bool {
+/// Whether a call is within `limit` per [`RATE_WINDOW`]; if so it is noted.
+pub(crate) fn note_call(recent: &mut VecDeque<Instant>, now: Instant, limit: usize) -> bool {
     while recent
         .front()
         .is_some_and(|then| now.duration_since(*then) > RATE_WINDOW)
     {
         recent.pop_front();
     }
-    let within = recent.len() < RATE_LIMIT;
+    let within = recent.len() < limit;
     if within {
         recent.push_back(now);
     }
@@ -247,9 +250,9 @@ mod tests {
     const PERIOD: Duration = Duration::from_secs(5);
 
     #[test]
-    fn the_fourth_registration_within_the_window_is_refused() {
+    fn one_registration_too_many_within_the_window_is_refused() {
         let sessions = Sessions::new(CancellationToken::new());
-        for _ in 0..RATE_LIMIT {
+        for _ in 0..REGISTRATIONS {
             sessions.open("n1", "", "s".into(), PERIOD).unwrap();
         }
         assert!(sessions.open("n1", "", "s".into(), PERIOD).is_err());

@@ -34,10 +34,11 @@ pub enum Unreachable {
         /// Which way the clock is off, and by how much.
         skew: String,
     },
-    /// The manager's certificate was not issued by a root that is trusted here.
+    /// The manager's certificate was not issued by a root that is trusted here, or by another CA
+    /// below it.
     #[error(
-        "its certificate was not issued by this cluster's root; check that the address belongs \
-         to this cluster"
+        "its certificate was not issued by this cluster's CA; check that the address belongs to \
+         this cluster"
     )]
     UnknownIssuer,
     /// The manager's certificate is not that of a manager.
@@ -145,7 +146,9 @@ impl Unreachable {
             (CertificateError::Other(OtherError(other)), described) => {
                 match (other.downcast_ref::<ChainError>(), described) {
                     (Some(ChainError::NotAManager(_)), _) => Unreachable::NotAManager,
-                    (Some(ChainError::OtherCluster { .. }), _) => Unreachable::UnknownIssuer,
+                    (Some(ChainError::OtherCluster { .. } | ChainError::ForeignIssuer), _) => {
+                        Unreachable::UnknownIssuer
+                    }
                     (Some(ChainError::NoValidRoot { .. }), Some(skew)) => {
                         Unreachable::Clock { skew }
                     }
