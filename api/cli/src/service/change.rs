@@ -148,7 +148,11 @@ async fn replace(
 }
 
 fn set_replicas(service: &Service, spec: &mut Value, count: u64) -> Result<(), Failure> {
-    if service.is_global() {
+    if let Some(Some(_)) = service.completions() {
+        part(spec, &["Mode", "ReplicatedJob"])["TotalCompletions"] = json!(count);
+        return Ok(());
+    }
+    if service.is_global() || service.completions().is_some() {
         return Err(Failure::refused(format!(
             "{} has one task on every node",
             shown(service.name())

@@ -34,12 +34,19 @@ pub(super) struct Args {
     /// Image to run, or host
     #[arg(long, default_value = HOST_IMAGE)]
     image: String,
-    /// As many tasks as --replicas says, or one on every node
-    #[arg(long, value_parser = ["replicated", "global"], default_value = "replicated")]
+    /// As many tasks as --replicas says, or one on every node; of a job they run to their end once
+    #[arg(
+        long,
+        value_parser = ["replicated", "global", "replicated-job", "global-job"],
+        default_value = "replicated"
+    )]
     mode: String,
     /// How many tasks
     #[arg(long, value_name = "COUNT")]
     replicas: Option<u64>,
+    /// How many tasks of a replicated job at a time; all if this is not given
+    #[arg(long, value_name = "COUNT")]
+    max_concurrent: Option<u64>,
     /// An environment variable; no place for a secret
     #[arg(short, long = "env", value_name = "NAME=VALUE")]
     env: Vec<String>,
@@ -92,17 +99,32 @@ async fn spec(client: &Client, args: &Args) -> Result<Value, Failure> {
         return Err(Failure::usage("there is no command to run")
             .hint("write it after --, as in `waxseal service create --name web -- /usr/bin/web`"));
     }
-    if args.mode == "global" && args.replicas.is_some() {
-        return Err(Failure::usage("--replicas does not go with --mode global")
-            .hint("a global service has one task on every node that its constraints allow"));
+    if args.mode.starts_with("global") && args.replicas.is_some() {
+        return Err(
+            Failure::usage(format!("--replicas does not go with --mode {}", args.mode))
+                .hint("a global service has one task on every node that its constraints allow"),
+        );
     }
+    if args.mode != "replicated-job" && args.max_concurrent.is_some() {
+        return Err(Failure::usage(format!(
+            "--max-concurrent does not go with --mode {}",
+            args.mode
+        ))
+        .hint("it is for --mode replicated-job"));
+    }
+    let replicas = args.replicas.unwrap_or(1);
     let mut spec = json!({
         "Name": args.name.as_deref().unwrap_or_default(),
         "Labels": pairs(&args.labels, "--label")?,
         "TaskTemplate": { "ContainerSpec": { "Image": args.image, "Args": args.command } },
         "Mode": match args.mode.as_str() {
             "global" => json!({ "Global": {} }),
-            _ => json!({ "Replicated": { "Replicas": args.replicas.unwrap_or(1) } }),
+            "global-job" => json!({ "GlobalJob": {} }),
+            "replicated-job" => json!({ "ReplicatedJob": {
+                "MaxConcurrent": args.max_concurrent.unwrap_or(replicas),
+                "TotalCompletions": replicas,
+            } }),
+            _ => json!({ "Replicated": { "Replicas": replicas } }),
         },
     });
     args.task.write(&mut spec)?;

@@ -65,7 +65,13 @@ pub(super) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
             .service_status
             .as_ref()
             .map_or(String::new(), |status| {
-                format!("{}/{}", status.running_tasks, status.desired_tasks)
+                let running = format!("{}/{}", status.running_tasks, status.desired_tasks);
+                let done = status.completed_tasks;
+                match service.completions() {
+                    Some(Some(all)) => format!("{running} ({done}/{all} completed)"),
+                    Some(None) => format!("{running} ({done} completed)"),
+                    None => running,
+                }
             });
         table.row([
             service.id.clone(),

@@ -86,6 +86,7 @@ pub(crate) struct Service {
 struct ServiceStatus {
     running_tasks: u64,
     desired_tasks: u64,
+    completed_tasks: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -121,11 +122,25 @@ impl Service {
             .and_then(Value::as_u64)
     }
 
+    /// Wanted completions of a job; `None` for one on every node. `None` outside if it is no job.
+    fn completions(&self) -> Option<Option<u64>> {
+        let part = |name: &str| self.spec.pointer(name).filter(|part| !part.is_null());
+        match part("/Mode/ReplicatedJob") {
+            Some(job) => Some(Some(
+                job.pointer("/TotalCompletions")
+                    .and_then(Value::as_u64)
+                    .unwrap_or(1),
+            )),
+            None => part("/Mode/GlobalJob").map(|_| None),
+        }
+    }
+
     fn mode(&self) -> &'static str {
-        if self.is_global() {
-            "global"
-        } else {
-            "replicated"
+        match self.completions() {
+            Some(Some(_)) => "replicated job",
+            Some(None) => "global job",
+            None if self.is_global() => "global",
+            None => "replicated",
         }
     }
 

@@ -23,6 +23,8 @@ enum Look {
     Under { running: u64, wanted: u64 },
     /// The update stopped by itself.
     Stopped { message: String },
+    /// All tasks of a job have completed.
+    Completed,
     /// No task runs and none will: they ended and are not started again.
     Ended { error: Option<String> },
 }
@@ -62,6 +64,10 @@ pub(super) async fn wait(client: &Client, id: &str, args: &WaitArgs) -> Result<(
                 }
             }
             Look::Under { .. } => steady_since = None,
+            Look::Completed => {
+                told.line("the job is complete");
+                return Ok(());
+            }
             // A moment, since the next task may be on its way.
             Look::Ended { error } => {
                 if ended_since.get_or_insert_with(Instant::now).elapsed() >= STEADY {
@@ -112,6 +118,9 @@ fn look(service: &Service, tasks: &[Task]) -> Look {
             message: update.message.clone(),
         };
     }
+    if let Some(completions) = service.completions() {
+        return look_at_job(completions, tasks);
+    }
     let live: Vec<&Task> = tasks
         .iter()
         .filter(|task| {
@@ -143,6 +152,29 @@ fn look(service: &Service, tasks: &[Task]) -> Look {
     Look::Under {
         running: u64::try_from(running).unwrap_or(u64::MAX),
         wanted,
+    }
+}
+
+/// The tasks are those of the present iteration.
+fn look_at_job(completions: Option<u64>, tasks: &[Task]) -> Look {
+    let count = |what: &dyn Fn(&&Task) -> bool| {
+        u64::try_from(tasks.iter().filter(what).count()).unwrap_or(u64::MAX)
+    };
+    let completed = count(&|task| task.status.state == "complete");
+    let live = count(&|task| task.desired_state == "complete" && task.status.state != "complete");
+    let wanted = completions.unwrap_or_else(|| completed.saturating_add(live).max(1));
+    if completed >= wanted {
+        return Look::Completed;
+    }
+    let failed = |task: &&Task| matches!(task.status.state.as_str(), "failed" | "rejected");
+    match tasks.iter().rfind(failed) {
+        Some(task) if live == 0 => Look::Ended {
+            error: Some(task.status.err.clone()),
+        },
+        _ => Look::Under {
+            running: completed,
+            wanted,
+        },
     }
 }
 
@@ -253,6 +285,30 @@ mod tests {
         };
         assert_eq!(look(&service, &tasks), waiting);
         assert_eq!(look(&service, &[]), waiting);
+    }
+
+    #[test]
+    fn a_job_is_waited_for_until_all_has_completed() {
+        let job = service(json!({"Mode": {"ReplicatedJob": {"TotalCompletions": 2}}}));
+        let mut failed = task("shutdown", "failed");
+        failed.status.err = "why".into();
+        let done = || task("complete", "complete");
+        let waiting = |running, wanted| Look::Under { running, wanted };
+        assert_eq!(look(&job, &[]), waiting(0, 2));
+        assert_eq!(
+            look(&job, &[done(), task("complete", "running")]),
+            waiting(1, 2)
+        );
+        let error = Some("why".to_owned());
+        assert_eq!(look(&job, &[done(), failed]), Look::Ended { error });
+        // What failed once and was tried again is forgotten.
+        let tasks = [done(), task("shutdown", "failed"), done()];
+        assert_eq!(look(&job, &tasks), Look::Completed);
+        let everywhere = service(json!({"Mode": {"GlobalJob": {}}}));
+        assert_eq!(look(&everywhere, &[]), waiting(0, 1));
+        let tasks = [done(), task("complete", "starting")];
+        assert_eq!(look(&everywhere, &tasks), waiting(1, 2));
+        assert_eq!(look(&everywhere, &[done(), done()]), Look::Completed);
     }
 
     #[test]
