@@ -61,11 +61,16 @@ pub(super) fn plan_replicated(
         if active >= job.max_concurrent || !draft.changes.has_room() {
             return;
         }
-        active += u64::from(match standings.get(&place) {
-            None => start(view, service, &Slot::new(place), draft),
-            Some((slot, Standing::Due(due))) => start_when_due(view, service, slot, *due, draft),
-            Some((_, Standing::Completed | Standing::Active | Standing::Stuck)) => false,
-        });
+        active += match standings.get(&place) {
+            None => {
+                add_task(view, service, &Slot::new(place), true, draft);
+                1
+            }
+            Some((slot, Standing::Due(due))) => {
+                u64::from(start_when_due(view, service, slot, *due, draft))
+            }
+            Some((_, Standing::Completed | Standing::Active | Standing::Stuck)) => 0,
+        };
     }
 }
 
@@ -87,9 +92,7 @@ pub(super) fn plan_global(view: &View<'_>, service: &Service, draft: &mut Draft<
         }
         let is_open = takes_new_tasks(node) && was_there(service, node);
         match slot {
-            None if is_open => {
-                start(view, service, &Slot::new(place), draft);
-            }
+            None if is_open => add_task(view, service, &Slot::new(place), true, draft),
             None => {}
             Some(slot) => match settle(view, &slot, &mut draft.changes) {
                 Standing::Due(due) if is_open => {
@@ -173,13 +176,8 @@ fn settle(view: &View<'_>, slot: &Slot<'_>, changes: &mut Changes) -> Standing {
     }
 }
 
-/// Puts a task into a place in which nothing runs; says whether it did.
-fn start(view: &View<'_>, service: &Service, slot: &Slot<'_>, draft: &mut Draft<'_>) -> bool {
-    add_task(view, service, slot, true, draft);
-    true
-}
-
-/// The same once it is due and what was told to stop has stopped: no two do the same work.
+/// Puts a task into a place once it is due and what was told to stop there has stopped: no
+/// two do the same work. Says whether it did.
 fn start_when_due(
     view: &View<'_>,
     service: &Service,
@@ -192,7 +190,10 @@ fn start_when_due(
         return false;
     }
     match slot.blocked_until(view, None) {
-        Blocked::No => start(view, service, slot, draft),
+        Blocked::No => {
+            add_task(view, service, slot, true, draft);
+            true
+        }
         Blocked::Until(deadline) => {
             draft.wake(deadline);
             false
