@@ -18,6 +18,7 @@ mod certificates;
 mod change;
 mod cidr;
 mod codec;
+mod credentials;
 mod defaults;
 pub mod events;
 mod feature;
@@ -53,6 +54,7 @@ pub use codec::{
     COMMAND_FORMAT, CodecError, MAX_BATCH_BYTES, MAX_COMMAND_BYTES, batch_takes, decode_batch,
     decode_command, encode_batch, encode_command,
 };
+pub use credentials::MAX_REGISTRY_AUTH_BYTES;
 pub use defaults::{NewCluster, default_cluster_spec, new_cluster};
 pub use feature::{
     FEATURE_LEVEL, ISSUERS_LEVEL, RECORDS_LEVEL, ROTATION_LEVEL, SERVICES_LEVEL, TEMPLATES_LEVEL,

@@ -14,6 +14,7 @@ use crate::{
     certificates::Record,
     change::Refusal,
     codec::CodecError,
+    credentials::SealedCredentials,
     objects::{Ban, Cluster, Config, LimitedToken, Node, Secret, Service, StateSnapshot, Task},
     state::{State, StoredSecret},
     vault::Vault,
@@ -40,6 +41,7 @@ pub struct FrozenState {
     bans: Vec<Ban>,
     certificates: Vec<Arc<Record>>,
     join_tokens: Vec<Arc<LimitedToken>>,
+    credentials: SealedCredentials,
 }
 
 impl FrozenState {
@@ -71,12 +73,12 @@ impl FrozenState {
             .chain(
                 self.services
                     .iter()
-                    .map(move |service| one(&|p| p.services.push((**service).clone()))),
+                    .map(move |service| one(&|p| p.services.push(self.opened_service(service)))),
             )
             .chain(
                 self.tasks
                     .iter()
-                    .map(move |task| one(&|p| p.tasks.push((**task).clone()))),
+                    .map(move |task| one(&|p| p.tasks.push(self.opened_task(task)))),
             )
             .chain(
                 self.bans
@@ -104,8 +106,16 @@ impl FrozenState {
         whole.nodes = self.nodes.iter().map(|node| (**node).clone()).collect();
         whole.secrets = self.secrets.iter().map(|s| self.opened(s)).collect();
         whole.configs = self.configs.iter().map(|c| (**c).clone()).collect();
-        whole.services = self.services.iter().map(|s| (**s).clone()).collect();
-        whole.tasks = self.tasks.iter().map(|task| (**task).clone()).collect();
+        whole.services = self
+            .services
+            .iter()
+            .map(|s| self.opened_service(s))
+            .collect();
+        whole.tasks = self
+            .tasks
+            .iter()
+            .map(|task| self.opened_task(task))
+            .collect();
         whole.bans.clone_from(&self.bans);
         whole.last_time = self.last_time;
         let certificates = self.certificates.iter();
@@ -120,6 +130,23 @@ impl FrozenState {
         head.version = self.version;
         head.cluster = self.cluster.as_deref().cloned();
         head
+    }
+
+    /// A service with the credentials that its specs hold.
+    fn opened_service(&self, service: &Service) -> Service {
+        let mut service = service.clone();
+        for spec in [&mut service.spec, &mut service.previous_spec] {
+            let task = spec.as_mut().and_then(|spec| spec.task.as_mut());
+            self.credentials.open_in(&*self.vault, task);
+        }
+        service
+    }
+
+    /// A task with the credentials that it holds.
+    fn opened_task(&self, task: &Task) -> Task {
+        let mut task = task.clone();
+        self.credentials.open_in(&*self.vault, task.spec.as_mut());
+        task
     }
 
     /// A secret with its payload.
@@ -149,6 +176,7 @@ impl State {
             bans: self.bans.iter().cloned().collect(),
             certificates: self.certificates.by_nodes().cloned().collect(),
             join_tokens: self.join_tokens.values().cloned().collect(),
+            credentials: self.credentials.sealed.clone(),
         }
     }
 
@@ -276,15 +304,18 @@ impl Restorer {
             let id = checked_id(&config.id, taken, "config")?;
             state.set_config(&id, Some(config));
         }
-        for service in std::mem::take(&mut piece.services) {
+        for mut service in std::mem::take(&mut piece.services) {
             let name = crate::naming::service_name(&service);
             let taken = state.services.contains_key(&service.id)
                 || state.service_names.id_of(name).is_some();
             let id = checked_id(&service.id, taken, "service")?;
+            state.seal_in_service(&mut service);
             state.set_service(&id, Some(service));
         }
-        for task in std::mem::take(&mut piece.tasks) {
+        for mut task in std::mem::take(&mut piece.tasks) {
             let id = checked_id(&task.id, state.tasks.contains_key(&task.id), "task")?;
+            let service = state.service(&task.service_id).cloned();
+            state.seal_in(task.spec.as_mut(), service.as_deref());
             state.set_task(&id, Some(task));
         }
         Ok(())

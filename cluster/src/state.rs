@@ -13,6 +13,7 @@ use crate::{
     bans::Bans,
     certificates::{Certificates, Record, serial_of},
     change::Refusal,
+    credentials::Credentials,
     index::{Groups, Names, Users},
     naming, needs,
     objects::{Ban, Cluster, Config, LimitedToken, Node, Secret, Service, Task},
@@ -48,6 +49,7 @@ pub struct State {
     pub(crate) tasks_by_service: Groups,
     pub(crate) secret_users: Users,
     pub(crate) config_users: Users,
+    pub(crate) credentials: Credentials,
 }
 
 /// A secret: its object, whose data is empty, and its payload as the vault sealed it.
@@ -84,6 +86,7 @@ impl State {
             tasks_by_service: Groups::default(),
             secret_users: Users::default(),
             config_users: Users::default(),
+            credentials: Credentials::default(),
         }
     }
 

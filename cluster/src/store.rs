@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     change::Change,
+    credentials::{handle_of, handles_of_service},
     index::User,
     naming, needs,
     objects::{Cluster, Config, LimitedToken, Node, Secret, Service, Task, TaskSpec, TaskState},
@@ -117,6 +118,11 @@ impl State {
             &before.map_or_else(BTreeSet::new, needs::configs_of_service),
             &after.map_or_else(BTreeSet::new, needs::configs_of_service),
         );
+        self.credentials.shift(
+            &user,
+            &before.map_or_else(BTreeSet::new, handles_of_service),
+            &after.map_or_else(BTreeSet::new, handles_of_service),
+        );
         Change::Service { old, new }
     }
 
@@ -148,6 +154,10 @@ impl State {
         self.tasks_by_service
             .shift(id, &service(before), &service(after));
         self.shift_task_users(id, before, after);
+        // A task that comes with its end holds nothing.
+        if let Some(handle) = after.and_then(|task| handle_of(task.spec.as_ref())) {
+            self.credentials.drop_unheld(handle);
+        }
         Change::Task { old, new }
     }
 
@@ -162,6 +172,9 @@ impl State {
             .shift(&user, &secrets_of(before), &secrets_of(after));
         self.config_users
             .shift(&user, &configs_of(before), &configs_of(after));
+        let handles = |spec| handle_of(spec).into_iter().collect();
+        self.credentials
+            .shift(&user, &handles(before), &handles(after));
     }
 }
 

@@ -21,13 +21,14 @@ use axum::{extract::State as Shares, response::Response};
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 use waxseal_cluster::{
-    Refusal, State,
+    MAX_REGISTRY_AUTH_BYTES, Refusal, State,
     objects::{
         CreateService, RemoveService, Service, ServiceSpec, UpdateService, command::Op,
         container_spec::PullOptions, service_spec::Mode,
     },
     service_name, validate_service_spec,
 };
+use zeroize::Zeroizing;
 
 pub(crate) use from_object::{generic, port, task_spec};
 #[cfg(test)]
@@ -232,27 +233,33 @@ fn name_if_nameless(state: &State, spec: &mut ServiceSpec, random: [u8; names::R
 }
 
 /// The credentials that came with the request, if any.
-fn registry_auth(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+fn registry_auth(headers: &HeaderMap) -> Result<Option<Zeroizing<String>>, ApiError> {
     let Some(value) = headers.get(REGISTRY_AUTH) else {
         return Ok(None);
     };
     let text = value
         .to_str()
         .map_err(|_| ApiError::bad_request("invalid X-Registry-Auth header: not printable text"))?;
-    Ok((!text.is_empty()).then(|| text.to_owned()))
+    if text.len() > MAX_REGISTRY_AUTH_BYTES {
+        return Err(ApiError::bad_request(format!(
+            "X-Registry-Auth has {} bytes, at most {MAX_REGISTRY_AUTH_BYTES} are allowed",
+            text.len()
+        )));
+    }
+    Ok((!text.is_empty()).then(|| Zeroizing::new(text.to_owned())))
 }
 
-fn set_registry_auth(spec: &mut ServiceSpec, auth: Option<String>) {
+fn set_registry_auth(spec: &mut ServiceSpec, auth: Option<Zeroizing<String>>) {
     let container = spec.task.as_mut().and_then(|task| task.container.as_mut());
     if let Some(container) = container {
-        container.pull_options = auth.map(|registry_auth| PullOptions { registry_auth });
+        container.pull_options = auth.map(|mut auth| PullOptions {
+            registry_auth: std::mem::take(&mut *auth),
+        });
     }
 }
 
-fn stored_registry_auth(spec: &ServiceSpec) -> Option<String> {
-    let container = spec.task.as_ref()?.container.as_ref()?;
-    let options = container.pull_options.as_ref()?;
-    Some(options.registry_auth.clone())
+fn stored_registry_auth(state: &State, spec: Option<&ServiceSpec>) -> Option<Zeroizing<String>> {
+    state.registry_auth(spec?.task.as_ref()?)
 }
 
 /// What an update does to the spec.
@@ -265,7 +272,7 @@ enum Change {
 
 /// Where the registry credentials of an updated service come from.
 enum Auth {
-    Header(String),
+    Header(Zeroizing<String>),
     CurrentSpec,
     PreviousSpec,
 }
@@ -283,12 +290,16 @@ impl Auth {
     }
 
     /// The credentials, given the service as it stands.
-    fn resolve(self, service: &Service) -> Result<Option<String>, ApiError> {
+    fn resolve(
+        self,
+        state: &State,
+        service: &Service,
+    ) -> Result<Option<Zeroizing<String>>, ApiError> {
         match self {
             Auth::Header(auth) => Ok(Some(auth)),
-            Auth::CurrentSpec => Ok(service.spec.as_ref().and_then(stored_registry_auth)),
+            Auth::CurrentSpec => Ok(stored_registry_auth(state, service.spec.as_ref())),
             Auth::PreviousSpec => match &service.previous_spec {
-                Some(previous) => Ok(stored_registry_auth(previous)),
+                Some(previous) => Ok(stored_registry_auth(state, Some(previous))),
                 None => Err(ApiError::internal("service does not have a previous spec")),
             },
         }
@@ -349,7 +360,7 @@ fn plan_update(
         }
         Change::Replace(mut spec, auth) => {
             validate_service_spec(&spec)?;
-            set_registry_auth(&mut spec, auth.resolve(&service)?);
+            set_registry_auth(&mut spec, auth.resolve(state, &service)?);
             let warnings = warnings::warnings(state, &spec);
             update.spec = Some(*spec);
             Ok((update, warnings))

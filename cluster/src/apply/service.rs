@@ -36,6 +36,8 @@ impl State {
             });
         }
         self.check_references(&spec)?;
+        let mut spec = spec;
+        self.seal_in(spec.task.as_mut(), None);
         let id = service.id;
         let new = Service {
             id: id.clone(),
@@ -65,6 +67,7 @@ impl State {
             .map(Arc::clone)
             .ok_or_else(|| Refusal::not_found("service", &op.service_id))?;
         let mut new = Service::clone(&old);
+        let is_replaced = !op.rollback && op.spec.is_some();
         if op.rollback {
             roll_back(&mut new, op.update_status, stamp)?;
         } else {
@@ -81,6 +84,10 @@ impl State {
             self.check_references(spec)?;
         }
         check_version_if_given(op.expected_version, old.meta.as_ref())?;
+        if is_replaced {
+            let task = new.spec.as_mut().and_then(|spec| spec.task.as_mut());
+            self.seal_in(task, Some(&old));
+        }
         new.meta = stamp.updated(old.meta.as_ref());
         Ok(self.set_service(&op.service_id, Some(new)).into())
     }

@@ -68,6 +68,8 @@ impl State {
         }
         task.status.get_or_insert_default();
         task.meta = stamp.created();
+        let service = self.service(&task.service_id).cloned();
+        self.seal_in(task.spec.as_mut(), service.as_deref());
         let id = task.id.clone();
         Some(self.set_task(&id, Some(task)))
     }

@@ -388,11 +388,11 @@ fn networks_of_old_clients_are_kept() {
 #[test]
 fn credentials_of_a_registry_are_not_read_back() {
     let mut spec = object(&minimal(json!({}))).unwrap();
-    super::super::set_registry_auth(&mut spec, Some("marker".to_owned()));
-    assert_eq!(
-        super::super::stored_registry_auth(&spec).as_deref(),
-        Some("marker")
-    );
+    let auth = zeroize::Zeroizing::new("marker".to_owned());
+    super::super::set_registry_auth(&mut spec, Some(auth));
+    let container = spec.task.as_ref().unwrap().container.as_ref().unwrap();
+    let options = container.pull_options.as_ref().unwrap();
+    assert_eq!(options.registry_auth, "marker");
     let read = rendered(&from_object::service_spec(&spec)).to_string();
     assert!(!read.contains("marker"), "{read}");
 }

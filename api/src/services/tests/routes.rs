@@ -339,8 +339,8 @@ async fn credentials_of_a_registry_are_kept_and_not_shown() {
         cluster.look(|state| {
             let service = state.services().next().unwrap();
             let task = service.spec.as_ref().unwrap().task.as_ref().unwrap();
-            let options = task.container.as_ref().unwrap().pull_options.clone();
-            options.map(|options| options.registry_auth)
+            let auth = state.registry_auth(task);
+            auth.map(|auth| auth.to_string())
         })
     };
     let update = async |query: &str, headers: &[(&str, &str)]| {

@@ -138,7 +138,7 @@ impl Sent {
                 self.tasks.insert(task.id.clone(), desired);
                 group
                     .changes
-                    .push(update(assignment::Item::Task(Task::clone(task))));
+                    .push(update(assignment::Item::Task(state.task_for_node(task))));
             }
             if !group.changes.is_empty() {
                 groups.push(group);

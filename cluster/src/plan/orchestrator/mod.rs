@@ -157,6 +157,8 @@ fn add_task(
     if !at_once && slot.blocked_until(view, None) != Blocked::No {
         task.desired_state = TaskState::Ready as i32;
     }
+    // What is made of the state goes into a command as what came into it.
+    view.state.open_in(task.spec.as_mut());
     draft.changes.create(task);
 }
 
