@@ -32,6 +32,7 @@ pub struct Dockerd {
     /// Plain calls.
     pub engine: Engine,
     program: Vec<String>,
+    environment: &'static [(&'static str, &'static str)],
     dir: PathBuf,
     running: Option<Running>,
 }
@@ -47,6 +48,25 @@ impl Dockerd {
         name: &str,
         namespace: Option<&NetworkNamespace>,
     ) -> Result<Dockerd> {
+        // The image is in no registry, and there is none to ask.
+        let environment = &[("DOCKER_SERVICE_PREFER_OFFLINE_IMAGE", "1")];
+        Dockerd::start_with(scene, name, namespace, environment)
+    }
+
+    /// The same for an engine that asks registries for the images of services.
+    ///
+    /// # Errors
+    /// When it does not answer, with the end of its log.
+    pub fn start_pulling(scene: &Scene, name: &str) -> Result<Dockerd> {
+        Dockerd::start_with(scene, name, None, &[])
+    }
+
+    fn start_with(
+        scene: &Scene,
+        name: &str,
+        namespace: Option<&NetworkNamespace>,
+        environment: &'static [(&'static str, &'static str)],
+    ) -> Result<Dockerd> {
         let dir = scene.dir().join(name);
         fs::create_dir(&dir)?;
         let socket = dir.join("s");
@@ -57,6 +77,7 @@ impl Dockerd {
             docker: Cli::new(scene, &scene.machine().docker, &socket),
             engine: Engine::new(&socket),
             program,
+            environment,
             dir,
             running: None,
         };
@@ -91,10 +112,8 @@ impl Dockerd {
             format!("--pidfile={}", path("pid")),
             format!("--host=unix://{}", path("s")),
         ]);
-        // The image is in no registry, and there is none to ask.
-        let environment = [("DOCKER_SERVICE_PREFER_OFFLINE_IMAGE", "1")];
         let log = self.dir.join("log");
-        self.running = Some(Running::start(&words, &environment, &log)?);
+        self.running = Some(Running::start(&words, self.environment, &log)?);
         eventually("the engine answers", START, || {
             self.engine.call("GET", "/_ping", None)?.expect(200)
         })

@@ -18,6 +18,7 @@ mod machine;
 mod managers;
 mod namespace;
 mod process;
+mod registry;
 mod scene;
 mod search;
 mod switch;
@@ -38,6 +39,7 @@ pub use managers::{
 };
 pub use namespace::NetworkNamespace;
 pub use process::{Running, run, run_with_input};
+pub use registry::Registry;
 pub use scene::{Scene, scenario};
 pub use search::{Finding, Markers, find};
 pub use switch::Switch;
