@@ -152,6 +152,8 @@ struct Player {
     stands: BTreeMap<u8, LocalNode>,
     /// Where a node stands that nothing is known of: in the swarm, if there is one already.
     others: LocalNode,
+    /// Whether nodes become managers.
+    promotes: bool,
 }
 
 impl Player {
@@ -198,11 +200,17 @@ impl Player {
         let stands = BTreeMap::from([(1, cluster.local())]);
         let mut others = cluster.local();
         others.control_available = false;
+        let promotes = lines.iter().any(|line| {
+            let body = line.exchange.body.as_ref();
+            line.route().starts_with("/nodes/")
+                && body.is_some_and(|body| body["Role"] == "manager")
+        });
         Player {
             cluster,
             client,
             stands,
             others,
+            promotes,
         }
     }
 
@@ -250,7 +258,10 @@ impl Player {
         let is_filtered = recorded.exchange.path.contains("filters=");
         match route.split('/').nth(1).unwrap_or_default() {
             "info" => self.bring_info(&answer["Swarm"]),
-            "nodes" => world::nodes(&self.cluster, &answer, answer.is_array() && !is_filtered),
+            "nodes" => {
+                let is_whole = answer.is_array() && !is_filtered;
+                world::nodes(&self.cluster, &answer, is_whole, self.promotes);
+            }
             _ if route.ends_with("/logs") => self.cluster.set_log(log_lines(&answer, recorded)),
             "tasks" => world::tasks(&self.cluster, &answer),
             "services" => world::progress(&self.cluster, &answer),

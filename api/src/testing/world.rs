@@ -165,8 +165,10 @@ fn described(shown: &Value) -> objects::NodeDescription {
         engine: Some(objects::EngineDescription {
             engine_version: text(&engine["EngineVersion"]),
             labels: labels(&engine["Labels"]),
-            // They are hosts of ours: engines are not promoted here.
-            plugins: super::fake::own_plugins(),
+            plugins: vec![objects::PluginDescription {
+                r#type: "Network".to_owned(),
+                name: "overlay".to_owned(),
+            }],
         }),
         tls_info: Some(objects::NodeTlsInfo {
             trust_root: text(&tls["TrustRoot"]).into_bytes(),
@@ -269,7 +271,9 @@ fn put<T>(all: &mut Vec<T>, new: T, id: impl Fn(&T) -> &str) {
 }
 
 /// What stock showed under `/nodes`; a list is all there are.
-pub(super) fn nodes(cluster: &FakeCluster, shown: &Value, is_whole: bool) {
+///
+/// Hosts of ours only if they are to be `managers`, which engines cannot be here.
+pub(super) fn nodes(cluster: &FakeCluster, shown: &Value, is_whole: bool, managers: bool) {
     cluster.edit(|snapshot| {
         let shown: Vec<_> = shown
             .as_array()
@@ -280,9 +284,13 @@ pub(super) fn nodes(cluster: &FakeCluster, shown: &Value, is_whole: bool) {
         }
         for shown in shown {
             let mut new = node(shown);
+            let description = new.description.get_or_insert_default();
+            if managers {
+                let engine = description.engine.get_or_insert_default();
+                engine.plugins = super::fake::own_plugins();
+            }
             if shown["Description"]["TLSInfo"]["TrustRoot"] == "…" {
                 let root = snapshot.cluster.as_ref().and_then(|of| of.root_ca.as_ref());
-                let description = new.description.get_or_insert_default();
                 let tls = description.tls_info.get_or_insert_default();
                 tls.trust_root = root.map_or_else(Vec::new, |root| root.ca_cert.clone());
             }
@@ -352,6 +360,11 @@ pub(super) fn tasks(cluster: &FakeCluster, shown: &Value) {
     });
 }
 
+fn spec_of(shown: &Value) -> objects::ServiceSpec {
+    let spec: ServiceSpecJson = serde_json::from_value(shown.clone()).unwrap();
+    service_spec(spec).unwrap()
+}
+
 /// How far updates and jobs were, by what stock showed under `/services`.
 pub(super) fn progress(cluster: &FakeCluster, shown: &Value) {
     cluster.edit(|snapshot| {
@@ -362,6 +375,11 @@ pub(super) fn progress(cluster: &FakeCluster, shown: &Value) {
                 continue;
             };
             service.update_status = shown.get("UpdateStatus").map(update_status);
+            let state = text(&shown["UpdateStatus"]["State"]);
+            if state.starts_with("rollback") {
+                service.spec = Some(spec_of(&shown["Spec"]));
+                service.previous_spec = shown.get("PreviousSpec").map(spec_of);
+            }
             service.job_status = shown.get("JobStatus").map(|job| objects::JobStatus {
                 job_iteration: Some(objects::Version {
                     index: job["JobIteration"]["Index"].as_u64().unwrap_or(0),
@@ -403,11 +421,8 @@ pub(super) fn rotation(cluster: &FakeCluster, in_progress: &Value) {
 /// Adds an object that was there before the recording, as it was shown first.
 pub(super) fn given(cluster: &FakeCluster, kind: &str, shown: &Value) {
     let (id, spec) = (text(&shown["ID"]), &shown["Spec"]);
-    let read = |spec: &Value| {
-        let spec: ServiceSpecJson = serde_json::from_value(spec.clone()).unwrap();
-        service_spec(spec).unwrap()
-    };
-    let specs = (kind == "services").then(|| (read(spec), shown.get("PreviousSpec").map(read)));
+    let previous = || shown.get("PreviousSpec").map(spec_of);
+    let specs = (kind == "services").then(|| (spec_of(spec), previous()));
     cluster.edit(|snapshot| match kind {
         "secrets" => snapshot.secrets.push(objects::Secret {
             id,

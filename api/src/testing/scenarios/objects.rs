@@ -5,22 +5,6 @@ use serde_json::json;
 use super::super::{FakeCluster, replay::Client};
 
 #[tokio::test]
-async fn secrets_live_as_in_stock() {
-    let mut client = Client::of(&FakeCluster::manager().await);
-    client
-        .replay(include_str!("../../../tests/data/secrets.jsonl"))
-        .await;
-}
-
-#[tokio::test]
-async fn configs_live_as_in_stock() {
-    let mut client = Client::of(&FakeCluster::manager().await);
-    client
-        .replay(include_str!("../../../tests/data/configs.jsonl"))
-        .await;
-}
-
-#[tokio::test]
 async fn limits_of_secrets_and_configs() {
     let client = Client::of(&FakeCluster::manager().await);
     for (kind, limit) in [("secret", 512_000), ("config", 1_024_000)] {
