@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    net::Ipv4Addr,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -21,7 +22,7 @@ use waxseal_wire::{
 };
 
 use crate::{
-    joiner::Dialler,
+    dialler::Dialler,
     measure::measure,
     report::{self, Pairs},
     server::{Server, Side, order},
@@ -33,28 +34,29 @@ const JOINS: [(usize, usize, Option<f64>); 3] =
 /// Until all joiners of one run have their certificates.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-const ISSUE: &str = "/docker.swarmkit.v1.NodeCA/IssueNodeCertificate";
-const STATUS: &str = "/docker.swarmkit.v1.NodeCA/NodeCertificateStatus";
+pub(crate) const ISSUE: &str = "/docker.swarmkit.v1.NodeCA/IssueNodeCertificate";
+pub(crate) const STATUS: &str = "/docker.swarmkit.v1.NodeCA/NodeCertificateStatus";
 
 /// What all joiners of a cluster know.
-struct Cluster {
+pub(crate) struct Cluster {
     dialler: Dialler,
     token: String,
-    trust: Arc<TrustBundle>,
+    /// The root that the token names.
+    pub(crate) trust: Arc<TrustBundle>,
 }
 
 /// What a joiner brings, made before the clock starts.
-struct Joiner {
-    key: NodeKey,
-    csr: String,
+pub(crate) struct Joiner {
+    pub(crate) key: NodeKey,
+    pub(crate) csr: String,
 }
 
 /// What a joiner got.
-struct Joined {
+pub(crate) struct Joined {
     /// Which of the joiners.
     number: usize,
-    node_id: String,
-    certificate: Vec<u8>,
+    pub(crate) node_id: String,
+    pub(crate) certificate: Vec<u8>,
 }
 
 /// Joins at growing numbers at once.
@@ -115,7 +117,7 @@ impl Joiner {
         (0..count).map(|_| Joiner::new()).collect()
     }
 
-    fn new() -> Result<Joiner> {
+    pub(crate) fn new() -> Result<Joiner> {
         let key = NodeKey::generate()?;
         let csr = key.csr_pem()?;
         Ok(Joiner { key, csr })
@@ -123,7 +125,7 @@ impl Joiner {
 }
 
 impl Cluster {
-    fn of(server: &Server, runtime: &Runtime) -> Result<Cluster> {
+    pub(crate) fn of(server: &Server, runtime: &Runtime) -> Result<Cluster> {
         runtime.block_on(Cluster::fetch(server.remote(), server.worker_token()?))
     }
 
@@ -135,15 +137,25 @@ impl Cluster {
         JoinToken::parse(&token)?.check_bundle(&pem)?;
         let trust = Arc::new(TrustBundle::from_pem(&pem, SystemClock.now())?);
         Ok(Cluster {
-            dialler: Dialler::new(remote, Arc::clone(&trust))?,
+            dialler: Dialler::new(remote.parse()?, Arc::clone(&trust))?,
             token,
             trust,
         })
     }
 
-    async fn join(&self, number: usize, csr: &str) -> Result<Joined> {
+    /// A dialler of this cluster's manager that trusts another root.
+    pub(crate) fn dialler_of(&self, trust: Arc<TrustBundle>) -> Result<Dialler> {
+        self.dialler.trusting(trust)
+    }
+
+    pub(crate) async fn join(
+        &self,
+        number: usize,
+        source: Option<Ipv4Addr>,
+        csr: &str,
+    ) -> Result<Joined> {
         // 1. A connection without a certificate.
-        let mut connection = self.dialler.dial().await?;
+        let mut connection = self.dialler.join(source).await?;
         // 2. The request, with the token.
         let request = IssueNodeCertificateRequest {
             role: NodeRole::Worker.into(),
@@ -209,7 +221,7 @@ async fn join_all(
                 while let Some(joiner) = joiners.get(next.get()) {
                     let number = next.replace(next.get() + 1);
                     let begin = Instant::now();
-                    joined.push(cluster.join(number, &joiner.csr).await?);
+                    joined.push(cluster.join(number, None, &joiner.csr).await?);
                     latencies.push(begin.elapsed());
                 }
                 anyhow::Ok((joined, latencies))

@@ -25,12 +25,11 @@ pub(crate) fn describe(dir: &Path) -> Result<()> {
         .unwrap_or("processor");
     let cores = std::thread::available_parallelism()?;
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let load = fs::read_to_string("/proc/loadavg")?;
     println!(
         "{cores} × {model}, Linux {}, {}, load before {}",
         kernel.trim(),
         file_system(dir)?,
-        load.split(' ').next().unwrap_or_default(),
+        load()?,
     );
     let mut syncs = sync_times(dir)?;
     syncs.sort_unstable();
@@ -40,6 +39,12 @@ pub(crate) fn describe(dir: &Path) -> Result<()> {
         syncs[SYNCS * 99 / 100].as_secs_f64() * 1e3,
     );
     Ok(())
+}
+
+/// How many processes wanted a processor over the last minute.
+pub(crate) fn load() -> Result<String> {
+    let load = fs::read_to_string("/proc/loadavg")?;
+    Ok(load.split(' ').next().unwrap_or_default().to_owned())
 }
 
 fn file_system(dir: &Path) -> Result<String> {

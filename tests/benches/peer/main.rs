@@ -10,13 +10,16 @@
 //! processors alone) can be measured. `-- --rounds N` and `-- --only WORD` are understood. One
 //! manager each: `secrets`, `lists`, `joins`, `unlock`. Three managers each: `managers` (creations
 //! and reads), `failover` (leaders that go, disks that stall), `catchup` (ours alone), `memory`
-//! (and unlocking).
+//! (and unlocking). Fleets of simulated members, of one manager each: `fleet-joins`, `fleet-idle`,
+//! `fleet-rotation` (of the root), `fleet-quarantine` (ours alone).
 
 mod catchup;
+mod dialler;
 mod failover;
+mod fleet;
 mod group;
+mod h2;
 mod http;
-mod joiner;
 mod joins;
 mod machine;
 mod managers;
@@ -38,8 +41,19 @@ const ROUNDS: usize = 3;
 const MAX_ROUNDS: usize = 20;
 
 /// Parts that can be measured by themselves.
-const PARTS: [&str; 8] = [
-    "secrets", "lists", "joins", "unlock", "managers", "failover", "catchup", "memory",
+const PARTS: [&str; 12] = [
+    "secrets",
+    "lists",
+    "joins",
+    "unlock",
+    "managers",
+    "failover",
+    "catchup",
+    "memory",
+    "fleet-joins",
+    "fleet-idle",
+    "fleet-rotation",
+    "fleet-quarantine",
 ];
 
 /// What to measure.
@@ -95,6 +109,7 @@ fn main() -> Result<()> {
         for part in PARTS {
             if plan.wants(part) {
                 let begin = Instant::now();
+                println!("{part}, load {}:", machine::load()?);
                 measure_part(scene, part, plan.rounds)?;
                 println!("({part}: {:.0} s)\n", begin.elapsed().as_secs_f64());
             }
@@ -116,6 +131,10 @@ fn measure_part(scene: &Scene, part: &str, rounds: usize) -> Result<()> {
         }
         "catchup" => catchup::catch_up(scene),
         "memory" => standing::standing(scene, rounds),
+        "fleet-joins" => fleet::joins(scene, rounds),
+        "fleet-idle" => fleet::idle(scene),
+        "fleet-rotation" => fleet::rotation(scene),
+        "fleet-quarantine" => fleet::quarantine(scene),
         other => bail!("no part is called {other}"),
     }
 }

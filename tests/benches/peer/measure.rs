@@ -74,7 +74,7 @@ pub(crate) fn measure(
 }
 
 /// User and system time of a process, in steps of the kernel's clock tick.
-fn cpu(pid: u32) -> Result<Duration> {
+pub(crate) fn cpu(pid: u32) -> Result<Duration> {
     // USER_HZ, which Linux fixes for everything it shows.
     const TICK: Duration = Duration::from_millis(10);
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
