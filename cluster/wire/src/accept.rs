@@ -65,6 +65,7 @@ const STRANGERS: Bounds = Bounds {
     what: "connections without a certificate",
     total: limits::ANONYMOUS_CONNECTIONS,
     idle_per_group: limits::ANONYMOUS_IDLE_PER_ADDRESS,
+    undisturbed: limits::ANONYMOUS_PROMPT,
 };
 
 /// What a listener serves and with what.
@@ -214,7 +215,6 @@ impl Server {
     ) {
         let greeting = time::timeout(limits::HANDSHAKE_DEADLINE, self.greet(stream, address));
         let greeted = place.closed.run_until_cancelled(greeting).await;
-        drop(place);
         let Greeted { stream, peer } = match greeted {
             Some(Ok(Ok(greeted))) => greeted,
             Some(Ok(Err(error))) => {
@@ -235,8 +235,11 @@ impl Server {
             .as_ref()
             .and_then(|identity| self.door.connections.register(identity, address));
         match registration {
-            Some(registration) => self.serve_member(stream, peer, registration).await,
-            None => self.serve_stranger(stream, peer).await,
+            Some(registration) => {
+                drop(place);
+                self.serve_member(stream, peer, registration).await;
+            }
+            None => self.serve_stranger(stream, peer, place).await,
         }
     }
 
@@ -302,13 +305,21 @@ impl Server {
     }
 
     /// Serves who has no certificate, or one that is not admitted any more: the
-    /// services tell the latter why.
-    async fn serve_stranger(&self, stream: Prefaced<TlsStream<TcpStream>>, peer: Peer) {
+    /// services tell the latter why. It waits its turn where it shook hands.
+    async fn serve_stranger(
+        &self,
+        stream: Prefaced<TlsStream<TcpStream>>,
+        peer: Peer,
+        waiting: Arc<Place>,
+    ) {
         let address = peer.address;
-        let Some(place) = self.strangers.enter(address.ip(), Instant::now()) else {
+        let turn = self.strangers.enter_in_turn(address.ip());
+        let turn = time::timeout(limits::HANDSHAKE_DEADLINE, turn);
+        let Some(Ok(place)) = waiting.closed.run_until_cancelled(turn).await else {
             debug!(%address, "too many connections without a certificate");
             return;
         };
+        drop(waiting);
         let standing = Standing::Stranger(Arc::clone(&place));
         tokio::select! {
             () = self.serve(stream, peer, standing, &place.closed) => {}

@@ -21,16 +21,16 @@ pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 pub const FIRST_BYTE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Handshakes at once; for one beyond, the oldest of the address that holds most
-/// gives way. Half of the 1,024 descriptors that a process commonly has.
-pub const HANDSHAKES: usize = 512;
+/// gives way. A fleet that joins or comes back does so at once, and one costs about
+/// 20 KiB. A process that may have few descriptors uses a quarter of them.
+pub const HANDSHAKES: usize = 2048;
 
-/// Handshakes at once from addresses that members connected from of late, apart from
-/// [`HANDSHAKES`]: a flood from elsewhere leaves them in. As many nodes come back at
-/// once as a manager certifies in half a second.
-pub const MEMBERS_HANDSHAKES: usize = 256;
+/// The same, however few descriptors this process may have.
+pub const LEAST_HANDSHAKES: usize = 256;
 
 /// Connections at once that presented no certificate, or that of a removed node.
-/// Whoever holds most of them gives way to others.
+/// Whoever holds most of them gives way to others; where nobody holds more than others,
+/// one beyond waits its turn.
 pub const ANONYMOUS_CONNECTIONS: usize = 256;
 
 /// Connections without a certificate from one address that have no call under way,

@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{self, Instant};
+use tokio::{
+    sync::Notify,
+    time::{self, Instant},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -55,6 +58,9 @@ pub(super) struct Bounds {
     pub(super) total: usize,
     /// Of one address, those without a call for longer than [`ANONYMOUS_PROMPT`].
     pub(super) idle_per_group: usize,
+    /// Among those who hold as much as anybody, one without a call does not give way to
+    /// another before this.
+    pub(super) undisturbed: Duration,
 }
 
 /// The callers inside.
@@ -62,6 +68,8 @@ pub(super) struct Bounds {
 pub(super) struct Crowd {
     bounds: Bounds,
     inside: Mutex<Inside>,
+    /// Somebody has left.
+    left: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -82,12 +90,8 @@ struct Entry {
 }
 
 impl Entry {
-    fn is_idle(&self) -> bool {
-        self.calls == 0
-    }
-
     fn is_idle_for(&self, duration: Duration, now: Instant) -> bool {
-        self.is_idle() && now.saturating_duration_since(self.idle_since) >= duration
+        self.calls == 0 && now.saturating_duration_since(self.idle_since) >= duration
     }
 }
 
@@ -112,13 +116,26 @@ impl Crowd {
         Arc::new(Crowd {
             bounds,
             inside: Mutex::default(),
+            left: Notify::new(),
         })
+    }
+
+    /// A place for a caller from `address` when it is its turn: as [`Crowd::enter`], tried
+    /// again as others leave. Whoever waits is to be bounded elsewhere.
+    pub(super) async fn enter_in_turn(self: &Arc<Self>, address: IpAddr) -> Arc<Place> {
+        loop {
+            if let Some(place) = self.enter(address, Instant::now()) {
+                return place;
+            }
+            // Those who stay without a call may have to go by then.
+            let _ = time::timeout(ANONYMOUS_PROMPT, self.left.notified()).await;
+        }
     }
 
     /// A place for a caller from `address`, for which another may have to go.
     ///
-    /// None if nobody can go: all places of the address that holds most have calls
-    /// under way, and it is the newcomer's own.
+    /// None if nobody can go: all of the address that holds most are busy, and it is the
+    /// newcomer's own.
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr, now: Instant) -> Option<Arc<Place>> {
         let group = Group::of(address);
         let mut inside = self.lock();
@@ -126,7 +143,7 @@ impl Crowd {
         inside.trim(group, self.bounds.idle_per_group, now);
         // 2. One more than there may be: somebody has to go.
         if inside.count >= self.bounds.total {
-            let victim = inside.victim(group);
+            let victim = inside.victim(group, self.bounds.undisturbed, now);
             inside.warn(&self.bounds, victim.map_or(group, |(group, _)| group), now);
             let (group, number) = victim?;
             inside.close(group, number);
@@ -179,7 +196,8 @@ impl Inside {
 
     /// Who gives way to one more of `newcomer`: of the groups that hold most, it
     /// counted, the longest idle, else the oldest, unless the newcomer's holds most.
-    fn victim(&self, newcomer: Group) -> Option<(Group, u64)> {
+    /// There those are left alone who have been idle for less than `undisturbed`.
+    fn victim(&self, newcomer: Group, undisturbed: Duration, now: Instant) -> Option<(Group, u64)> {
         let size = |group: &Group, open: &BTreeMap<u64, Entry>| {
             open.len() + usize::from(*group == newcomer)
         };
@@ -194,8 +212,12 @@ impl Inside {
                     open.iter().map(|(number, entry)| (*group, *number, entry))
                 })
         };
+        let patience = match own == largest {
+            true => undisturbed,
+            false => Duration::ZERO,
+        };
         let idle = candidates()
-            .filter(|(_, _, entry)| entry.is_idle())
+            .filter(|(_, _, entry)| entry.is_idle_for(patience, now))
             .min_by_key(|(_, number, entry)| (entry.idle_since, *number));
         let victim = match idle {
             Some(victim) => victim,
@@ -267,6 +289,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.crowd.lock().remove(self.group, self.number);
+        self.crowd.left.notify_one();
     }
 }
 
@@ -297,6 +320,7 @@ mod tests {
             what: "tests",
             total,
             idle_per_group,
+            undisturbed: Duration::ZERO,
         })
     }
 
@@ -319,6 +343,36 @@ mod tests {
         let _calls: Vec<_> = places.iter().map(Place::call).collect();
         assert!(crowd.enter(MANY, Instant::now()).is_none());
         assert_eq!(open(&places), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn among_equals_a_newcomer_waits_its_turn() {
+        let crowd = Crowd::new(Bounds {
+            what: "tests",
+            total: 2,
+            idle_per_group: 2,
+            undisturbed: ANONYMOUS_PROMPT,
+        });
+        let address = |last| IpAddr::from([198, 51, 100, last]);
+        let mut places: Vec<_> = (0..2)
+            .flat_map(|last| enter(&crowd, address(last), 1))
+            .collect();
+        assert!(crowd.enter(address(9), Instant::now()).is_none());
+        // Whoever has had its time gives way, the others do not.
+        let call = places[1].call();
+        let begin = Instant::now();
+        let third = crowd.enter_in_turn(address(9)).await;
+        assert!(begin.elapsed() >= ANONYMOUS_PROMPT);
+        assert!(places[0].closed.is_cancelled() && !places[1].closed.is_cancelled());
+        // A place that is given back is taken at once.
+        drop((call, places.pop()));
+        let begin = Instant::now();
+        let fourth = crowd.enter_in_turn(address(8)).await;
+        assert!(begin.elapsed() < ANONYMOUS_PROMPT);
+        assert_eq!(open(&[third, fourth]), 2);
+        // One address with more than others has nobody left alone.
+        let many = enter(&crowd, MANY, 2);
+        assert_eq!(open(&many), 1);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Places to say who is calling: those for addresses that members come from are apart
-//! from the others.
+//! from the others, so that a flood from elsewhere leaves members in.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use rustix::process::{Resource, getrlimit};
 
 use tokio::time::Instant;
 
@@ -16,12 +18,28 @@ const OTHERS: Bounds = Bounds {
     what: "handshakes",
     total: limits::HANDSHAKES,
     idle_per_group: usize::MAX,
+    undisturbed: Duration::ZERO,
 };
 const MEMBERS: Bounds = Bounds {
     what: "handshakes from members' addresses",
-    total: limits::MEMBERS_HANDSHAKES,
-    idle_per_group: usize::MAX,
+    ..OTHERS
 };
+/// Both crowds together use half of the descriptors.
+const DESCRIPTOR_SHARE: u64 = 4;
+
+/// Handshakes at once of a process that may have so many descriptors; absent: any number.
+fn bound(descriptors: Option<u64>) -> usize {
+    let share = descriptors.map(|count| usize::try_from(count / DESCRIPTOR_SHARE));
+    match share {
+        Some(Ok(share)) => share.clamp(limits::LEAST_HANDSHAKES, limits::HANDSHAKES),
+        _ => limits::HANDSHAKES,
+    }
+}
+
+/// Handshakes at once of this process, in each of the two crowds.
+pub(super) fn bound_here() -> usize {
+    bound(getrlimit(Resource::Nofile).current)
+}
 
 /// Connections that did not yet say who they are.
 pub(super) struct Handshakes {
@@ -33,7 +51,9 @@ pub(super) struct Handshakes {
 impl Handshakes {
     /// `connections` tells which addresses members come from.
     pub(super) fn new(connections: Connections) -> Handshakes {
-        Handshakes::bounded(connections, MEMBERS, OTHERS)
+        let total = bound_here();
+        let here = |bounds: Bounds| Bounds { total, ..bounds };
+        Handshakes::bounded(connections, here(MEMBERS), here(OTHERS))
     }
 
     fn bounded(connections: Connections, members: Bounds, others: Bounds) -> Handshakes {
@@ -62,6 +82,15 @@ mod tests {
 
     fn address(last: u8) -> IpAddr {
         IpAddr::from([198, 51, 100, last])
+    }
+
+    #[test]
+    fn few_descriptors_make_few_handshakes() {
+        assert_eq!(bound(Some(64)), limits::LEAST_HANDSHAKES);
+        assert_eq!(bound(Some(4096)), 1024);
+        for many in [Some(65_536), Some(u64::MAX), None] {
+            assert_eq!(bound(many), limits::HANDSHAKES);
+        }
     }
 
     #[test]

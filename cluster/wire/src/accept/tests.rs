@@ -484,7 +484,7 @@ async fn silent_connections_do_not_keep_a_member_out() {
     let world = World::new().await;
     let worker = world.live("worker", Role::Worker);
     let mut silent = Vec::new();
-    for _ in 0..limits::HANDSHAKES + 64 {
+    for _ in 0..super::handshakes::bound_here() + 64 {
         silent.push(TcpStream::connect(&world.address).await.unwrap());
     }
     // Although it is of their address.
