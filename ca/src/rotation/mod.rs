@@ -19,7 +19,7 @@ use crate::chain::IssuerInfo;
 use crate::role::Role;
 
 pub use change::{Change, ChangeRefusal, NewRoot, Present, UnsignedRoot, Wanted, decide_change};
-pub use pace::Pace;
+pub use pace::{MOST_AT_ONCE, Pace};
 pub use plan::plan;
 
 /// A member that was asked and says nothing for so long is none that others wait for.

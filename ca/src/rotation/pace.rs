@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 const FIRST: usize = 256;
 /// At least so many, however slow it goes.
 const LEAST: usize = 16;
-/// At most: each is a connection, a request and a session that the leader holds in memory.
-const MOST: usize = 4096;
+/// Members that renew at once at most: each is a connection, a request and a session that the
+/// leader holds in memory.
+pub const MOST_AT_ONCE: usize = 4096;
 /// Renewals that take longer say that the leader has too many at once …
 const SLOW: Duration = Duration::from_secs(4);
 /// … and faster ones that it could have more.
@@ -63,7 +64,7 @@ impl Pace {
         let each = period.checked_div(u32::try_from(gone).unwrap_or(u32::MAX));
         let took = each.map(|each| each.saturating_mul(u32::try_from(busy).unwrap_or(u32::MAX)));
         match took {
-            Some(took) if took <= FAST => self.window = (self.window * 3 / 2).min(MOST),
+            Some(took) if took <= FAST => self.window = (self.window * 3 / 2).min(MOST_AT_ONCE),
             Some(took) if took <= SLOW => {}
             _ => self.window = (self.window * 3 / 4).max(LEAST),
         }
@@ -92,7 +93,7 @@ mod tests {
         assert!((LEAST..=80).contains(&slow), "{slow}");
         let fast = settled(1_000);
         assert!((1_500..=4_000).contains(&fast), "{fast}");
-        assert_eq!(settled(1_000_000), MOST);
+        assert_eq!(settled(1_000_000), MOST_AT_ONCE);
         assert_eq!(settled(0), LEAST);
     }
 

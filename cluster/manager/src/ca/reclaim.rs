@@ -117,11 +117,7 @@ impl Ca {
                 "too many refused returns from {address}; try again in {millis} ms"
             )));
         }
-        let Ok(_place) = self.issuing.try_acquire() else {
-            return Err(Status::resource_exhausted(
-                "too many certificate requests at once; try again in 1 s",
-            ));
-        };
+        let _place = self.issuing_place().await?;
         if !self.core.read(returns::are_on_record) {
             return Err(Status::failed_precondition(
                 "not all managers of this cluster can take nodes back; update waxseal on all of \

@@ -8,13 +8,13 @@ use std::{
 
 use arc_swap::ArcSwap;
 use time::OffsetDateTime;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
 use waxseal_ca::{
     CertificateExpiry, Csr, IssuanceDecision, IssuanceRefusal, IssuanceView, IssuedNode,
     JoinRequest, LiveTls, NodeProfile, NodeRecord, NodeTable, PublicKeyDigest, Role, Serial,
-    decide_issuance,
+    decide_issuance, rotation,
 };
 use waxseal_cluster::{
     Refusal, State,
@@ -26,7 +26,7 @@ use waxseal_cluster::{
     timestamp, version_of,
 };
 use waxseal_wire::{
-    FEATURE_MANAGER, Peer, announced_features, issuance_status,
+    FEATURE_MANAGER, Peer, announced_features, issuance_status, limits,
     swarmkit::{
         GetRootCaCertificateRequest, GetRootCaCertificateResponse, IssueNodeCertificateRequest,
         IssueNodeCertificateResponse, NodeCertificateStatusRequest, NodeCertificateStatusResponse,
@@ -47,13 +47,17 @@ use crate::{
     error::{ProposeError, propose_status},
 };
 
-/// Status calls of callers without a certificate that are held at once.
-const HELD_CALLS: usize = 64;
-/// The same for members, apart from the others.
-const HELD_MEMBER_CALLS: usize = 1024;
+/// Status calls of callers without a certificate that are held at once: one for each
+/// connection that such callers may have.
+const HELD_CALLS: usize = limits::ANONYMOUS_CONNECTIONS;
+/// The same for members, apart from the others: one for each that a rotation of the root
+/// asks to renew at once.
+const HELD_MEMBER_CALLS: usize = rotation::MOST_AT_ONCE;
 /// Requests for a certificate that are under way at once: joins that are in order
 /// are bounded in total only (requirements.md, join floods).
 const ISSUING: usize = 256;
+/// So long one more waits for its turn. Who waits is bounded by the calls of each caller.
+const ISSUING_WAIT: Duration = Duration::from_secs(2);
 /// For how long after its record was made a node without a session may ask
 /// without a certificate.
 const ANONYMOUS_STATUS: Duration = Duration::from_secs(10 * 60);
@@ -72,7 +76,7 @@ pub(crate) struct Ca {
     waiting: Mutex<HashMap<String, Arc<Notify>>>,
     held: Semaphore,
     held_members: Semaphore,
-    pub(super) issuing: Semaphore,
+    issuing: Semaphore,
     pub(super) refusals: Refusals,
     /// The external CA, if one signs.
     asked: Asked,
@@ -179,13 +183,9 @@ impl Ca {
         managers_allowed: bool,
         request: IssueNodeCertificateRequest,
     ) -> Result<IssueNodeCertificateResponse, Status> {
+        let _place = self.issuing_place().await?;
         let now = self.core.clock.now();
         let issuer = self.current_issuer();
-        let Ok(_place) = self.issuing.try_acquire() else {
-            return Err(Status::resource_exhausted(
-                "too many certificate requests at once; try again in 1 s",
-            ));
-        };
         // 1. A connection outlives what its certificate was worth at the handshake.
         //    A certificate of a former role is no obstacle: this is how it is replaced.
         if let Some(identity) = &peer.identity {
@@ -255,6 +255,16 @@ impl Ca {
             node_id,
             node_membership: Membership::Accepted.into(),
         })
+    }
+
+    /// A place among the requests that are under way, in turn.
+    pub(super) async fn issuing_place(&self) -> Result<SemaphorePermit<'_>, Status> {
+        match tokio::time::timeout(ISSUING_WAIT, self.issuing.acquire()).await {
+            Ok(Ok(place)) => Ok(place),
+            _ => Err(Status::resource_exhausted(
+                "too many certificate requests at once; try again in 1 s",
+            )),
+        }
     }
 
     /// Each renewal is two entries of the log and a signature.
