@@ -19,6 +19,9 @@ pub(crate) use settings::Args;
 /// Threads for disk syncs and file reads; syncs are batched, so few wait at once.
 const MAX_BLOCKING_THREADS: usize = 32;
 
+/// With fewer open files a manager of some thousand nodes has not enough.
+const FEW_OPEN_FILES: u64 = 8192;
+
 /// Runs a daemon until it is told to stop.
 pub(crate) fn run(
     args: Args,
@@ -40,6 +43,7 @@ pub(crate) fn run(
         return crate::output::line("the configuration is valid");
     }
     log::start(&settings.log)?;
+    raise_open_files();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores)
@@ -59,6 +63,17 @@ pub(crate) fn run(
             }
         })
     })
+}
+
+/// As many connections of nodes as this process may have.
+fn raise_open_files() {
+    let files = waxseal_agent::native::raise_open_files();
+    if let Some(files) = files.filter(|files| *files < FEW_OPEN_FILES) {
+        tracing::warn!(
+            "this process may open {files} files at most, one for each node that it manages and some; \
+             give it more (`ulimit -Hn`, LimitNOFILE= of its service) if there are many nodes"
+        );
+    }
 }
 
 /// Tells the service manager, if one asked to be told.

@@ -415,7 +415,10 @@ fn ulimits(spec: &ContainerSpec) -> Result<Vec<Ulimit>, LaunchError> {
             limit.name.escape_debug()
         )))
     });
-    asked.collect()
+    let asked: Vec<Ulimit> = asked.collect::<Result<_, _>>()?;
+    let own = asked.iter().any(|limit| limit.name == "nofile");
+    let inherited = Ulimit::open_files_before().filter(|_| !own);
+    Ok(asked.into_iter().chain(inherited).collect())
 }
 
 fn mounts(task: &TaskLaunch) -> Result<(Vec<Bind>, Vec<Tmpfs>), LaunchError> {

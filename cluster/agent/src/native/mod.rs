@@ -38,4 +38,5 @@ pub use types::{
     Adopted, Exit, HostReport, NativeConfig, Network, OrphanPolicy, TaskLaunch, UnknownPolicy,
     UserPolicy,
 };
+pub use ulimit::raise_open_files;
 pub use waxseal_mount::{FileKind, PathError, TaskFile};
