@@ -27,6 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = tonic_prost_build::Config::new();
     config.btree_map(["."]).skip_debug(secretive);
     tonic_prost_build::configure()
+        .codec_path("crate::codec::FrugalCodec")
         .extern_path(".waxseal.objects.v1", "::waxseal_cluster::objects")
         .extern_path(
             ".docker.swarmkit.v1.UpdateTaskStatusRequest",

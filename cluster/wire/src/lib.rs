@@ -29,6 +29,7 @@ mod docker {
 
 mod accept;
 mod bypass;
+mod codec;
 mod dial;
 mod envelope;
 mod features;
