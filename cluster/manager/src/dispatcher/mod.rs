@@ -3,6 +3,7 @@
 mod assignments;
 mod clock;
 mod description;
+mod messages;
 mod reports;
 mod service;
 mod session;

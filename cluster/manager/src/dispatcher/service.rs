@@ -1,32 +1,34 @@
 //! The Dispatcher service.
 
-use std::{net::SocketAddr, ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
-use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 use waxseal_ca::NodeIdentity;
 use waxseal_cluster::{
     Change,
     objects::{
-        Node, NodeClock, NodeObservation, NodeState, NodeStatus, ObserveNodes, ReportTasks,
-        TaskReport, command::Op,
+        NodeClock, NodeObservation, NodeState, NodeStatus, ObserveNodes, ReportTasks, TaskReport,
+        command::Op,
     },
-    pinned_issuers, returns,
+    returns,
 };
 use waxseal_wire::{
     Peer as Caller, limits,
     swarmkit::{
-        AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, HeartbeatResponse, Peer,
+        AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, HeartbeatResponse,
         SessionMessage, SessionRequest, UpdateTaskStatusRequest, UpdateTaskStatusResponse,
-        WeightedPeer, dispatcher_server,
+        dispatcher_server,
     },
 };
 
 use super::{
     assignments::Sent,
-    description, reports,
+    description,
+    messages::run_session,
+    reports,
     session::{AssignmentsTurn, Session, Sessions},
 };
 use crate::{
@@ -42,8 +44,6 @@ const STREAM_BACKLOG: usize = 2;
 const ASSIGNMENT_PAUSE: Duration = Duration::from_millis(20);
 /// Reports of one node within this time share a command.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
-/// Weight of each manager in the list (swarmkit's default).
-const MANAGER_WEIGHT: i64 = 10;
 /// Nodes beat no faster: with a shorter period each delay makes one flap.
 const LEAST_PERIOD: Duration = Duration::from_secs(1);
 /// Heartbeat period if the cluster's spec has none.
@@ -141,6 +141,8 @@ impl Dispatcher {
     }
 }
 
+/// Messages on their way into a stream. Boxed: a channel makes room for 32 at once.
+pub(super) type ToNode<T> = mpsc::Sender<Result<Box<T>, Status>>;
 type MessageStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -197,7 +199,7 @@ impl dispatcher_server::Dispatcher for Dispatcher {
         let sessions = Arc::clone(&self.sessions);
         let running = run_session(core, sessions, opening.done(), sender);
         self.tasks.spawn(running);
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        Ok(Response::new(stream_of(receiver)))
     }
 
     async fn heartbeat(
@@ -266,8 +268,15 @@ impl dispatcher_server::Dispatcher for Dispatcher {
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
         self.tasks
             .spawn(run_assignments(core, session, turn, sender));
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        Ok(Response::new(stream_of(receiver)))
     }
+}
+
+fn stream_of<T: Send + 'static>(
+    receiver: mpsc::Receiver<Result<Box<T>, Status>>,
+) -> MessageStream<T> {
+    let messages = ReceiverStream::new(receiver);
+    Box::pin(messages.map(|message| message.map(|message| *message)))
 }
 
 /// A session without a stream yet; dropped, it ends: the caller went away, or its
@@ -332,51 +341,11 @@ pub(crate) fn notify_all(sessions: &Sessions) {
     }
 }
 
-async fn run_session(
-    core: Arc<Core>,
-    sessions: Arc<Sessions>,
-    session: Arc<Session>,
-    sender: mpsc::Sender<Result<SessionMessage, Status>>,
-) {
-    let ended = session.ended.clone();
-    let messages = send_session(&core, &session, &sender);
-    match ended.run_until_cancelled(messages).await {
-        Some(ControlFlow::Break(())) => return,
-        // The node was removed, maybe before the session was in the table.
-        Some(ControlFlow::Continue(())) => sessions.close(&session.node_id),
-        None => {}
-    }
-    let _ = sender.try_send(Err(Status::aborted("node must disconnect")));
-}
-
-/// Continues with the end of the session when the node is gone from the table,
-/// and breaks when it hung up.
-async fn send_session(
-    core: &Core,
-    session: &Session,
-    sender: &mpsc::Sender<Result<SessionMessage, Status>>,
-) -> ControlFlow<()> {
-    let mut last = None;
-    while let Some(message) = session_message(core, session) {
-        if last.as_ref() != Some(&message) {
-            last = Some(message.clone());
-            if sender.send(Ok(message)).await.is_err() {
-                return ControlFlow::Break(());
-            }
-        }
-        tokio::select! {
-            () = session.node_changed.notified() => {}
-            () = sender.closed() => return ControlFlow::Break(()),
-        }
-    }
-    ControlFlow::Continue(())
-}
-
 async fn run_assignments(
     core: Arc<Core>,
     session: Arc<Session>,
     turn: AssignmentsTurn,
-    sender: mpsc::Sender<Result<AssignmentsMessage, Status>>,
+    sender: ToNode<AssignmentsMessage>,
 ) {
     let AssignmentsTurn {
         mut tasks_changed,
@@ -398,14 +367,14 @@ async fn send_assignments(
     core: &Core,
     node_id: &str,
     tasks_changed: &mut watch::Receiver<()>,
-    sender: &mpsc::Sender<Result<AssignmentsMessage, Status>>,
+    sender: &ToNode<AssignmentsMessage>,
 ) {
     // What changes from here on is looked at again.
     tasks_changed.mark_unchanged();
     let (mut sent, mut messages) = core.read(|state| Sent::first(state, node_id));
     loop {
         for message in messages.drain(..) {
-            if sender.send(Ok(message)).await.is_err() {
+            if sender.send(Ok(Box::new(message))).await.is_err() {
                 return;
             }
         }
@@ -416,62 +385,6 @@ async fn send_assignments(
         tokio::time::sleep(ASSIGNMENT_PAUSE).await;
         tasks_changed.mark_unchanged();
         messages = core.read(|state| sent.next(state, node_id));
-    }
-}
-
-/// What the session stream shows now; `None` once the node is gone.
-///
-/// Status and versions are left out of the node: a worker acts on its spec,
-/// role and certificate only, and would be woken by each of its own reports.
-fn session_message(core: &Core, session: &Session) -> Option<SessionMessage> {
-    let managers = weighted_managers(core);
-    core.read(|state| {
-        let node = state.node(&session.node_id)?;
-        let cluster = state.cluster()?;
-        let node = Node {
-            meta: None,
-            status: None,
-            manager_status: None,
-            state_since: None,
-            renewal_asked_at: None,
-            renewal_reason: String::new(),
-            quarantined_at: None,
-            ..Node::clone(node)
-        };
-        Some(SessionMessage {
-            session_id: session.id.clone(),
-            node: Some(node),
-            managers,
-            network_bootstrap_keys: Vec::new(),
-            root_ca: cluster
-                .root_ca
-                .as_ref()
-                .map(|root| root.ca_cert.clone())
-                .unwrap_or_default(),
-            issuers: pinned_issuers(cluster)
-                .unwrap_or_default()
-                .iter()
-                .map(|key| key.as_bytes().to_vec())
-                .collect(),
-        })
-    })
-}
-
-/// All managers alike, so that nodes spread over them: whom a node has trouble with, it
-/// finds out itself. Never empty, or the node would not find back.
-fn weighted_managers(core: &Core) -> Vec<WeightedPeer> {
-    let weighted = |node_id: String, addr: String| WeightedPeer {
-        peer: Some(Peer { node_id, addr }),
-        weight: MANAGER_WEIGHT,
-    };
-    let members = core.group.managers().into_iter();
-    let managers: Vec<_> = members
-        .filter(|member| !member.addr.is_empty())
-        .map(|member| weighted(member.node_id, member.addr))
-        .collect();
-    match managers.is_empty() {
-        true => vec![weighted(core.node_id.clone(), core.advertise_addr.clone())],
-        false => managers,
     }
 }
 

@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{clock::SessionClock, reports::Reports};
+use super::{clock::SessionClock, messages::ROOT_TURNS, reports::Reports};
 
 /// Calls of one kind of one node within [`RATE_WINDOW`] (swarmkit's limit).
 pub(crate) const RATE_LIMIT: usize = 3;
@@ -108,6 +108,8 @@ impl Session {
 #[derive(Debug)]
 pub(crate) struct Sessions {
     table: Mutex<Table>,
+    /// Of nodes that are told of another root.
+    pub(super) root_turns: Arc<Semaphore>,
     /// Ends all of them, also those that are opened later.
     stopped: CancellationToken,
 }
@@ -130,6 +132,7 @@ impl Sessions {
     pub(crate) fn new(stopped: CancellationToken) -> Sessions {
         Sessions {
             table: Mutex::default(),
+            root_turns: Arc::new(Semaphore::new(ROOT_TURNS)),
             stopped,
         }
     }

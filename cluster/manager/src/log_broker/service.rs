@@ -104,7 +104,7 @@ impl log_broker_server::LogBroker for LogBroker {
         // The listener goes with the stream, whoever ends it.
         let messages = ReceiverStream::new(messages).map(move |message| {
             let _ = &listener;
-            message
+            message.map(|message| *message)
         });
         Ok(Response::new(Box::pin(messages.take_until(over))))
     }

@@ -35,8 +35,9 @@ const LINE_BACKLOG: usize = 64;
 pub type LogLines = mpsc::Receiver<Result<LogMessage, IncompleteLogs>>;
 
 type Lines = mpsc::Sender<Result<LogMessage, IncompleteLogs>>;
-type ToNode = mpsc::Sender<Result<SubscriptionMessage, Status>>;
-type FromBroker = mpsc::Receiver<Result<SubscriptionMessage, Status>>;
+// Boxed: a channel makes room for 32 at once, and each node has one.
+type ToNode = mpsc::Sender<Result<Box<SubscriptionMessage>, Status>>;
+type FromBroker = mpsc::Receiver<Result<Box<SubscriptionMessage>, Status>>;
 
 /// Some nodes did not send their part.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -119,7 +120,7 @@ impl Subscription {
         let message = self.message(id, false);
         let sent = nodes
             .get(node_id)
-            .is_some_and(|node| node.sender.try_send(Ok(message)).is_ok());
+            .is_some_and(|node| node.sender.try_send(Ok(Box::new(message))).is_ok());
         if sent {
             self.asked.insert(node_id.to_owned());
             self.open.insert(node_id.to_owned());
@@ -363,7 +364,8 @@ impl Subscriptions {
         };
         for node in &subscription.open {
             if let Some(listens) = table.nodes.get(node) {
-                let _ = listens.sender.try_send(Ok(subscription.message(id, true)));
+                let end = Box::new(subscription.message(id, true));
+                let _ = listens.sender.try_send(Ok(end));
             }
         }
     }
@@ -578,7 +580,7 @@ mod tests {
     }
 
     fn asked(messages: &mut FromBroker) -> Option<SubscriptionMessage> {
-        messages.try_recv().ok().map(Result::unwrap)
+        messages.try_recv().ok().map(|message| *message.unwrap())
     }
 
     fn line(task_id: &str, node_id: &str, seconds: i64, text: &str) -> LogMessage {
