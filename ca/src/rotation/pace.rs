@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// The window at the start of a rotation. A renewal takes a member about 1 s, most of which it
-/// waits by itself.
-const FIRST: usize = 256;
+/// The window at the start of a rotation. A renewal takes a member about 1 s, half of which it
+/// waits by itself, and a leader of two cores gets through some 400 in that time.
+const FIRST: usize = 512;
 /// At least so many, however slow it goes.
 const LEAST: usize = 16;
 /// Members that renew at once at most: each is a connection, a request and a session that the
@@ -23,6 +23,10 @@ pub struct Pace {
     window: usize,
     judged: Option<Instant>,
     completed: usize,
+    /// When one completed last, or the first was asked.
+    moved: Option<Instant>,
+    /// Something completed in the last period.
+    is_moving: bool,
 }
 
 impl Default for Pace {
@@ -31,6 +35,8 @@ impl Default for Pace {
             window: FIRST,
             judged: None,
             completed: 0,
+            moved: None,
+            is_moving: false,
         }
     }
 }
@@ -45,6 +51,7 @@ impl Pace {
     ///
     /// By Little's law, a renewal takes as long as it takes to complete what is busy.
     pub fn note(&mut self, busy: usize, completed: usize, now: Instant) {
+        let moved = *self.moved.get_or_insert(now);
         let Some(judged) = self.judged else {
             self.judged = Some(now);
             self.completed = completed;
@@ -55,10 +62,15 @@ impl Pace {
             return;
         }
         let gone = completed.saturating_sub(self.completed);
+        let was_moving = std::mem::replace(&mut self.is_moving, gone > 0);
         self.judged = Some(now);
         self.completed = completed;
-        // What does not fill the window says nothing about it.
-        if busy * 2 < self.window {
+        if gone > 0 || busy == 0 {
+            self.moved = Some(now);
+        }
+        // What does not fill the window says nothing about it, nor does a period in which the
+        // first only began to complete.
+        if busy * 2 < self.window || (gone > 0 && !was_moving) {
             return;
         }
         let each = period.checked_div(u32::try_from(gone).unwrap_or(u32::MAX));
@@ -66,6 +78,7 @@ impl Pace {
         match took {
             Some(took) if took <= FAST => self.window = (self.window * 3 / 2).min(MOST_AT_ONCE),
             Some(took) if took <= SLOW => {}
+            None if now.saturating_duration_since(moved) < SLOW => {}
             _ => self.window = (self.window * 3 / 4).max(LEAST),
         }
     }
@@ -95,6 +108,19 @@ mod tests {
         assert!((1_500..=4_000).contains(&fast), "{fast}");
         assert_eq!(settled(1_000_000), MOST_AT_ONCE);
         assert_eq!(settled(0), LEAST);
+    }
+
+    #[test]
+    fn nothing_is_judged_before_the_first_can_have_completed() {
+        let mut pace = Pace::default();
+        let start = Instant::now();
+        // Members wait by themselves, and the first period with completions is a short one.
+        for (step, completed) in [(0, 0), (1, 0), (2, 0), (3, 20)] {
+            pace.note(FIRST, completed, start + PERIOD * step);
+            assert_eq!(pace.window(), FIRST, "step {step}");
+        }
+        pace.note(FIRST, 420, start + PERIOD * 4);
+        assert!(pace.window() > FIRST);
     }
 
     #[test]

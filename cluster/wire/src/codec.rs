@@ -16,7 +16,7 @@ const YIELD_BYTES: usize = 32 * 1024;
 
 /// Encodes `E` and decodes `D`.
 #[derive(Debug)]
-pub struct FrugalCodec<E, D>(PhantomData<(E, D)>);
+pub(crate) struct FrugalCodec<E, D>(PhantomData<(E, D)>);
 
 impl<E, D> Default for FrugalCodec<E, D> {
     fn default() -> Self {
