@@ -132,7 +132,7 @@ type Renewal = Pin<Box<dyn Future<Output = Result<(Joiner, Vec<u8>)>>>>;
 
 /// Why a session was given up for another.
 enum Renewed {
-    Certificate(Joiner, Vec<u8>),
+    Certificate(Box<Joiner>, Vec<u8>),
     Trust(Vec<u8>),
 }
 
@@ -271,7 +271,7 @@ impl Member {
                 },
                 renewed = renewing => {
                     let (joiner, chain) = renewed?;
-                    return Ok(Renewed::Certificate(joiner, chain));
+                    return Ok(Renewed::Certificate(Box::new(joiner), chain));
                 }
                 () = beat_due => {
                     next_beat = None;
