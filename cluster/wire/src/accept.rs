@@ -174,9 +174,12 @@ struct Server {
     tasks: TaskTracker,
 }
 
+/// The bytes of HTTP/2. In a box, as it is handed from one future to the next.
+type Stream = Box<Prefaced<TlsStream<TcpStream>>>;
+
 /// What a finished handshake gives.
 struct Greeted {
-    stream: Prefaced<TlsStream<TcpStream>>,
+    stream: Stream,
     peer: Peer,
 }
 
@@ -191,7 +194,9 @@ impl Server {
                     let Some(place) = self.handshakes.enter(address.ip(), Instant::now()) else {
                         continue;
                     };
-                    let connection = Arc::clone(&self).connection(stream, address, place);
+                    // In boxes, here and below: what drives a future that it was given holds it
+                    // twice, and a task stays as large as the largest that it ever held.
+                    let connection = Box::pin(Arc::clone(&self).connection(stream, address, place));
                     let ended = self.ended.clone();
                     self.tasks.spawn(async move {
                         ended.run_until_cancelled(connection).await;
@@ -213,7 +218,8 @@ impl Server {
         address: SocketAddr,
         place: Arc<Place>,
     ) {
-        let greeting = time::timeout(limits::HANDSHAKE_DEADLINE, self.greet(stream, address));
+        let greeting = Box::pin(self.greet(stream, address));
+        let greeting = time::timeout(limits::HANDSHAKE_DEADLINE, greeting);
         let greeted = place.closed.run_until_cancelled(greeting).await;
         let Greeted { stream, peer } = match greeted {
             Some(Ok(Ok(greeted))) => greeted,
@@ -237,9 +243,9 @@ impl Server {
         match registration {
             Some(registration) => {
                 drop(place);
-                self.serve_member(stream, peer, registration).await;
+                Box::pin(self.serve_member(stream, peer, registration)).await;
             }
-            None => self.serve_stranger(stream, peer, place).await,
+            None => Box::pin(self.serve_stranger(stream, peer, place)).await,
         }
     }
 
@@ -278,7 +284,7 @@ impl Server {
             }
             false => None,
         };
-        let stream = Prefaced::read(stream).await?;
+        let stream = Box::new(Prefaced::read(stream).await?);
         Ok(Greeted {
             stream,
             peer: Peer {
@@ -292,12 +298,7 @@ impl Server {
         })
     }
 
-    async fn serve_member(
-        &self,
-        stream: Prefaced<TlsStream<TcpStream>>,
-        peer: Peer,
-        registration: Registration,
-    ) {
+    async fn serve_member(&self, stream: Stream, peer: Peer, registration: Registration) {
         let closed = registration.closed.clone();
         let standing = Standing::Member(Arc::clone(&registration.budget));
         self.serve(stream, peer, standing, &closed).await;
@@ -306,12 +307,7 @@ impl Server {
 
     /// Serves who has no certificate, or one that is not admitted any more: the
     /// services tell the latter why. It waits its turn where it shook hands.
-    async fn serve_stranger(
-        &self,
-        stream: Prefaced<TlsStream<TcpStream>>,
-        peer: Peer,
-        waiting: Arc<Place>,
-    ) {
+    async fn serve_stranger(&self, stream: Stream, peer: Peer, waiting: Arc<Place>) {
         let address = peer.address;
         let turn = self.strangers.enter_in_turn(address.ip());
         let turn = time::timeout(limits::HANDSHAKE_DEADLINE, turn);
@@ -331,7 +327,7 @@ impl Server {
     /// HTTP/2 until the peer leaves, `closed` is cancelled or the listener ends.
     async fn serve(
         &self,
-        stream: Prefaced<TlsStream<TcpStream>>,
+        stream: Stream,
         peer: Peer,
         standing: Standing,
         closed: &CancellationToken,
@@ -350,7 +346,10 @@ impl Server {
             standing,
             lines,
         };
-        let service = hyper::service::service_fn(move |request| service.clone().answer(request));
+        let service = hyper::service::service_fn(move |request| {
+            // Its box goes when the answer begins.
+            Box::pin(service.clone().answer(request))
+        });
         // Streams run in tasks of their own; they end with the connection.
         let streams = StreamTasks {
             ended: CancellationToken::new(),
@@ -395,7 +394,7 @@ where
     connection.graceful_shutdown();
 }
 
-type Io = TokioIo<Bypassed<Prefaced<TlsStream<TcpStream>>>>;
+type Io = TokioIo<Bypassed<Stream>>;
 
 /// What a connection is good for, as far as HTTP/2 is to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -462,6 +461,7 @@ where
 {
     fn execute(&self, stream: F) {
         let ended = self.ended.clone();
+        let stream = Box::pin(stream);
         self.tasks.spawn(async move {
             ended.run_until_cancelled(stream).await;
         });

@@ -109,7 +109,14 @@ pub(super) async fn run_session(
 ) {
     let ended = session.ended.clone();
     let mut turn = None;
-    let messages = send_session(&core, &session, &sessions.root_turns, &sender, &mut turn);
+    // In a box: what drives it holds it twice, for as long as the session.
+    let messages = Box::pin(send_session(
+        &core,
+        &session,
+        &sessions.root_turns,
+        &sender,
+        &mut turn,
+    ));
     match ended.run_until_cancelled(messages).await {
         Some(ControlFlow::Break(())) => {
             // The turn lasts until the node is back, which ends this session.

@@ -352,6 +352,7 @@ async fn run_assignments(
         over,
     } = turn;
     let messages = send_assignments(&core, &session.node_id, &mut tasks_changed, &sender);
+    let messages = Box::pin(messages);
     if over.run_until_cancelled(messages).await.is_some() {
         return;
     }
