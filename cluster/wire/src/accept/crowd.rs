@@ -345,34 +345,43 @@ mod tests {
         assert_eq!(open(&places), 2);
     }
 
+    fn patient(total: usize) -> Arc<Crowd> {
+        Crowd::new(Bounds {
+            what: "tests",
+            total,
+            idle_per_group: total,
+            undisturbed: ANONYMOUS_PROMPT,
+        })
+    }
+
     #[tokio::test(start_paused = true)]
     async fn among_equals_a_newcomer_waits_its_turn() {
-        let crowd = Crowd::new(Bounds {
-            what: "tests",
-            total: 2,
-            idle_per_group: 2,
-            undisturbed: ANONYMOUS_PROMPT,
-        });
+        let crowd = patient(2);
         let address = |last| IpAddr::from([198, 51, 100, last]);
-        let mut places: Vec<_> = (0..2)
-            .flat_map(|last| enter(&crowd, address(last), 1))
-            .collect();
-        assert!(crowd.enter(address(9), Instant::now()).is_none());
-        // Whoever has had its time gives way, the others do not.
-        let call = places[1].call();
+        let first = enter(&crowd, address(1), 1);
+        let mut second = enter(&crowd, address(2), 1);
+        assert!(crowd.enter(address(3), Instant::now()).is_none());
+        // Whoever has had its time gives way; who has a call under way does not.
+        let call = second[0].call();
         let begin = Instant::now();
-        let third = crowd.enter_in_turn(address(9)).await;
+        let third = crowd.enter_in_turn(address(3)).await;
         assert!(begin.elapsed() >= ANONYMOUS_PROMPT);
-        assert!(places[0].closed.is_cancelled() && !places[1].closed.is_cancelled());
+        assert_eq!((open(&first), open(&second)), (0, 1));
         // A place that is given back is taken at once.
-        drop((call, places.pop()));
+        drop((call, second.pop()));
         let begin = Instant::now();
-        let fourth = crowd.enter_in_turn(address(8)).await;
+        let fourth = crowd.enter_in_turn(address(4)).await;
         assert!(begin.elapsed() < ANONYMOUS_PROMPT);
         assert_eq!(open(&[third, fourth]), 2);
-        // One address with more than others has nobody left alone.
+    }
+
+    #[test]
+    fn who_holds_more_than_others_is_not_left_alone() {
+        let crowd = patient(3);
+        let few = enter(&crowd, FEW, 1);
         let many = enter(&crowd, MANY, 2);
-        assert_eq!(open(&many), 1);
+        let other = enter(&crowd, IpAddr::from([198, 51, 100, 1]), 1);
+        assert_eq!((open(&few), open(&many), open(&other)), (1, 1, 1));
     }
 
     #[test]
