@@ -63,7 +63,8 @@ pub(crate) struct RotateArgs {
     /// Go back to the present root; possible until the last step
     #[arg(long, conflicts_with_all = ["deadline", "laggards", "pace", "compromised", "cert"])]
     abort: bool,
-    /// A root certificate of your own, PEM
+    /// A root certificate of your own, PEM; or an intermediate below the present root, followed by
+    /// what leads from it to that, which then signs while trust and tokens stay
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
     /// Its private key, PKCS#8 in PEM

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use waxseal_tests::{Scene, Waxseal, eventually, scenario};
+use waxseal_tests::{Scene, Waxseal, eventually, node_id, scenario};
 
 const SOON: Duration = Duration::from_secs(30);
 /// Exit code of every verb that a locked manager cannot serve.
@@ -20,6 +20,9 @@ fn every_verb_does_what_its_help_says() -> Result<()> {
         join(&manager, &worker)?;
         nodes(&manager)?;
         managers(&manager, &worker)?;
+        certificates(&manager)?;
+        join_tokens(scene, &manager)?;
+        roots(&manager)?;
         secrets_and_configs(scene, &manager)?;
         services(&manager)?;
         keys(&mut manager)?;
@@ -208,6 +211,79 @@ fn managers(manager: &Waxseal, worker: &Waxseal) -> Result<()> {
         "{said}"
     );
     Ok(())
+}
+
+fn certificates(manager: &Waxseal) -> Result<()> {
+    let table = manager.cli.ok(&["cert", "ls"])?;
+    ensure!(table.starts_with("SERIAL "), "{table}");
+    let all = json(manager, &["cert", "ls"])?;
+    let all = all["certificates"].as_array().context("certificates")?;
+    let serials = manager.cli.ok(&["cert", "ls", "-q"])?;
+    ensure!(serials.lines().count() == all.len(), "{serials}");
+    let newest = serials.lines().next().context("a certificate")?;
+    let shown = manager.cli.ok(&["cert", "inspect", &newest[..16]])?;
+    for part in [newest, "Standing", "Asked by", "Expires"] {
+        ensure!(shown.contains(part), "no {part}: {shown}");
+    }
+    ensure!(json(manager, &["cert", "inspect", newest])?[0]["serial"] == newest);
+    let revoked = ["cert", "ls", "--filter", "standing=revoked", "-q"];
+    ensure!(manager.cli.ok(&revoked)?.is_empty());
+    refused(manager, &["cert", "inspect", "00ff00ff"], "not found")?;
+    refused(manager, &["cert", "revoke", "00ff00ff"], "not found")
+}
+
+fn join_tokens(scene: &Scene, manager: &Waxseal) -> Result<()> {
+    let limits = ["--ttl", "10m", "--label", "for=rack"];
+    let said = manager
+        .cli
+        .ok(&[&["join-token", "create"][..], &limits].concat())?;
+    ensure!(
+        said.contains("SWMTKN-1-") && said.contains("docker swarm join"),
+        "{said}"
+    );
+    let token = manager.cli.ok(&["join-token", "create", "-q"])?;
+    let late = scene.waxseal("limited")?;
+    late.join(token.trim(), &manager.remote())?;
+    let rows = manager.cli.ok(&["join-token", "ls"])?;
+    ensure!(
+        rows.contains("spent") && rows.contains("for=rack"),
+        "{rows}"
+    );
+    let late_id = node_id(&late.engine)?;
+    late.docker.ok(&["swarm", "leave"])?;
+    manager.cli.ok(&["node", "rm", "--force", &late_id])?;
+    let all = json(manager, &["join-token", "ls"])?;
+    let open = all.as_array().context("tokens")?.iter();
+    let mut open = open.filter(|token| token["standing"] == "open");
+    let id = open.next().context("an open one")?["id"].clone();
+    let id = id.as_str().context("an id")?;
+    manager.cli.ok(&["join-token", "revoke", id])?;
+    ensure!(
+        json(manager, &["join-token", "ls"])?
+            .to_string()
+            .contains("revoked")
+    );
+    refused(manager, &["join-token", "revoke", "zzz"], "not found")
+}
+
+fn roots(manager: &Waxseal) -> Result<()> {
+    let said = manager.cli.ok(&["ca", "status"])?;
+    for part in ["Root: sha256:", "Signer: root", "No rotation runs"] {
+        ensure!(said.contains(part), "no {part}: {said}");
+    }
+    ensure!(json(manager, &["ca", "status"])?["rotating"] == false);
+    let plan = manager.cli.ok(&["ca", "rotate", "--plan"])?;
+    ensure!(plan.contains("would renew"), "{plan}");
+    let none = ["ca", "rotate", "--running", "--deadline", "1m"];
+    refused(manager, &none, "no rotation of the root runs")?;
+    refused(
+        manager,
+        &["ca", "rotate", "--abort"],
+        "no rotation of the root runs",
+    )?;
+    manager.cli.ok(&["node", "return-window", "7d"])?;
+    manager.cli.ok(&["node", "returns"])?;
+    refused(manager, &["node", "approve", "self"], "")
 }
 
 fn secrets_and_configs(scene: &Scene, manager: &Waxseal) -> Result<()> {
