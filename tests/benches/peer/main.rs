@@ -8,10 +8,11 @@
 //! `cargo bench -p waxseal-tests --bench peer`, as root, with Debian's `docker.io`; it builds the
 //! release binary first. Data lies below `TMPDIR`, so that another disk (or a tmpfs, to see the
 //! processors alone) can be measured. `-- --rounds N` and `-- --only WORD` are understood. One
-//! manager each: `secrets`, `lists`, `joins`, `unlock`. Three managers each: `managers` (creations
-//! and reads), `failover` (leaders that go, disks that stall), `catchup` (ours alone), `memory`
-//! (and unlocking). Fleets of simulated members, of one manager each: `fleet-joins`, `fleet-idle`,
-//! `fleet-rotation` (of the root), `fleet-quarantine` (ours alone).
+//! manager each: `secrets`, `lists`, `objects` (lists of 10,000 of a kind), `joins`, `unlock`.
+//! Three managers each: `managers` (creations and reads), `failover` (leaders that go, disks that
+//! stall), `catchup` (ours alone), `memory` (and unlocking). Fleets of simulated members, of one
+//! manager each: `fleet-joins`, `fleet-idle`, `fleet-rotation` (of the root), `fleet-quarantine`
+//! (ours alone).
 
 mod catchup;
 mod dialler;
@@ -21,6 +22,7 @@ mod group;
 mod h2;
 mod http;
 mod joins;
+mod lists;
 mod machine;
 mod managers;
 mod measure;
@@ -41,9 +43,10 @@ const ROUNDS: usize = 3;
 const MAX_ROUNDS: usize = 20;
 
 /// Parts that can be measured by themselves.
-const PARTS: [&str; 12] = [
+const PARTS: [&str; 13] = [
     "secrets",
     "lists",
+    "objects",
     "joins",
     "unlock",
     "managers",
@@ -122,6 +125,7 @@ fn measure_part(scene: &Scene, part: &str, rounds: usize) -> Result<()> {
     match part {
         "secrets" => secrets::create(scene, rounds),
         "lists" => secrets::read(scene, rounds),
+        "objects" => lists::objects(scene, rounds),
         "joins" => joins::certify(scene, rounds),
         "unlock" => unlock::unlock(scene, rounds),
         "managers" => managers::measure_all(scene, rounds),

@@ -43,7 +43,10 @@ fn read(scene: &Scene, rounds: usize, ours: &Group, stock: &Group) -> Result<()>
         for step in 0..sides.len() {
             let side = (round + step) % sides.len();
             let server = sides[side];
-            runs[side].push((secrets::list(server)?, secrets::inspect(server)?));
+            runs[side].push((
+                secrets::list(server, "/secrets")?,
+                secrets::inspect(server)?,
+            ));
         }
     }
     for (names, [left, right], target) in [

@@ -29,7 +29,7 @@ pub(crate) const LISTED: usize = 5_000;
 const LISTINGS: usize = 20;
 const INSPECTIONS: usize = 20_000;
 
-/// Requests that create secrets of which each has a name of its own.
+/// Requests that create objects of which each has a name of its own.
 pub(crate) struct Creations {
     template: Vec<u8>,
     digits: Range<usize>,
@@ -37,15 +37,26 @@ pub(crate) struct Creations {
 }
 
 impl Creations {
-    /// Names are numbered from `first` on.
+    /// Secrets. Names are numbered from `first` on.
     pub(crate) fn from(first: usize) -> Result<Creations> {
         let mut data = [0; SECRET_BYTES];
         getrandom::fill(&mut data).ok().context("no random bytes")?;
-        let zeros = "0".repeat(DIGITS);
         let data = STANDARD.encode(data);
-        let body = format!(r#"{{"Name":"bench-{zeros}","Labels":{{}},"Data":"{data}"}}"#);
+        Creations::of("/secrets/create", first, |name| {
+            format!(r#"{{"Name":"{name}","Labels":{{}},"Data":"{data}"}}"#)
+        })
+    }
+
+    /// What is posted for a name, whose length is the same for all.
+    pub(crate) fn of(
+        path: &str,
+        first: usize,
+        body: impl FnOnce(&str) -> String,
+    ) -> Result<Creations> {
+        let zeros = "0".repeat(DIGITS);
+        let body = body(&format!("bench-{zeros}"));
         let template = format!(
-            "POST /v1.41/secrets/create HTTP/1.1\r\nHost: docker\r\nContent-Type: \
+            "POST /v1.41{path} HTTP/1.1\r\nHost: docker\r\nContent-Type: \
              application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
@@ -137,7 +148,7 @@ pub(crate) fn read(scene: &Scene, rounds: usize) -> Result<()> {
                 Side::Ours => (&ours, &mut lists.ours, &mut inspections.ours),
                 Side::Stock => (&stock, &mut lists.other, &mut inspections.other),
             };
-            lists.push(list(server)?);
+            lists.push(list(server, "/secrets")?);
             inspections.push(inspect(server)?);
         }
     }
@@ -153,8 +164,8 @@ pub(crate) fn fill(server: &Server, count: usize) -> Result<()> {
 }
 
 /// The list, again and again.
-pub(crate) fn list(server: &Server) -> Result<Measured> {
-    let gets = Gets::of(std::iter::once("/secrets".to_owned()));
+pub(crate) fn list(server: &Server, path: &str) -> Result<Measured> {
+    let gets = Gets::of(std::iter::once(path.to_owned()));
     measure(&[server], || {
         http::run(server.engine.socket(), 1, LISTINGS, gets)
     })
