@@ -12,7 +12,7 @@
 //! Three managers each: `managers` (creations and reads), `failover` (leaders that go, disks that
 //! stall), `catchup` (ours alone), `memory` (and unlocking). Fleets of simulated members, of one
 //! manager each: `fleet-joins`, `fleet-idle`, `fleet-rotation` (of the root), `fleet-quarantine`
-//! (ours alone).
+//! (ours alone), `fanout` (a service's secret to its tasks).
 
 mod catchup;
 mod dialler;
@@ -43,7 +43,7 @@ const ROUNDS: usize = 3;
 const MAX_ROUNDS: usize = 20;
 
 /// Parts that can be measured by themselves.
-const PARTS: [&str; 13] = [
+const PARTS: [&str; 14] = [
     "secrets",
     "lists",
     "objects",
@@ -57,6 +57,7 @@ const PARTS: [&str; 13] = [
     "fleet-idle",
     "fleet-rotation",
     "fleet-quarantine",
+    "fanout",
 ];
 
 /// What to measure.
@@ -136,6 +137,7 @@ fn measure_part(scene: &Scene, part: &str, rounds: usize) -> Result<()> {
         "catchup" => catchup::catch_up(scene),
         "memory" => standing::standing(scene, rounds),
         "fleet-joins" => fleet::joins(scene, rounds),
+        "fanout" => fleet::fanout(scene, rounds),
         "fleet-idle" => fleet::idle(scene),
         "fleet-rotation" => fleet::rotation(scene),
         "fleet-quarantine" => fleet::quarantine(scene),

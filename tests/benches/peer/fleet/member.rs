@@ -15,9 +15,9 @@ use waxseal_cluster::objects::{
     Resources,
 };
 use waxseal_wire::swarmkit::{
-    AssignmentsRequest, HeartbeatRequest, HeartbeatResponse, IssueNodeCertificateRequest,
-    IssueNodeCertificateResponse, ListenSubscriptionsRequest, NodeCertificateStatusRequest,
-    NodeCertificateStatusResponse, SessionMessage, SessionRequest,
+    AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, HeartbeatResponse,
+    IssueNodeCertificateRequest, IssueNodeCertificateResponse, ListenSubscriptionsRequest,
+    NodeCertificateStatusRequest, NodeCertificateStatusResponse, SessionMessage, SessionRequest,
 };
 
 use super::{Fleet, Root, add, below};
@@ -257,6 +257,10 @@ impl Member {
                 event = connection.next() => match event? {
                     Event::Message(of, bytes) if of == session => {
                         message = Some(SessionMessage::decode(&bytes[..])?);
+                    }
+                    Event::Message(of, bytes) if of == streams[1] => {
+                        let message = AssignmentsMessage::decode(&bytes[..])?;
+                        self.fleet.assigned(self.number, &message);
                     }
                     Event::Message(of, bytes) if of == beating => {
                         let period = HeartbeatResponse::decode(&bytes[..])?.period;

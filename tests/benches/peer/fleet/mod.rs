@@ -4,6 +4,7 @@
 //! It is one thread, as the other clients here are, so that what is left of the processors is the
 //! server's. What a member would check of what it gets is checked after the clock has stopped.
 
+mod fanout;
 mod idle;
 mod joining;
 mod member;
@@ -27,6 +28,7 @@ use tokio::{
     time::sleep,
 };
 use waxseal_ca::{Clock, SystemClock, TrustBundle};
+use waxseal_wire::swarmkit::{AssignmentsMessage, assignment, assignment_change};
 
 use self::member::{Identity, Member};
 use crate::{
@@ -36,7 +38,9 @@ use crate::{
     server::Server,
 };
 
-pub(crate) use self::{idle::idle, joining::joins, quarantine::quarantine, rotation::rotation};
+pub(crate) use self::{
+    fanout::fanout, idle::idle, joining::joins, quarantine::quarantine, rotation::rotation,
+};
 
 /// Members come from addresses of their own, from here on: below those that servers listen at.
 const FIRST_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 16, 0, 1);
@@ -105,6 +109,8 @@ struct Standing {
     is_here: bool,
     /// The root that it is settled at.
     settled: Option<Rc<Root>>,
+    /// It was sent a task with its secret.
+    is_supplied: bool,
     /// What it last showed.
     identity: Option<Rc<Identity>>,
 }
@@ -115,6 +121,8 @@ struct Fleet {
     roots: RefCell<Vec<Rc<Root>>>,
     standings: RefCell<Vec<Standing>>,
     tally: Tally,
+    /// When the last of those who have one was sent a task with its secret.
+    last_supplied: Cell<Option<Instant>>,
 }
 
 /// A fleet at one manager, and what it runs on.
@@ -191,6 +199,36 @@ impl Fleet {
         }
     }
 
+    /// Takes note of a member that has a task and a secret now.
+    fn assigned(&self, number: usize, message: &AssignmentsMessage) {
+        let items = message.changes.iter().filter_map(|change| {
+            let is_update = change.action() == assignment_change::Action::Update;
+            let assignment = change.assignment.as_ref().filter(|_| is_update)?;
+            assignment.item.as_ref()
+        });
+        let (mut task, mut secret) = (false, false);
+        for item in items {
+            match item {
+                assignment::Item::Task(_) => task = true,
+                assignment::Item::Secret(with) => {
+                    secret |= with.spec.as_ref().is_some_and(|spec| !spec.data.is_empty());
+                }
+                assignment::Item::Config(_) => {}
+            }
+        }
+        let standing = &mut self.standings.borrow_mut()[number];
+        if task && secret && !standing.is_supplied {
+            standing.is_supplied = true;
+            self.last_supplied.set(Some(Instant::now()));
+        }
+    }
+
+    fn supplied(&self) -> usize {
+        let standings = self.standings.borrow();
+        let supplied = standings.iter().filter(|standing| standing.is_supplied);
+        supplied.count()
+    }
+
     fn here(&self) -> usize {
         let standings = self.standings.borrow();
         standings.iter().filter(|standing| standing.is_here).count()
@@ -216,6 +254,7 @@ impl Host {
             roots: RefCell::default(),
             standings: RefCell::new((0..size).map(|_| Standing::default()).collect()),
             tally: Tally::default(),
+            last_supplied: Cell::default(),
         };
         fleet.root(trust.pem())?;
         let prepared: Result<_> = (0..size)
