@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
 use crate::{
-    Cli, Engine, NetworkNamespace, Running, Scene, eventually, leftovers, require, run,
+    Cli, Engine, NetworkNamespace, Running, Scene, Switch, eventually, leftovers, require, run,
     run_with_input,
 };
 
@@ -20,6 +20,18 @@ use crate::{
 const START: Duration = Duration::from_secs(40);
 /// Until an engine has stopped with its containers.
 const STOP: Duration = Duration::from_secs(40);
+
+/// The image is in no registry, and there is none to ask.
+const OFFLINE: &[(&str, &str)] = &[("DOCKER_SERVICE_PREFER_OFFLINE_IMAGE", "1")];
+/// For engines that share this machine's network: it is left alone.
+const NO_NETWORK: &[&str] = &[
+    "--iptables=false",
+    "--ip6tables=false",
+    "--ip-masq=false",
+    "--ip-forward=false",
+    "--bridge=none",
+    "--userland-proxy=false",
+];
 
 /// A stock engine with directories and a containerd of its own, and the image `bb:1`
 /// (busybox). Dropped, it is killed.
@@ -33,6 +45,7 @@ pub struct Dockerd {
     pub engine: Engine,
     program: Vec<String>,
     environment: &'static [(&'static str, &'static str)],
+    network: &'static [&'static str],
     dir: PathBuf,
     running: Option<Running>,
 }
@@ -48,9 +61,7 @@ impl Dockerd {
         name: &str,
         namespace: Option<&NetworkNamespace>,
     ) -> Result<Dockerd> {
-        // The image is in no registry, and there is none to ask.
-        let environment = &[("DOCKER_SERVICE_PREFER_OFFLINE_IMAGE", "1")];
-        Dockerd::start_with(scene, name, namespace, environment)
+        Dockerd::start_with(scene, name, namespace, OFFLINE)
     }
 
     /// The same for an engine that asks registries for the images of services.
@@ -67,20 +78,44 @@ impl Dockerd {
         namespace: Option<&NetworkNamespace>,
         environment: &'static [(&'static str, &'static str)],
     ) -> Result<Dockerd> {
+        let mut engine = Dockerd::prepare(scene, name, namespace, environment)?;
+        engine.up()?;
+        engine.import_image()?;
+        Ok(engine)
+    }
+
+    fn prepare(
+        scene: &Scene,
+        name: &str,
+        namespace: Option<&NetworkNamespace>,
+        environment: &'static [(&'static str, &'static str)],
+    ) -> Result<Dockerd> {
         let dir = scene.dir().join(name);
         fs::create_dir(&dir)?;
         let socket = dir.join("s");
         let mut program = namespace.map(NetworkNamespace::enter).unwrap_or_default();
         program.push(scene.machine().dockerd.display().to_string());
-        let mut engine = Dockerd {
+        Ok(Dockerd {
             address: scene.address(),
             docker: Cli::new(scene, &scene.machine().docker, &socket),
             engine: Engine::new(&socket),
             program,
             environment,
+            network: NO_NETWORK,
             dir,
             running: None,
-        };
+        })
+    }
+
+    /// Starts an engine on a host of a switch, with a bridge of its own that it publishes
+    /// ports from; imports the image.
+    ///
+    /// # Errors
+    /// When it does not answer, with the end of its log.
+    pub fn on_switch(scene: &Scene, name: &str, switch: &Switch, host: u8) -> Result<Dockerd> {
+        let mut engine = Dockerd::prepare(scene, name, Some(switch.space(host)), OFFLINE)?;
+        engine.address = switch.address(host);
+        engine.network = &["--bip=172.31.7.1/24", "--ip6tables=false"];
         engine.up()?;
         engine.import_image()?;
         Ok(engine)
@@ -95,16 +130,10 @@ impl Dockerd {
         let path = |name: &str| self.dir.join(name).display().to_string();
         let mut words = self.program.clone();
         words.extend(
-            [
-                "--debug",
-                "--iptables=false",
-                "--ip6tables=false",
-                "--ip-masq=false",
-                "--ip-forward=false",
-                "--bridge=none",
-                "--userland-proxy=false",
-            ]
-            .map(str::to_owned),
+            ["--debug"]
+                .iter()
+                .chain(self.network)
+                .map(|word| (*word).to_owned()),
         );
         words.extend([
             format!("--data-root={}", path("data")),

@@ -54,6 +54,18 @@ impl Switch {
         })
     }
 
+    /// A host's network namespace.
+    #[must_use]
+    pub fn space(&self, host: u8) -> &NetworkNamespace {
+        &self.host(host).space
+    }
+
+    /// A host's address.
+    #[must_use]
+    pub fn address(&self, host: u8) -> Ipv4Addr {
+        self.host(host).address
+    }
+
     /// For a daemon on a host.
     #[must_use]
     pub fn options(&self, host: u8) -> DaemonOptions {

@@ -3,6 +3,7 @@
 mod autolock;
 mod certificates;
 mod chains;
+mod clients;
 mod dependencies;
 mod disk;
 mod engine_manager;

@@ -1,9 +1,9 @@
 //! The stock CLI's stacks, as far as they need no overlay network.
 
-use std::{fs, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use anyhow::{Result, ensure};
-use waxseal_tests::{eventually, scenario};
+use waxseal_tests::{Dockerd, Switch, Waxseal, eventually, require, run, scenario};
 
 const STACK: &str = r#"
 services:
@@ -78,6 +78,163 @@ fn a_stack_is_deployed_again_and_removed() -> Result<()> {
             Ok(())
         })?;
         docker.ok(&["swarm", "leave", "--force"])?;
+        Ok(())
+    })
+}
+
+/// On the engines' own bridges, with ports of the hosts.
+fn compose(version: &str, extra: &str) -> String {
+    format!(
+        r#"
+services:
+  web:
+    image: bb:1
+    command: ["busybox", "httpd", "-f", "-p", "80", "-h", "/"]
+    networks: [bridged]
+    ports: [{{target: 80, published: 8080, protocol: tcp, mode: host}}]
+    secrets: [{{source: motd, target: motd, mode: 0444}}]
+    configs: [{{source: page, target: /page}}, {{source: given, target: /given}}]
+    stop_signal: KILL
+    deploy:
+      mode: global
+      placement: {{constraints: [node.role == worker]}}
+      update_config: {{parallelism: 1, monitor: 1s, failure_action: rollback}}
+{extra}
+networks:
+  bridged: {{external: true, name: bridge}}
+secrets:
+  motd: {{file: ./motd, name: motd-{version}}}
+configs:
+  page: {{file: ./page}}
+  given: {{external: true, name: given}}
+"#
+    )
+}
+
+const EXTRA: &str = r#"
+  extra:
+    image: bb:1
+    command: ["busybox", "sleep", "1000"]
+    networks: [bridged]
+    stop_signal: KILL
+    deploy: {placement: {constraints: [node.role == worker]}}
+"#;
+
+#[test]
+fn a_stack_on_two_engines_is_reached_rotated_rolled_back_and_removed() -> Result<()> {
+    scenario("compose", |scene| {
+        let switch = Switch::new(scene, 3)?;
+        let node = Waxseal::start(scene, "manager", &switch.options(0))?;
+        node.init(&[])?;
+        let docker = &node.docker;
+        let token = docker.ok(&["swarm", "join-token", "-q", "worker"])?;
+        let engines =
+            [1, 2].map(|host| Dockerd::on_switch(scene, &format!("e{host}"), &switch, host));
+        let mut engines = engines.into_iter().collect::<Result<Vec<_>>>()?;
+        for engine in &engines {
+            engine.join(&token, &node.remote())?;
+        }
+        let file = scene.dir().join("app.yml");
+        let write = |name: &str, text: &str| fs::write(scene.dir().join(name), text);
+        let deploy = || {
+            let file = file.display().to_string();
+            docker.ok(&[
+                "stack",
+                "deploy",
+                "--prune",
+                "--resolve-image",
+                "never",
+                "-c",
+                &file,
+                "app",
+            ])
+        };
+        // What the host-mode port of each engine serves, seen from the manager's host.
+        let served = |path: &str, expected: &str| {
+            eventually(
+                &format!("{path} is {expected}"),
+                Duration::from_secs(60),
+                || {
+                    for host in [1, 2] {
+                        let mut words = switch.space(0).enter();
+                        words.push(require("busybox", "busybox-static")?.display().to_string());
+                        let url = format!("http://{}:8080{path}", switch.address(host));
+                        words.extend(["wget", "-T", "2", "-qO-", &url].map(str::to_owned));
+                        let output = run(
+                            Command::new(&words[0]).args(&words[1..]),
+                            Duration::from_secs(5),
+                        )?;
+                        ensure!(
+                            output.out() == expected,
+                            "{}: {} {}",
+                            host,
+                            output.out(),
+                            output.err()
+                        );
+                    }
+                    Ok(())
+                },
+            )
+        };
+        // 1. Deployed with what the file names, and what it does not.
+        docker.ok_with_input(&["config", "create", "given", "-"], b"from outside")?;
+        write("motd", "first")?;
+        write("page", "a page")?;
+        fs::write(&file, compose("1", EXTRA))?;
+        docker.ok(&["stack", "config", "-c", &file.display().to_string()])?;
+        deploy()?;
+        served("/run/secrets/motd", "first")?;
+        served("/page", "a page")?;
+        served("/given", "from outside")?;
+        let services = [
+            "stack",
+            "services",
+            "app",
+            "--format",
+            "{{.Name}} {{.Replicas}}",
+        ];
+        eventually("all tasks run", Duration::from_secs(30), || {
+            let shown = docker.ok(&services)?;
+            ensure!(
+                shown.contains("app_extra 1/1") && shown.contains("app_web 2/2"),
+                "{shown}"
+            );
+            Ok(())
+        })?;
+        // 2. Another secret, and a service less.
+        write("motd", "second")?;
+        fs::write(&file, compose("2", ""))?;
+        deploy()?;
+        served("/run/secrets/motd", "second")?;
+        ensure!(docker.ok(&["service", "ls", "--format", "{{.Name}}"])? == "app_web");
+        let used = docker.fails(&["secret", "rm", "app_motd-2", "motd-2"])?;
+        ensure!(
+            used.contains("is in use by the following service: app_web"),
+            "{used}"
+        );
+        // 3. Back to the first one.
+        docker.ok(&["service", "rollback", "--detach", "app_web"])?;
+        served("/run/secrets/motd", "first")?;
+        // 4. Gone, but for what is not the stack's.
+        docker.ok(&["stack", "rm", "app"])?;
+        eventually("nothing of it is left", Duration::from_secs(60), || {
+            ensure!(docker.ok(&["secret", "ls", "-q"])?.is_empty());
+            ensure!(docker.ok(&["config", "ls", "--format", "{{.Name}}"])? == "given");
+            ensure!(
+                node.engine
+                    .get("/tasks")?
+                    .as_array()
+                    .is_some_and(Vec::is_empty)
+            );
+            for engine in &engines {
+                let left = engine.containers()?;
+                ensure!(left.is_empty(), "{left:?}");
+            }
+            Ok(())
+        })?;
+        for engine in &mut engines {
+            engine.stop()?;
+        }
         Ok(())
     })
 }
