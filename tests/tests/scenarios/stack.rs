@@ -157,9 +157,9 @@ fn a_stack_on_two_engines_is_reached_rotated_rolled_back_and_removed() -> Result
                 || {
                     for host in [1, 2] {
                         let mut words = switch.space(0).enter();
-                        words.push(require("busybox", "busybox-static")?.display().to_string());
+                        words.push(require("curl", "curl")?.display().to_string());
                         let url = format!("http://{}:8080{path}", switch.address(host));
-                        words.extend(["wget", "-T", "2", "-qO-", &url].map(str::to_owned));
+                        words.extend(["-s", "-m", "2", &url].map(str::to_owned));
                         let output = run(
                             Command::new(&words[0]).args(&words[1..]),
                             Duration::from_secs(5),
