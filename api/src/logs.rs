@@ -142,12 +142,14 @@ async fn answer<C: Cluster>(
     form: Form,
     request: LogRequest,
 ) -> Result<Response, ApiError> {
+    let place = api.place_for_reader()?;
     let lines = api.cluster.logs(request).await?;
     let content_type = version
         .is_modern()
         .then_some(if form.tty { RAW } else { FRAMES });
     // A failure is the last thing that is written.
     let chunks = lines.scan(false, move |failed, line| {
+        let _place = &place;
         let chunk = (!*failed).then(|| form.chunk(&line));
         *failed |= line.is_err();
         std::future::ready(chunk.map(Ok::<_, io::Error>))

@@ -61,6 +61,8 @@ const SMALL_BODY_BYTES: usize = 64 << 10;
 const BODY_BUDGET_KIB: usize = 64 << 10;
 /// How long requests may go on after the server was told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
+/// Clients that read events or logs at once.
+const MAX_READERS: usize = 256;
 /// Pause after an accept that failed (out of descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -76,6 +78,7 @@ pub(crate) struct Api<C> {
     /// What is served.
     pub(crate) openapi: bytes::Bytes,
     bodies: Semaphore,
+    readers: Arc<Semaphore>,
     stop: watch::Sender<bool>,
 }
 
@@ -88,6 +91,19 @@ impl<C: Cluster> Api<C> {
         }
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         self.bodies.acquire_many(kib).await.ok()
+    }
+
+    /// A place for a client that reads events or logs, for as long as it does.
+    ///
+    /// # Errors
+    /// 503 if there is none.
+    pub(crate) fn place_for_reader(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let place = Arc::clone(&self.readers).try_acquire_owned();
+        place.map_err(|_| {
+            ApiError::unavailable(format!(
+                "{MAX_READERS} clients read events or logs already; end one of them and try again"
+            ))
+        })
     }
 
     /// Reads the state, within the time that a control call may take.
@@ -146,6 +162,7 @@ impl<C: Cluster> Server<C> {
             openapi: openapi::render(&operations),
             hub: events::Hub::default(),
             bodies: Semaphore::new(BODY_BUDGET_KIB),
+            readers: Arc::new(Semaphore::new(MAX_READERS)),
             stop: watch::Sender::new(false),
         });
         let router = router

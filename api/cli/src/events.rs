@@ -53,6 +53,12 @@ struct Actor {
     attributes: BTreeMap<String, String>,
 }
 
+/// The last line of a stream that the daemon ended.
+#[derive(Deserialize)]
+struct Ended {
+    error: String,
+}
+
 pub(crate) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
     let mut query = vec![filter_query(&args.filters)?];
     for (name, text) in [("since", &args.since), ("until", &args.until)] {
@@ -94,7 +100,10 @@ fn show(format: Format, line: &[u8]) -> Result<(), Failure> {
         return output::raw(line);
     }
     let Ok(event) = serde_json::from_slice::<Event>(line) else {
-        return Ok(());
+        return match serde_json::from_slice::<Ended>(line) {
+            Ok(Ended { error }) => Err(Failure::refused(error)),
+            Err(_) => Ok(()),
+        };
     };
     let time = OffsetDateTime::from_unix_timestamp_nanos(event.time_nanos.into())
         .ok()

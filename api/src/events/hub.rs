@@ -19,14 +19,14 @@ use tracing::warn;
 use waxseal_cluster::{ChangeRecord, events::Event};
 
 use super::Wanted;
-use crate::{cluster::Cluster, error::ApiError};
+use crate::cluster::Cluster;
 
 /// Events kept for `since` (the Docker Engine's number).
 const RECENT: usize = 256;
-/// Readers at once.
-const MAX_READERS: usize = 256;
 /// Bytes that may wait for one reader; one that lets more pile up is cut off.
 const READER_BYTES: usize = 1 << 20;
+/// The last line of one that was cut off, in the form of errors in an engine's streams.
+const TOO_SLOW: &[u8] = b"{\"errorDetail\":{\"message\":\"events came faster than they were read; ask again with since\"},\"error\":\"events came faster than they were read; ask again with since\"}\n";
 /// Pause before following a cluster anew whose changes ended.
 const FOLLOW_AGAIN: Duration = Duration::from_secs(1);
 
@@ -105,17 +105,9 @@ impl Hub {
     }
 
     /// The events kept and all new ones, with none between them lost.
-    ///
-    /// # Errors
-    /// 503 if there are too many readers.
-    pub(super) fn subscribe(&self, wanted: Arc<Wanted>) -> Result<(Vec<Bytes>, Live), ApiError> {
+    pub(super) fn subscribe(&self, wanted: Arc<Wanted>) -> (Vec<Bytes>, Live) {
         let mut inner = self.lock();
         inner.readers.retain(|reader| !reader.lines.is_closed());
-        if inner.readers.len() >= MAX_READERS {
-            return Err(ApiError::unavailable(format!(
-                "{MAX_READERS} clients read events already; end one of them and try again"
-            )));
-        }
         let past = inner.recent(&wanted);
         let (sender, lines) = mpsc::unbounded_channel();
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
@@ -124,13 +116,13 @@ impl Hub {
             lines: sender,
             waiting_bytes: Arc::clone(&waiting_bytes),
         });
-        Ok((
+        (
             past,
             Live {
                 lines,
                 waiting_bytes,
             },
-        ))
+        )
     }
 
     fn publish(&self, record: &ChangeRecord) {
@@ -171,7 +163,12 @@ impl Inner {
             let line = rendered.get_or_insert_with(|| line(&event)).clone();
             let bytes = line.len();
             let waiting = reader.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-            waiting + bytes <= READER_BYTES && reader.lines.send(line).is_ok()
+            if waiting + bytes > READER_BYTES {
+                // Gone already is fine.
+                let _ = reader.lines.send(Bytes::from_static(TOO_SLOW));
+                return false;
+            }
+            reader.lines.send(line).is_ok()
         });
         if self.recent.len() == RECENT {
             self.recent.pop_front();
@@ -265,21 +262,20 @@ mod tests {
     #[tokio::test]
     async fn a_slow_reader_is_cut_off_and_others_are_not() {
         let hub = Hub::default();
-        let (_, slow) = hub.subscribe(Arc::new(all(None))).unwrap();
-        let (_, mut quick) = hub.subscribe(Arc::new(all(None))).unwrap();
+        let (_, slow) = hub.subscribe(Arc::new(all(None)));
+        let (_, mut quick) = hub.subscribe(Arc::new(all(None)));
         let record = created(&"n".repeat(1000), 1);
         for _ in 0..2000 {
             hub.publish(&record);
             assert!(quick.next().await.is_some());
         }
         assert_eq!(hub.listeners(), 1);
-        // What was taken in before the limit still comes, then it ends.
-        let bytes: usize = slow
-            .map(|line| line.len())
-            .collect::<Vec<_>>()
-            .await
-            .iter()
-            .sum();
+        // What was taken in before the limit still comes, then why it ends.
+        let mut lines: Vec<_> = slow.collect().await;
+        assert_eq!(lines.pop().as_deref(), Some(TOO_SLOW));
+        let why: serde_json::Value = serde_json::from_slice(TOO_SLOW).unwrap();
+        assert_eq!(why["error"], why["errorDetail"]["message"]);
+        let bytes: usize = lines.iter().map(Bytes::len).sum();
         assert!(bytes <= READER_BYTES && bytes > READER_BYTES - 2000);
     }
 

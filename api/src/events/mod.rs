@@ -92,8 +92,13 @@ async fn events<C: Cluster>(
         }
         _ => {
             let left = until.map(|until| (until - now).unsigned_abs());
-            let (past, live) = api.hub.subscribe(Arc::new(wanted))?;
-            let both = lines(past).chain(live.map(Ok));
+            let place = api.place_for_reader()?;
+            let (past, live) = api.hub.subscribe(Arc::new(wanted));
+            let live = live.map(move |line| {
+                let _place = &place;
+                Ok(line)
+            });
+            let both = lines(past).chain(live);
             let ended = async move {
                 match left {
                     Some(left) => tokio::time::sleep(left).await,

@@ -103,7 +103,7 @@ async fn bad_event_requests() {
 
 #[tokio::test]
 async fn readers_of_events_are_bounded() {
-    let client = Client::of(&FakeCluster::inactive());
+    let client = Client::of(&FakeCluster::manager().await);
     let mut readers = Vec::new();
     for _ in 0..256 {
         let reader = client.open("GET", "/events", Body::empty()).await;
@@ -115,8 +115,15 @@ async fn readers_of_events_are_bounded() {
     assert!(
         refused
             .message()
-            .starts_with("256 clients read events already")
+            .starts_with("256 clients read events or logs already")
     );
+    // Logs are read in the same places.
+    let body = json!({
+        "Name": "s", "TaskTemplate": {"ContainerSpec": {"Image": "bb:1"}, "Networks": [{"Target": "host"}]},
+    });
+    assert_eq!(client.post("/services/create", &body).await.status, 201);
+    let logs = client.get("/services/s/logs?stdout=1").await;
+    assert_eq!(logs.status, 503, "{}", logs.text);
     readers.pop();
     assert_eq!(
         client.open("GET", "/events", Body::empty()).await.status(),
