@@ -152,7 +152,7 @@ fn a_stack_on_two_engines_is_reached_rotated_rolled_back_and_removed() -> Result
         // What the host-mode port of each engine serves, seen from the manager's host.
         let served = |path: &str, expected: &str| {
             eventually(
-                &format!("{path} is {expected}"),
+                format!("{path} is {expected}"),
                 Duration::from_secs(60),
                 || {
                     for host in [1, 2] {
