@@ -186,6 +186,8 @@ fn had_its_chance(view: &View<'_>, member: &Member<'_>) -> bool {
             OnRecord::Nothing => true,
             // It did its part: its request waits for a signature.
             OnRecord::Requested => false,
+            // Its turn to be asked has not come; what it holds may be of long ago.
+            OnRecord::Issued if member.issued_by_target != Some(true) => false,
             _ => is_time_again(view, member),
         },
     }

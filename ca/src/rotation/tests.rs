@@ -231,6 +231,13 @@ fn who_lives_gets_its_time_after_the_deadline_too() {
     let end = options(Laggards::Quarantine, Some(NOW));
     let plan = planned(&[moved(manager("m")), member("w")], 9, end);
     assert_eq!(plan.actions, [Action::Mark(ids(&["w"]))]);
+    // So does one that waits for its turn and has its certificate from long ago.
+    let mut queued = member("w");
+    queued.asked_at = Some(NOW - Duration::HOUR);
+    let plan = planned(&[moved(manager("m")), queued.clone()], 9, end);
+    assert_eq!(plan.actions, [Action::Mark(ids(&["w"]))]);
+    let plan = planned(&[moved(manager("m")), queued], 0, end);
+    assert_eq!(plan.actions, []);
     let mut silent = member("w");
     silent.on_record = OnRecord::Marked;
     silent.asked_at = Some(NOW - STALLED);
