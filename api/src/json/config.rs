@@ -65,7 +65,11 @@ impl From<ConfigSpec> for objects::ConfigSpec {
         objects::ConfigSpec {
             annotations: Some(annotations(spec.name, spec.labels)),
             data: spec.data.into_vec(),
-            templating: spec.templating.map(Into::into),
+            // An empty one is none to clients; engines would fail the tasks.
+            templating: spec
+                .templating
+                .map(objects::Driver::from)
+                .filter(|driver| !driver.name.is_empty()),
         }
     }
 }

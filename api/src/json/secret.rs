@@ -68,7 +68,11 @@ impl From<SecretSpec> for objects::SecretSpec {
         objects::SecretSpec {
             annotations: Some(annotations(spec.name, spec.labels)),
             data: spec.data.into_vec(),
-            templating: spec.templating.map(Into::into),
+            // An empty one is none to clients; engines would fail the tasks.
+            templating: spec
+                .templating
+                .map(objects::Driver::from)
+                .filter(|driver| !driver.name.is_empty()),
             driver: spec.driver.map(Into::into),
         }
     }

@@ -19,7 +19,10 @@ impl Payload {
     fn of(data: Vec<u8>, templating: Option<Driver>) -> Arc<Payload> {
         Arc::new(Payload {
             data: Zeroizing::new(data),
-            template_driver: templating.map(|driver| driver.name),
+            // An empty driver is none: clients send one.
+            template_driver: templating
+                .map(|driver| driver.name)
+                .filter(|name| !name.is_empty()),
         })
     }
 }
