@@ -6,8 +6,12 @@
 
 use time::{Duration, OffsetDateTime};
 
-use super::{View, slot::Slot};
+use super::{
+    View,
+    slot::{Slot, is_displaced},
+};
 use crate::{
+    is_final,
     objects::{RestartPolicy, Task, TaskState, restart_policy::Condition},
     observed_state,
     plan::{
@@ -31,9 +35,9 @@ pub(super) enum Verdict {
 
 /// What becomes of a slot whose last task does not run, or must not.
 ///
-/// A task that ended by itself is followed after the policy's delay; one that was
-/// stopped or lost its place (node gone, down or drained) at once. Condition `none` means that it is
-/// never followed, whatever it lost, since it may have run to its end unseen.
+/// A task that ended is followed after the policy's delay; one that lost its place (node gone,
+/// down or drained) at once. Condition `none` means that it is never followed, whatever it lost,
+/// since it may have run to its end unseen.
 pub(super) fn verdict(view: &View<'_>, slot: &Slot<'_>, last: &Task) -> Verdict {
     let policy = last.spec.as_ref().and_then(|spec| spec.restart.as_ref());
     let state = observed_state(last);
@@ -48,7 +52,8 @@ pub(super) fn verdict(view: &View<'_>, slot: &Slot<'_>, last: &Task) -> Verdict 
     }
     let ended = status_time(last);
     let due = match ended {
-        Some(ended) if ended_by_itself(last) => {
+        // Also what its node says to have stopped: nothing that it makes up comes without delay.
+        Some(ended) if is_final(last) && !is_displaced(view, last) => {
             let delay = policy.and_then(|policy| policy.delay.as_ref());
             after(ended, delay.map_or(DEFAULT_DELAY, span))
         }

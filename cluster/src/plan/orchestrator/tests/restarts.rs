@@ -68,7 +68,13 @@ fn conditions() {
 
 #[test]
 fn a_restart_waits_for_the_delay() {
-    for (given, waits) in [(None, 5), (seconds(0), 0), (seconds(90), 90)] {
+    // Unasked, a stop is an end like others.
+    let ends = [TaskState::Failed, TaskState::Shutdown, TaskState::Orphaned];
+    let delays = [(None, 5), (seconds(0), 0), (seconds(90), 90)];
+    for (end, (given, waits)) in ends
+        .into_iter()
+        .flat_map(|end| delays.map(|delay| (end, delay)))
+    {
         let mut world = World::with_nodes(1);
         world.add_service(web(RestartPolicy {
             delay: given,
@@ -76,7 +82,7 @@ fn a_restart_waits_for_the_delay() {
         }));
         world.run();
         let task = world.only("web");
-        world.report(&task.id, TaskState::Failed);
+        world.report(&task.id, end);
         let ended = world.now;
         let wake_at = world.settle();
         let old = world.state.task(&task.id).unwrap();
