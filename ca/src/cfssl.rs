@@ -21,6 +21,7 @@ use crate::identity::NodeIdentity;
 use crate::pem;
 use crate::profile::{ExpectedLeaf, NodeProfile, Origin, ProfileViolation, dns_names};
 use crate::root::{TrustBundle, TrustError, may_sign_certificates};
+use crate::rotation::LEAST_LIFE;
 use crate::serial::Serial;
 use crate::skew::stamp;
 
@@ -360,10 +361,14 @@ fn go_type(value: &Value) -> &'static str {
     }
 }
 
-/// At most [`MAX_TEXT_BYTES`] of a text.
+/// At most [`MAX_TEXT_BYTES`] of a text, without what a terminal obeys.
 fn cut(text: &str) -> String {
     let end = text.floor_char_boundary(MAX_TEXT_BYTES);
-    text[..end].to_owned()
+    let harmless = |character: char| match character.is_control() {
+        true => char::REPLACEMENT_CHARACTER,
+        false => character,
+    };
+    text[..end].chars().map(harmless).collect()
 }
 
 /// The public half of a root whose key an external CA holds.
@@ -469,6 +474,10 @@ impl ExternalIssuer {
             return Err(ForeignCertificateError::SameName);
         }
         check_validity(&certificate, now)?;
+        // Chains end with it for those who know the present root alone.
+        if certificate.validity().not_after.to_datetime() < now + LEAST_LIFE {
+            return Err(other("validity, which ends within a year,"));
+        }
         Ok(pem::write(CERTIFICATE, &der).to_string())
     }
 

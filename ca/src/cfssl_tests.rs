@@ -277,7 +277,7 @@ fn a_cross_signed_root_must_be_the_root_that_was_sent() {
     let params = || {
         let mut params = CertificateParams::default();
         params.not_before = NOW - time::Duration::HOUR;
-        params.not_after = NOW + time::Duration::DAY;
+        params.not_after = NOW + time::Duration::days(366);
         params.serial_number = Some(vec![9; 19].into());
         params.distinguished_name = rcgen::DistinguishedName::new();
         let name = rcgen::DnValue::PrintableString("swarm-ca".try_into().unwrap());
@@ -307,6 +307,9 @@ fn a_cross_signed_root_must_be_the_root_that_was_sent() {
     let mut leaf = params();
     leaf.is_ca = IsCa::ExplicitNoCa;
     assert_eq!(field(accept(leaf, &csr)), "basicConstraints");
+    let mut short = params();
+    short.not_after = NOW + time::Duration::days(364);
+    assert!(field(accept(short, &csr)).starts_with("validity"));
     let mut nameless = params();
     nameless.use_authority_key_identifier_extension = false;
     assert_eq!(

@@ -13,7 +13,7 @@ use crate::pem;
 use crate::root::{TrustBundle, TrustError};
 
 /// A root that is to be the cluster's has at least so long to live.
-const LEAST_LIFE: time::Duration = time::Duration::days(365);
+pub(crate) const LEAST_LIFE: time::Duration = time::Duration::days(365);
 
 /// The root as the cluster object has it.
 #[derive(Clone, Copy)]

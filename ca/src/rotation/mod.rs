@@ -18,6 +18,7 @@ use time::{Duration, OffsetDateTime};
 use crate::chain::IssuerInfo;
 use crate::role::Role;
 
+pub(crate) use change::LEAST_LIFE;
 pub use change::{Change, ChangeRefusal, NewRoot, Present, UnsignedRoot, Wanted, decide_change};
 pub use pace::{MOST_AT_ONCE, Pace};
 pub use plan::plan;
