@@ -16,7 +16,10 @@ use waxseal_ca::{
 };
 use waxseal_cluster::{
     ROTATION_LEVEL, Renewed, TokenSecrets, close_issuers, finish_rotation, forget_ways,
-    objects::{Cluster, MarkForRenewal, QuarantineNodes, RemoveNode, UpdateCluster, command::Op},
+    objects::{
+        Cluster, MarkForRenewal, Node, NodeState, NodeStatus, QuarantineNodes, RemoveNode,
+        UpdateCluster, command::Op,
+    },
     plan::rotation_view,
     signing_issuer, timestamp, version_of,
 };
@@ -104,7 +107,7 @@ impl Rotation {
         if let Some(new) = forget_ways(&cluster, now) {
             self.update(&cluster, new).await?;
             tracing::info!("nothing leads on from former roots whose return window is over");
-        } else if let Some(new) = close_issuers(&cluster, renewed(&plan.progress)) {
+        } else if let Some(new) = close_issuers(&cluster, self.renewed(&plan.progress)) {
             self.update(&cluster, new).await?;
             tracing::info!("certificates of former issuers below the root count no more");
         }
@@ -202,6 +205,20 @@ impl Rotation {
         self.update(cluster, new).await?;
         tracing::info!("the root is rotated: trust and join tokens are those of the new one");
         Ok(())
+    }
+
+    /// How many have renewed. Nodes that a new leader has not heard of yet are no absent ones.
+    fn renewed(&self, progress: &[Progress]) -> Renewed {
+        let is_unknown = |node: &Arc<Node>| {
+            let status = node.status.as_ref();
+            status.map(NodeStatus::state) == Some(NodeState::Unknown)
+        };
+        match renewed(progress) {
+            Renewed::Present if self.core.read(|state| state.nodes().any(is_unknown)) => {
+                Renewed::Some
+            }
+            renewed => renewed,
+        }
     }
 
     /// Replaces the cluster object if it still is the `old` one.
