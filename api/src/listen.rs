@@ -8,7 +8,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
-use tracing::{debug, info};
+use tracing::debug;
 
 use crate::extract::Peer;
 
@@ -16,7 +16,7 @@ use crate::extract::Peer;
 /// alone; the connections of those with one are counted apart.
 const MAX_HANDSHAKES: usize = 64;
 /// Time for a handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// Where the API is served.
 pub enum Listener {
@@ -100,11 +100,11 @@ impl Handshake {
         let stream = match shaken {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                info!(?address, %error, "an api caller was refused");
+                debug!(?address, %error, "an api caller was refused");
                 return None;
             }
             Err(_) => {
-                info!(
+                debug!(
                     ?address,
                     "an api caller did not finish its handshake in time"
                 );

@@ -111,6 +111,11 @@ pub async fn run(
         }
     }
     let hosts = config.hosts.clone();
+    let tcp = config
+        .tcp
+        .iter()
+        .flat_map(|(addresses, _)| addresses.clone());
+    let tcp: Vec<_> = tcp.collect();
     let stopped = CancellationToken::new();
     let executor: Arc<dyn Executor> = Arc::new(native);
     let shared = Daemon::shared_parts(config, root, clock, executor, facts, info);
@@ -123,6 +128,12 @@ pub async fn run(
     });
     ready();
     tracing::info!("who may open the API socket is root on this cluster: keep its group small");
+    for address in tcp {
+        tracing::info!(
+            %address,
+            "who has a client certificate of --tlscacert is root on this cluster; TLS 1.2 is taken"
+        );
+    }
     server.serve(listeners, shutdown).await;
     // 5. Down: the API is closed, then the node; tasks stay under their shims.
     stopped.cancel();
