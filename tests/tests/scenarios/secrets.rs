@@ -43,9 +43,14 @@ fn secrets_from_create_to_rm() -> Result<()> {
             said.contains("secret driver vault is not available"),
             "{said}"
         );
-        let template = ["secret", "create", "--template-driver", "golang", "t", "-"];
-        let said = node.docker.fails_with_input(&template, b"x")?;
-        ensure!(said.contains("templat"), "{said}");
+        for (driver, text, word) in [
+            ("jinja", &b"x"[..], "template driver jinja"),
+            ("golang", b"{{ range .Task }}x{{ end }}", "range"),
+        ] {
+            let template = ["secret", "create", "--template-driver", driver, "t", "-"];
+            let said = node.docker.fails_with_input(&template, text)?;
+            ensure!(said.contains(word), "{said}");
+        }
         ensure!(
             node.docker
                 .ok(&["secret", "ls", "--format", "{{.Name}}"])?
