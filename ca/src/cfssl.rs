@@ -10,6 +10,7 @@ use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
+use webpki::EndEntityCert;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::SubjectPublicKeyInfo;
@@ -364,11 +365,8 @@ fn go_type(value: &Value) -> &'static str {
 /// At most [`MAX_TEXT_BYTES`] of a text, without what a terminal obeys.
 fn cut(text: &str) -> String {
     let end = text.floor_char_boundary(MAX_TEXT_BYTES);
-    let harmless = |character: char| match character.is_control() {
-        true => char::REPLACEMENT_CHARACTER,
-        false => character,
-    };
-    text[..end].chars().map(harmless).collect()
+    // No longer than what they stand for.
+    text[..end].replace(char::is_control, "?")
 }
 
 /// The public half of a root whose key an external CA holds.
@@ -488,6 +486,8 @@ impl ExternalIssuer {
         let Ok(([], certificate)) = X509Certificate::from_der(der) else {
             return Err(ForeignCertificateError::Unreadable);
         };
+        // What nodes verify with reads more strictly, as the algorithm outside of what is signed.
+        EndEntityCert::try_from(der).map_err(|_| ForeignCertificateError::Unreadable)?;
         let other = ForeignCertificateError::OtherIssuer;
         if certificate.issuer().as_raw() != self.info.subject_der {
             return Err(other);

@@ -156,6 +156,17 @@ fn a_certificate_of_another_issuer_key_or_time_is_refused() {
         accept(&sign(&another, &outside)),
         Err(ForeignCertificateError::Profile { violation })
     );
+    // The algorithm outside of what is signed: of another tag, which nodes would not read.
+    let good = accept(&sign(&csr, &outside)).unwrap();
+    let mut der = good.der.to_vec();
+    let algorithm = [0x30, 0x0a, 0x06, 0x08];
+    let at = der
+        .windows(4)
+        .rposition(|bytes| bytes == algorithm)
+        .unwrap();
+    der[at + 2] = 0x16;
+    let bent = pem::write(CERTIFICATE, &der);
+    assert_eq!(accept(&bent), Err(ForeignCertificateError::Unreadable));
     for junk in [
         "",
         "junk",
@@ -263,6 +274,7 @@ fn answers_are_read_as_the_table_says() {
         "{text}"
     );
     assert!(!is_final);
+    assert!(read(500, "a\x1b[2J\nb").0.ends_with("500 - a?[2J?b"));
     let (text, _) = read(500, &"é".repeat(10_000));
     assert!(text.len() < 320, "{} bytes", text.len());
     let taken = read_response(200, br#"{"success":true,"result":{"certificate":"PEM"}}"#);
