@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     convert::Infallible,
+    io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -43,6 +44,10 @@ const QUEUE: usize = 16;
 const BATCH_RECORDS: usize = 64;
 /// Bytes that go together.
 const BATCH_BYTES: usize = 64 * 1024;
+
+/// The pauses between looks for the log of a task that has none yet: they double.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
 
 /// Serves the log subscriptions of a session.
 ///
@@ -213,13 +218,30 @@ impl TaskPump {
         }
     }
 
+    /// Opens the task's log; who follows waits until there is one.
+    async fn open(&self) -> io::Result<mpsc::Receiver<LogRecord>> {
+        let mut options = self.options.clone();
+        let mut pause = FIRST_LOOK;
+        loop {
+            let opened = self
+                .shared
+                .executor
+                .logs(&self.context.task_id, options.clone());
+            match opened {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && options.follow => {
+                    time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_LOOK);
+                    // All that it will hold is new.
+                    options.tail = None;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
     async fn run(self) {
         let started = self.shared.now();
-        let reading = self
-            .shared
-            .executor
-            .logs(&self.context.task_id, self.options.clone());
-        let mut records = match reading {
+        let mut records = match self.open().await {
             Ok(records) => records,
             Err(error) => {
                 debug!(task = %self.context.task_id, %error, "no log to send");

@@ -307,6 +307,38 @@ async fn logs_are_sent_with_their_context_and_what_was_lost_is_counted() {
 }
 
 #[tokio::test]
+async fn who_follows_waits_for_the_log_of_a_task_that_has_none_yet() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    manager.with(|behaviour| behaviour.complete = vec![task("t", "")]);
+    host.with(|kept| {
+        kept.log = vec![record(&manager, LogStream::Stdout, "out\n", 0)];
+        kept.looks_in_vain = 2;
+    });
+    let _agent = host.agent(&manager);
+    manager.wait_for_state("t", TaskState::Running.into()).await;
+    let options = LogSubscriptionOptions {
+        follow: true,
+        ..Default::default()
+    };
+    let selector = LogSelector {
+        service_ids: vec!["service".to_owned()],
+        ..Default::default()
+    };
+    manager
+        .subscribe(SubscriptionMessage {
+            id: "sub".to_owned(),
+            selector: Some(selector),
+            options: Some(options),
+            ..Default::default()
+        })
+        .await;
+    manager
+        .wait_for(|behaviour| (!behaviour.logs.is_empty()).then_some(()))
+        .await;
+    assert_eq!(host.with(|kept| kept.looks_in_vain), 0);
+}
+
+#[tokio::test]
 async fn following_goes_on_until_the_manager_closes() {
     let (manager, host) = (Manager::start().await, Host::default());
     manager.with(|behaviour| behaviour.complete = vec![task("t", "")]);
