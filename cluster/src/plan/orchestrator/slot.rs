@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     is_final,
-    objects::{Availability, Node, NodeState, Service, Task, TaskState},
+    objects::{Availability, Node, NodeState, Service, Task, TaskSpec, TaskState},
     observed_state,
     plan::{
         Place,
@@ -217,8 +217,8 @@ pub(super) fn is_of_iteration(service: &Service, task: &Task) -> bool {
 
 /// Whether a task is what the service now asks for. Of a job, that is what the present
 /// iteration made. A task of another spec version
-/// is current too if nothing that concerns a task has changed, or only the
-/// constraints and its node, if it has one, satisfies the new ones. Clients that wait
+/// is current too if nothing that concerns a task has changed, or only where tasks are
+/// placed and its node, if it has one, satisfies the new constraints. Clients that wait
 /// for an update ask this too, lest they wait for what the orchestrator leaves alone.
 pub fn is_current(service: &Service, task: &Task, node: Option<&Node>) -> bool {
     if is_job(service) {
@@ -243,11 +243,11 @@ pub fn is_current(service: &Service, task: &Task, node: Option<&Node>) -> bool {
     let Some(node) = node else {
         return false;
     };
-    let mut with_constraints = spec.clone();
-    let constraints = wanted.placement.as_ref().map(|all| &all.constraints);
-    let placement = with_constraints.placement.get_or_insert_default();
-    placement.constraints = constraints.cloned().unwrap_or_default();
-    let mut wanted = wanted.clone();
-    let constraints = wanted.placement.get_or_insert_default();
-    satisfies_all(&constraints.constraints, node) && wanted == with_constraints
+    let placement = wanted.placement.as_ref();
+    let constraints = placement.map_or(&[][..], |placement| &placement.constraints);
+    let placed_so = TaskSpec {
+        placement: wanted.placement.clone(),
+        ..spec.clone()
+    };
+    satisfies_all(constraints, node) && *wanted == placed_so
 }

@@ -134,13 +134,14 @@ fn parallelism_and_delay() {
 }
 
 #[test]
-fn labels_and_fitting_constraints_are_no_update_of_tasks() {
+fn labels_and_fitting_places_are_no_update_of_tasks() {
     let mut world = world(None);
     world.change_service("web", |spec| {
         let labels = &mut spec.annotations.as_mut().unwrap().labels;
         labels.insert("a".to_owned(), "b".to_owned());
         let placement = task_spec(spec).placement.get_or_insert_default();
         placement.constraints = vec!["node.id!=n9".to_owned()];
+        placement.max_replicas = 5;
     });
     world.run();
     assert!(world.update_status("web").is_none());
