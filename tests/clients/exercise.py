@@ -108,8 +108,13 @@ def services(client, secret, config):
     assert [one.name for one in client.services.list(filters={"label": "tier=front"})] == ["web"]
     (listed,) = client.services.list(status=True)
     assert listed.attrs["ServiceStatus"]["RunningTasks"] == 2, listed.attrs
-    text = b"".join(service.logs(stdout=True, stderr=True))
-    assert text.count(b"hunter2") == 2 and text.count(b"started") == 2, text
+
+    def printed():
+        text = b"".join(service.logs(stdout=True, stderr=True))
+        return text.count(b"hunter2") == 2 and text.count(b"started") == 2
+
+    # A process runs before it has printed anything.
+    eventually("both have printed", printed)
     said = refused(400, secret.remove)
     assert "is in use by the following service: web" in said, said
 
