@@ -39,38 +39,32 @@ const SYSTEM_ERROR: u8 = 3;
 /// Room for time and details before a line.
 const PREFIX_BYTES: usize = 200;
 
+/// What a caller may ask for.
+const QUERY: [&str; 8] = [
+    "stdout",
+    "stderr",
+    "follow",
+    "since",
+    "until",
+    "timestamps",
+    "tail",
+    "details",
+];
+
 /// The routes of this module.
 pub(crate) fn routes<C: Cluster>() -> Routes<C> {
     Routes::new()
         .get(
             "/services/{id}/logs",
             doc("What a service's tasks wrote, in frames")
-                .query(&[
-                    "stdout",
-                    "stderr",
-                    "follow",
-                    "since",
-                    "until",
-                    "timestamps",
-                    "tail",
-                    "details",
-                ])
+                .query(&QUERY)
                 .media_type("application/vnd.docker.multiplexed-stream"),
             of_service,
         )
         .get(
             "/tasks/{id}/logs",
             doc("What a task wrote, in frames")
-                .query(&[
-                    "stdout",
-                    "stderr",
-                    "follow",
-                    "since",
-                    "until",
-                    "timestamps",
-                    "tail",
-                    "details",
-                ])
+                .query(&QUERY)
                 .media_type("application/vnd.docker.multiplexed-stream"),
             of_task,
         )
