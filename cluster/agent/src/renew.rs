@@ -1,6 +1,6 @@
 //! Renewal of this node's certificate.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{future::pending, io, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use time::OffsetDateTime;
@@ -82,7 +82,11 @@ pub(crate) async fn renew_for_ever(shared: Arc<Shared>) {
         let mut failures = 0u32;
         // The same request until it is answered: a lost answer costs nothing.
         let mut prepared = None;
-        while let Err(error) = renew_in_time(&shared, wanted, &mut prepared).await {
+        let outcome = loop {
+            let error = match renew_in_time(&shared, wanted, &mut prepared).await {
+                Ok(outcome) => break outcome,
+                Err(error) => error,
+            };
             failures = failures.saturating_add(1);
             warn!(%error, failures, "renewing the certificate failed");
             shared
@@ -91,17 +95,19 @@ pub(crate) async fn renew_for_ever(shared: Arc<Shared>) {
             if pause(&shared, &error, failures).await {
                 wanted = Wanted::Return;
             }
-        }
-        renewed_at = Some(shared.now());
+        };
         shared.status.send_modify(|status| {
             status.renewal.error = None;
             status.renewal.away = None;
         });
         // What is known by now is no news.
         let _ = shared.absent.notified().now_or_never();
-        // A manager's wish that came meanwhile is repeated in the new session if it still
-        // holds. Requests of this node's own parts are counted apart and not forgotten.
-        let _ = shared.renew.notified().now_or_never();
+        if outcome == Outcome::Changed {
+            renewed_at = Some(shared.now());
+            // A manager's wish that came meanwhile is repeated in the new session if it still
+            // holds. Requests of this node's own parts are counted apart and not forgotten.
+            let _ = shared.renew.notified().now_or_never();
+        }
     }
 }
 
@@ -114,7 +120,17 @@ enum Wanted {
     Return,
 }
 
-/// The wait after a failure; answers whether managers took note of certificates meanwhile.
+/// What an attempt came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// This node has another certificate, or trusts another root: its session is made anew.
+    Changed,
+    /// The managers take the certificate at hand again; the session that shows it goes on.
+    TakenAsItIs,
+}
+
+/// The wait after a failure, over when a manager takes this node again; answers whether managers
+/// took note of certificates meanwhile.
 async fn pause(shared: &Shared, error: &RenewError, failures: u32) -> bool {
     let wait = match error {
         RenewError::Return(error) if error.is_waiting() => {
@@ -127,16 +143,23 @@ async fn pause(shared: &Shared, error: &RenewError, failures: u32) -> bool {
         timer::sleep(wait.min(LEAST_PAUSE)).await;
         shared.absent.notified().await;
     };
+    let taken_again = async {
+        match shared.has_session() {
+            true => pending().await,
+            false => session(shared).await,
+        }
+    };
     tokio::select! {
         () = timer::sleep(wait) => false,
         () = sooner => true,
+        () = taken_again => false,
     }
 }
 
 async fn wait_until_due(shared: &Shared, renewed_at: Option<OffsetDateTime>) -> Wanted {
     let Some(identity) = shared.tls.identity() else {
         // Nothing to renew; the agent starts only with an identity.
-        return std::future::pending().await;
+        return pending().await;
     };
     let mut due = renewal_time(identity.not_before, identity.not_after, spread());
     // A life of minutes is over by half before it begins, as it is backdated: what was renewed
@@ -169,7 +192,7 @@ async fn renew_in_time(
     shared: &Shared,
     wanted: Wanted,
     prepared: &mut Option<PreparedRequest>,
-) -> Result<(), RenewError> {
+) -> Result<Outcome, RenewError> {
     let renewing = async {
         // What asked for a certificate until now gets this one.
         shared.renewal_requests.meet();
@@ -177,16 +200,18 @@ async fn renew_in_time(
         //    counts is left alone as managers that change refuse callers for a moment.
         let may_pass = wanted == Wanted::Return && !shared.has_expired();
         if may_pass && shared.own_authority.is_some() && session_comes(shared).await {
-            return Ok(());
+            return Ok(Outcome::TakenAsItIs);
         }
         if renew_here(shared).await? {
-            return Ok(());
+            return Ok(Outcome::Changed);
         }
         // 2. With the certificate at hand, as long as it counts.
         if !shared.has_expired() && wanted == Wanted::Renewal {
             match renew(shared).await {
-                Err(error) if error.is_certificate_failure() => {}
-                outcome => return outcome,
+                Ok(()) => return Ok(Outcome::Changed),
+                // Its session shows that a manager takes the certificate: another one does not.
+                Err(error) if error.is_certificate_failure() && !shared.has_session() => {}
+                Err(error) => return Err(error),
             }
         }
         // 3. With its key alone.
@@ -200,9 +225,15 @@ async fn renew_in_time(
 
 /// Whether there is a session again before long.
 async fn session_comes(shared: &Shared) -> bool {
+    timer::timeout(LEAST_PAUSE, session(shared)).await.is_ok()
+}
+
+/// Completes while there is a session.
+async fn session(shared: &Shared) {
     let mut status = shared.status.subscribe();
     let registered = status.wait_for(|status| status.session.is_registered());
-    matches!(timer::timeout(LEAST_PAUSE, registered).await, Ok(Ok(_)))
+    // The sender lives in `shared`.
+    let _ = registered.await;
 }
 
 /// Has the certificate renewed by this node's own CA; nothing if it does not lead.
@@ -235,11 +266,11 @@ async fn renew_here(shared: &Shared) -> Result<bool, RenewError> {
 async fn come_back(
     shared: &Shared,
     prepared: &mut Option<PreparedRequest>,
-) -> Result<(), RenewError> {
+) -> Result<Outcome, RenewError> {
     let away = match shared.has_expired() {
         true => "its certificate has expired",
         // What stood in the way is over.
-        false if shared.has_session() => return Ok(()),
+        false if shared.has_session() => return Ok(Outcome::TakenAsItIs),
         false => "the managers do not take its certificate, or it does not trust theirs",
     };
     shared
@@ -249,7 +280,7 @@ async fn come_back(
     match returned {
         Returned::Identity { credentials, trust } => {
             info!(reason = away, "taken back by the managers");
-            take_identity(shared, credentials, trust).await
+            take_identity(shared, credentials, trust).await?;
         }
         Returned::Trust(trust) => {
             let saved = shared.store.save_trust(&trust).await;
@@ -257,9 +288,9 @@ async fn come_back(
             info!(digest = %trust.digest(), "the cluster's root certificate changed");
             shared.tls.swap_trust(trust);
             shared.renewals.send_modify(|count| *count += 1);
-            Ok(())
         }
     }
+    Ok(Outcome::Changed)
 }
 
 async fn renew(shared: &Shared) -> Result<(), RenewError> {

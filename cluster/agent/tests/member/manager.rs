@@ -69,6 +69,8 @@ pub(crate) struct Behaviour {
     pub(crate) foreign_answers: usize,
     /// Sessions are refused with this.
     pub(crate) refusal: Option<Status>,
+    /// The node as each session shows it first.
+    pub(crate) node: Option<Node>,
     /// Roots it hands out instead of its own.
     pub(crate) root_ca: Option<Vec<u8>>,
     pub(crate) issued: HashMap<String, (Vec<u8>, Vec<u8>)>,
@@ -268,6 +270,7 @@ impl Behaviour {
             gate: None,
             foreign_answers: 0,
             refusal: None,
+            node: None,
             root_ca: None,
             issued: HashMap::new(),
             joiners_features: None,
@@ -532,7 +535,11 @@ impl Dispatcher for Services {
             return Err(refusal.clone());
         }
         let (sender, receiver) = mpsc::channel(16);
-        sender.try_send(Ok(session_message(&self.address))).unwrap();
+        let first = SessionMessage {
+            node: state.node.clone(),
+            ..session_message(&self.address)
+        };
+        sender.try_send(Ok(first)).unwrap();
         state.session = Some(sender);
         state.sessions.push((request.into_inner(), identity));
         Ok(Response::new(ReceiverStream::new(receiver)))

@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
-use waxseal_ca::{Clock, RootAuthority};
+use waxseal_ca::{Clock, Role, RootAuthority};
 use waxseal_cluster::objects::IssuanceState;
 
 use crate::{
     host::{Host, wait_for_status},
-    manager::{Manager, node_in},
+    manager::{Manager, credentials, node_in},
 };
 
 #[tokio::test]
@@ -156,4 +156,24 @@ async fn a_due_certificate_is_renewed_by_itself() {
     let _agent = host.aged_agent(&manager, time::Duration::days(75));
     host.wait_for(|kept| kept.identities.first().map(drop))
         .await;
+}
+
+#[tokio::test]
+async fn a_wish_after_managers_that_did_not_count_is_heard() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    let agent = host.agent(&manager);
+    wait_for_status(&agent, |status| status.session.is_registered()).await;
+    // 1. Its certificate leads nowhere: this node takes its own for a former one, in vain.
+    let other = RootAuthority::generate(manager.clock.now()).unwrap();
+    let own = manager.tls.credentials().unwrap();
+    let foreign = credentials(&other, "manager", Role::Manager, manager.clock.as_ref());
+    manager.tls.swap_identity(foreign);
+    manager.connections.close_node("node");
+    wait_for_status(&agent, |status| status.renewal.error.is_some()).await;
+    // 2. It counts again, and wants a renewal from the first.
+    manager.with(|behaviour| behaviour.node = Some(node_in(IssuanceState::Rotate)));
+    manager.tls.swap_identity(own);
+    host.wait_for(|kept| kept.identities.first().map(drop))
+        .await;
+    wait_for_status(&agent, |status| status.renewal.away.is_none()).await;
 }

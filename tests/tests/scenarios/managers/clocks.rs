@@ -152,7 +152,7 @@ fn one_wrong_clock_of_three_is_outvoted() -> Result<()> {
                 (false, -DAYS),
                 (true, -DAYS),
             ],
-            false => &[(true, HOURS), (false, -DAYS), (true, DAYS)],
+            false => &[(true, DAYS), (true, HOURS), (false, -DAYS)],
         };
         for (round, (leads, offset)) in offsets.iter().enumerate() {
             let leader = group.leader(round % 3)?;
