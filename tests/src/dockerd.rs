@@ -13,7 +13,7 @@ use rustix::process::Signal;
 
 use crate::{
     Cli, Engine, NetworkNamespace, Running, Scene, Switch, eventually, leftovers, require, run,
-    run_with_input,
+    run_with_input, scene::LOG,
 };
 
 /// Until an engine answers.
@@ -141,7 +141,7 @@ impl Dockerd {
             format!("--pidfile={}", path("pid")),
             format!("--host=unix://{}", path("s")),
         ]);
-        let log = self.dir.join("log");
+        let log = self.dir.join(LOG);
         self.running = Some(Running::start(&words, self.environment, &log)?);
         eventually("the engine answers", START, || {
             self.engine.call("GET", "/_ping", None)?.expect(200)

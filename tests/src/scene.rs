@@ -12,6 +12,13 @@ use anyhow::{Result, anyhow, ensure};
 
 use crate::{Dockerd, Machine, Waxseal, leftovers, mounts_below, processes_below};
 
+/// The log in a daemon's directory.
+pub(crate) const LOG: &str = "log";
+/// So many lines of each log are shown of a scenario that failed.
+const SHOWN_LINES: usize = 40;
+/// So much of each of them.
+const SHOWN_CHARS: usize = 300;
+
 /// One scenario's scratch directory and addresses.
 #[derive(Debug)]
 pub struct Scene {
@@ -44,12 +51,18 @@ pub fn scenario(name: &str, play: impl FnOnce(&Scene) -> Result<()>) -> Result<(
             Ok(())
         }
         Err(error) => {
+            scene.show_logs();
             let kept = scene.dir.display();
             Err(error.context(format!(
                 "scenario {name} failed; state and logs are kept in {kept}"
             )))
         }
     }
+}
+
+/// Whether operators are told a line of a log.
+fn told(line: &&str) -> bool {
+    !line.contains("TRACE") && !line.contains("DEBUG") && !line.contains("level=debug")
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
@@ -96,6 +109,22 @@ impl Scene {
     /// When it does not answer in time.
     pub fn dockerd(&self, name: &str) -> Result<Dockerd> {
         Dockerd::start(self, name, None)
+    }
+
+    /// What its daemons logged last, for who has the output of the tests only.
+    fn show_logs(&self) {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        for log in entries.map(|entry| entry.path().join(LOG)) {
+            let Ok(text) = fs::read(&log) else {
+                continue;
+            };
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<_> = text.lines().rev().filter(told).take(SHOWN_LINES).collect();
+            println!("--- the end of {}, without its details:", log.display());
+            for line in lines.iter().rev() {
+                println!("{}", line.chars().take(SHOWN_CHARS).collect::<String>());
+            }
+        }
     }
 
     fn nothing_left(&self) -> Result<()> {

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
-use crate::{Cli, Engine, Running, Scene, eventually, fault::SOCKET_VARIABLE};
+use crate::{Cli, Engine, Running, Scene, eventually, fault::SOCKET_VARIABLE, scene::LOG};
 
 /// Name of the socket where faults are set.
 const FAULT_SOCKET: &str = "fault";
@@ -249,7 +249,7 @@ impl Waxseal {
     /// What it logged, at trace, in all its runs.
     #[must_use]
     pub fn log(&self) -> PathBuf {
-        self.dir.join("log")
+        self.dir.join(LOG)
     }
 
     /// The end of its log.
