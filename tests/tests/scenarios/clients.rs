@@ -1,4 +1,6 @@
-//! Public client libraries at our daemon: `docker` for Python.
+//! Public client libraries at our daemon: `docker` for Python, `bollard` for Rust.
+
+mod rust;
 
 use std::{path::Path, process::Command, time::Duration};
 
