@@ -84,10 +84,6 @@ pub struct InitRequest {
     pub listen_addr: String,
     /// As sent; empty: choose.
     pub advertise_addr: String,
-    /// As sent.
-    pub data_path_addr: String,
-    /// 0: the default.
-    pub data_path_port: u32,
     /// Restart as a cluster of one from this node's data.
     pub force_new_cluster: bool,
     /// Checked, defaults merged in.
@@ -98,8 +94,6 @@ pub struct InitRequest {
     pub availability: waxseal_cluster::objects::Availability,
     /// As sent.
     pub default_addr_pool: Vec<String>,
-    /// As sent; 0: the default.
-    pub subnet_size: u32,
 }
 
 /// `POST /swarm/join`, parsed.
@@ -108,8 +102,6 @@ pub struct JoinRequest {
     pub listen_addr: String,
     /// As sent; empty: choose.
     pub advertise_addr: String,
-    /// As sent.
-    pub data_path_addr: String,
     /// At least one, port filled in.
     pub remote_addrs: Vec<String>,
     /// The token text.

@@ -22,11 +22,6 @@ pub(crate) enum AddressError {
         "advertise address must be a non-zero IP address or network interface (with optional port number)"
     )]
     Advertise,
-    /// Neither an address nor an interface.
-    #[error(
-        "data path address must be a non-zero IP address or network interface (without a port number)"
-    )]
-    DataPath,
     /// One interface has several.
     #[error(
         "could not choose an IP address to advertise since this system has multiple addresses on interface {interface} ({first} and {second})"
@@ -132,23 +127,6 @@ pub(crate) fn resolve_advertise(
         return Err(AddressError::Advertise);
     }
     Ok(SocketAddr::new(address, port))
-}
-
-/// Checks the address for data traffic, which nothing here uses yet.
-///
-/// # Errors
-/// [`AddressError::DataPath`].
-pub(crate) fn check_data_path(text: &str, local: &[LocalAddress]) -> Result<(), AddressError> {
-    if text.is_empty() {
-        return Ok(());
-    }
-    match text.parse::<IpAddr>() {
-        Ok(address) if !address.is_unspecified() => Ok(()),
-        Ok(_) => Err(AddressError::DataPath),
-        Err(_) => of_interface(text, local)?
-            .map(drop)
-            .ok_or(AddressError::DataPath),
-    }
 }
 
 /// `host:2377` for a remote without a port.
@@ -283,14 +261,6 @@ mod tests {
             let refused = resolve_advertise(text, None, listen, &local);
             assert_eq!(refused, Err(AddressError::Advertise), "{text}");
         }
-        assert_eq!(
-            check_data_path("0.0.0.0", &local),
-            Err(AddressError::DataPath)
-        );
-        assert_eq!(
-            check_data_path("127.0.0.1:1", &local),
-            Err(AddressError::DataPath)
-        );
     }
 
     #[test]

@@ -22,7 +22,7 @@ use waxseal_manager::{NewCluster, Start};
 use zeroize::Zeroize;
 
 use crate::{
-    address::{check_data_path, local_addresses, resolve_advertise, resolve_listen},
+    address::{local_addresses, resolve_advertise, resolve_listen},
     daemon::Shared,
     enter::{is_local, new_raft_keys},
     keys::Keys,
@@ -48,7 +48,6 @@ pub(crate) fn plan(shared: &Shared, request: InitRequest) -> Result<Plan, Cluste
     let default = shared.config.default_advertise_addr.as_deref();
     let advertise =
         resolve_advertise(&request.advertise_addr, default, listen, &local).map_err(invalid)?;
-    check_data_path(&request.data_path_addr, &local).map_err(invalid)?;
     Ok(Plan {
         listen,
         advertise,
@@ -305,12 +304,6 @@ fn cluster_object(
     cluster
         .default_addr_pool
         .clone_from(&request.default_addr_pool);
-    if request.subnet_size != 0 {
-        cluster.subnet_size = request.subnet_size;
-    }
-    if request.data_path_port != 0 {
-        cluster.data_path_port = request.data_path_port;
-    }
     Ok(cluster)
 }
 

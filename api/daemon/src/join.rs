@@ -15,8 +15,7 @@ use waxseal_manager::{JoinCluster, Start, StartError};
 
 use crate::{
     address::{
-        AddressError, check_data_path, local_addresses, resolve_advertise, resolve_listen,
-        with_default_port,
+        AddressError, local_addresses, resolve_advertise, resolve_listen, with_default_port,
     },
     daemon::Shared,
     enter::{ManagerAddresses, fetch_unlock_key, is_local, manager_addresses, new_raft_keys},
@@ -251,7 +250,6 @@ fn advertised(shared: &Shared, request: &JoinRequest) -> Result<String, ClusterE
     let local = local_addresses()
         .map_err(|error| ClusterError::Internal(format!("cannot list local addresses: {error}")))?;
     let listen = resolve_listen(&request.listen_addr, &local).map_err(invalid)?;
-    check_data_path(&request.data_path_addr, &local).map_err(invalid)?;
     let default = shared.config.default_advertise_addr.as_deref();
     if request.advertise_addr.is_empty() && default.is_none() {
         return Ok(local_address(&request.remote_addrs));

@@ -445,11 +445,11 @@ pub(crate) struct InitBody {
     pub(crate) listen_addr: String,
     /// Empty: choose.
     pub(crate) advertise_addr: String,
-    /// Empty: as advertised.
+    /// Of overlay networks; address or interface.
     pub(crate) data_path_addr: String,
-    /// 0: the default.
+    /// Of overlay networks; 0: the default.
     pub(crate) data_path_port: u32,
-    /// CIDRs.
+    /// Of overlay networks: CIDRs.
     pub(crate) default_addr_pool: Option<Vec<String>>,
     /// A cluster of one from this node's data.
     pub(crate) force_new_cluster: bool,
@@ -471,7 +471,7 @@ pub(crate) struct JoinBody {
     pub(crate) listen_addr: String,
     /// Empty: choose.
     pub(crate) advertise_addr: String,
-    /// Address or interface.
+    /// Of overlay networks; address or interface.
     pub(crate) data_path_addr: String,
     /// Managers.
     pub(crate) remote_addrs: Vec<String>,

@@ -8,7 +8,8 @@ use waxseal_cluster::{
     validate_cluster_spec,
 };
 
-use super::address::{check_data_path_port, check_pools, not_empty, remote};
+use super::address::{not_empty, remote};
+use super::overlay;
 use super::signer::{check_addresses, external_cas};
 use crate::{
     cluster::{Cluster, ClusterError, InitRequest, JoinRequest, LocalState},
@@ -18,12 +19,6 @@ use crate::{
     respond,
     server::Shared,
 };
-
-/// Networks are from here if the request does not speak of pools at all (the
-/// Docker Engine's default); the CLI sends an empty list, which stays one.
-const DEFAULT_POOL: &str = "10.0.0.0/8";
-/// Subnets from the pool unless told otherwise (the Docker Engine's default).
-const DEFAULT_SUBNET_SIZE: u32 = 24;
 
 /// `POST /swarm/init`. Everything is checked before anything is made.
 pub(super) async fn init<C: Cluster>(
@@ -47,15 +42,7 @@ fn init_request(body: InitBody) -> Result<InitRequest, ApiError> {
         ));
     }
     let signer = founding_signer(&body.spec)?;
-    let pools = body
-        .default_addr_pool
-        .unwrap_or_else(|| vec![DEFAULT_POOL.to_owned()]);
-    let subnet_size = match body.subnet_size {
-        0 => DEFAULT_SUBNET_SIZE,
-        size => size,
-    };
-    check_pools(&pools, subnet_size)?;
-    check_data_path_port(body.data_path_port)?;
+    let default_addr_pool = overlay::check_init(&body)?;
     let availability = availability(&body.availability)?;
     let auto_lock = body.auto_lock_managers || body.spec.encryption_config.auto_lock_managers;
     let mut spec = body.spec.merged_into(default_cluster_spec());
@@ -74,14 +61,11 @@ fn init_request(body: InitBody) -> Result<InitRequest, ApiError> {
     Ok(InitRequest {
         listen_addr: body.listen_addr,
         advertise_addr: body.advertise_addr,
-        data_path_addr: body.data_path_addr,
-        data_path_port: body.data_path_port,
         force_new_cluster: body.force_new_cluster,
         spec,
         auto_lock_managers: auto_lock,
         availability,
-        default_addr_pool: pools,
-        subnet_size,
+        default_addr_pool,
     })
 }
 
@@ -134,10 +118,10 @@ pub(super) async fn join<C: Cluster>(
         .iter()
         .map(|address| remote(address))
         .collect::<Result<_, _>>()?;
+    overlay::check_join(&body)?;
     let request = JoinRequest {
         listen_addr: body.listen_addr,
         advertise_addr: body.advertise_addr,
-        data_path_addr: body.data_path_addr,
         remote_addrs,
         join_token: body.join_token.0,
         availability: availability(&body.availability)?,

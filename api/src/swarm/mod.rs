@@ -3,6 +3,7 @@
 mod address;
 pub(crate) mod ca;
 mod join;
+mod overlay;
 mod signer;
 mod update;
 

@@ -249,14 +249,11 @@ pub(crate) fn plain_init() -> InitRequest {
     InitRequest {
         listen_addr: "0.0.0.0:2377".to_owned(),
         advertise_addr: "10.77.0.1".to_owned(),
-        data_path_addr: String::new(),
-        data_path_port: 0,
         force_new_cluster: false,
         spec: waxseal_cluster::default_cluster_spec(),
         auto_lock_managers: false,
         availability: objects::Availability::Active,
         default_addr_pool: Vec::new(),
-        subnet_size: 24,
     }
 }
 
@@ -397,10 +394,6 @@ impl Cluster for FakeCluster {
         });
         cluster.feature_level = self.lock().level;
         cluster.default_addr_pool = request.default_addr_pool;
-        cluster.subnet_size = request.subnet_size;
-        if request.data_path_port != 0 {
-            cluster.data_path_port = request.data_path_port;
-        }
         let node_id = self.next_id();
         let mut first = node(&node_id, "vm", objects::NodeRole::Manager);
         let mut manager = objects::ManagerStatus {

@@ -22,7 +22,7 @@ macro_rules! recordings {
 recordings! {
     config_lifecycle "config-lifecycle" 33 0 1;
     secret_lifecycle "secret-lifecycle" 92 6 2;
-    service_create_flags "service-create-flags" 84 2 2;
+    service_create_flags "service-create-flags" 84 3 2;
     service_lifecycle "service-lifecycle" 225 9 1;
     stack "stack" 89 6 0;
     autolock_restart "autolock-restart" 89 0 1;
