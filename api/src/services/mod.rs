@@ -20,6 +20,7 @@ use std::sync::Arc;
 use axum::{extract::State as Shares, response::Response};
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
+use time::OffsetDateTime;
 use waxseal_cluster::{
     MAX_REGISTRY_AUTH_BYTES, Refusal, State,
     objects::{
@@ -193,10 +194,11 @@ async fn create<C: Cluster>(
     let random = names::random()?;
     let (spec, warnings) = api
         .cluster
+    let now = api.cluster.now();
         .read(move |state| {
             name_if_nameless(state, &mut spec, random);
             validate_service_spec(&spec)?;
-            let warnings = warnings::warnings(state, &spec);
+            let warnings = warnings::warnings(state, "", &spec, now);
             Ok::<_, Refusal>((spec, warnings))
         })
         .await??;
@@ -329,7 +331,7 @@ async fn update<C: Cluster>(
     };
     let (mut update, warnings) = api
         .cluster
-        .read(move |state| plan_update(state, &id, change))
+        .read(move |state| plan_update(state, &id, change, now))
         .await??;
     update.expected_version = expected_version;
     api.cluster
@@ -341,6 +343,7 @@ async fn update<C: Cluster>(
 /// The operation that an update asks for, and what to tell the client of it.
 /// That name and mode stay, and that there is a spec to roll back to, is
 /// checked when it is applied.
+    let now = api.cluster.now();
 fn plan_update(
     state: &State,
     input: &str,
@@ -355,13 +358,15 @@ fn plan_update(
         Change::Rollback => {
             update.rollback = true;
             let previous = service.previous_spec.as_ref();
-            let warnings = previous.map_or_else(Vec::new, |spec| warnings::warnings(state, spec));
+            let warnings = previous.map_or_else(Vec::new, warnings);
             Ok((update, warnings))
         }
         Change::Replace(mut spec, auth) => {
+    now: OffsetDateTime,
             validate_service_spec(&spec)?;
             set_registry_auth(&mut spec, auth.resolve(state, &service)?);
-            let warnings = warnings::warnings(state, &spec);
+    let warnings = |spec: &ServiceSpec| warnings::warnings(state, &service.id, spec, now);
+            let warnings = warnings(&spec);
             update.spec = Some(*spec);
             Ok((update, warnings))
         }

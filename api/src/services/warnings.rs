@@ -1,12 +1,10 @@
 //! What a client is told of a service that was accepted all the same.
 
+use time::OffsetDateTime;
 use waxseal_cluster::{
     State,
-    objects::{Availability, Node, NodeState, ServiceSpec},
-    plan::{
-        LABEL_NATIVE_TASKS, PLUGIN_ENGINE, PLUGIN_HOST, PLUGIN_TYPE, is_host_image,
-        parse_constraints,
-    },
+    objects::{Service, ServiceSpec},
+    plan::{is_host_image, unplaceable},
 };
 
 /// Beginnings of constraint keys whose value a node says of itself.
@@ -14,9 +12,20 @@ const SELF_ASSERTED: [&str; 3] = ["node.hostname", "node.platform.", "engine.lab
 /// Beginnings of constraint keys whose value managers hold or see.
 const MANAGERS_OWN: [&str; 4] = ["node.id", "node.role", "node.labels.", "node.ip"];
 
-/// All warnings for a service of this spec, as the cluster stands now.
-pub(super) fn warnings(state: &State, spec: &ServiceSpec) -> Vec<String> {
-    [self_asserted(spec), no_node(state, spec)]
+/// All warnings for a service of this spec, as the cluster stands at `now`; `id` is empty if
+/// it is yet to be made.
+pub(super) fn warnings(
+    state: &State,
+    id: &str,
+    spec: &ServiceSpec,
+    now: OffsetDateTime,
+) -> Vec<String> {
+    let service = Service {
+        id: id.to_owned(),
+        spec: Some(spec.clone()),
+        ..Service::default()
+    };
+    [self_asserted(spec), no_node(state, &service, now)]
         .into_iter()
         .flatten()
         .collect()
@@ -44,69 +53,20 @@ fn self_asserted(spec: &ServiceSpec) -> Option<String> {
     })
 }
 
-/// No node that is there could run the image.
-fn no_node(state: &State, spec: &ServiceSpec) -> Option<String> {
-    let task = spec.task.as_ref()?;
+/// No node that is there could run a task of it.
+fn no_node(state: &State, service: &Service, now: OffsetDateTime) -> Option<String> {
+    let why = match unplaceable(state, service, now)? {
+        why if why.is_empty() => "there are no nodes".to_owned(),
+        why => why,
+    };
+    let task = service.spec.as_ref()?.task.as_ref()?;
     let image = &task.container.as_ref()?.image;
-    let is_host = is_host_image(image);
-    // What cannot be parsed is refused elsewhere.
-    let constraints = match &task.placement {
-        Some(placement) => parse_constraints(&placement.constraints).ok()?,
-        None => Vec::new(),
-    };
-    let could = |node: &Node| {
-        is_available(node)
-            && runs(node, is_host)
-            && constraints
-                .iter()
-                .all(|constraint| constraint.matches(node))
-    };
-    if state.nodes().any(|node| could(node)) {
-        return None;
-    }
-    let what = if is_host {
+    let what = if is_host_image(image) {
         "native tasks (image host)".to_owned()
     } else {
         format!("image {}", image.escape_debug())
     };
     Some(format!(
-        "no node can run {what} as asked now, so its tasks wait: see docker node ls for nodes that are ready and active, and the service's constraints"
+        "no node can run {what} as asked now, so its tasks wait: {why}; see docker node ls for nodes that are ready and active, and what the service asks of its node"
     ))
-}
-
-fn is_available(node: &Node) -> bool {
-    let ready = node
-        .status
-        .as_ref()
-        .is_some_and(|status| status.state() == NodeState::Ready);
-    let active = node
-        .spec
-        .as_ref()
-        .is_some_and(|spec| spec.availability() == Availability::Active);
-    ready && active
-}
-
-/// Whether a node runs native tasks, or images, as the scheduler sees it. Nodes
-/// that do not say that they run native tasks are Docker Engines.
-fn runs(node: &Node, is_host: bool) -> bool {
-    let engine = node
-        .description
-        .as_ref()
-        .and_then(|description| description.engine.as_ref());
-    let Some(engine) = engine else {
-        return !is_host;
-    };
-    let has = |name: &str| {
-        engine
-            .plugins
-            .iter()
-            .any(|plugin| plugin.r#type == PLUGIN_TYPE && plugin.name == name)
-    };
-    let is_native = has(PLUGIN_HOST);
-    if is_host {
-        let policy = engine.labels.get(LABEL_NATIVE_TASKS).map(String::as_str);
-        is_native && policy != Some("off")
-    } else {
-        !is_native || has(PLUGIN_ENGINE)
-    }
 }

@@ -4,7 +4,7 @@
 //!
 //! - [`orchestrate`]: services to tasks (replicas, global, rolling updates,
 //!   restarts, history);
-//! - [`schedule`]: tasks to nodes;
+//! - [`schedule`]: tasks to nodes, and [`unplaceable`]: why there would be none;
 //! - [`check_nodes`]: heartbeats to node states, and what follows from a node
 //!   that stays away;
 //! - [`plan_roles`]: what was asked of nodes to their roles, on record and in the Raft
@@ -42,6 +42,6 @@ pub use rotation::rotation_view;
 pub use scheduler::{
     LABEL_NATIVE_TASKS, PLUGIN_ENGINE, PLUGIN_HOST, PLUGIN_LIMITS, PLUGIN_TYPE,
     constraint::{Constraint, ConstraintError, Operator, parse_constraints},
-    schedule,
+    schedule, unplaceable,
 };
 pub use task::{Place, attachments, build_task, is_host_image, is_job, is_wanted};

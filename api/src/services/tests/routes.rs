@@ -403,6 +403,27 @@ async fn a_service_that_no_node_can_run_is_taken_with_a_warning() {
         create("d", "host:latest", json!([])).await,
         Vec::<Value>::new()
     );
+    // Reasons are those that a waiting task has, and none is told where no task waits.
+    let mut spec = service("big");
+    let reserved = json!({"Reservations": {"NanoCPUs": 100_000_000_000_i64}});
+    spec["TaskTemplate"]["Resources"] = reserved;
+    let answer = client.post("/services/create", &spec).await.1;
+    let text = answer["Warnings"][0].as_str().unwrap();
+    assert!(text.contains("so its tasks wait: ") && text.contains("insufficient resources on"));
+    spec["Name"] = json!("none");
+    spec["Mode"] = json!({"Replicated": {"Replicas": 0}});
+    let answer = client.post("/services/create", &spec).await;
+    assert_eq!((answer.0, &answer.1["Warnings"]), (201, &Value::Null));
+    let version = client.version("none").await;
+    spec["Mode"] = json!({"Replicated": {"Replicas": 1}});
+    let path = format!("/services/none/update?version={version}");
+    let scaled = client.post(&path, &spec).await.1;
+    assert!(
+        scaled["Warnings"][0]
+            .as_str()
+            .unwrap()
+            .contains("insufficient")
+    );
     // Ours runs no images.
     assert_eq!(
         create("e", "bb:1", json!(["node.hostname==ours"]))

@@ -107,7 +107,7 @@ impl<'a> Load<'a> {
 }
 
 /// Ports that the node itself opens for the task; those it picks itself never clash.
-fn host_ports(task: &Task) -> impl Iterator<Item = (i32, u32)> {
+pub(super) fn host_ports(task: &Task) -> impl Iterator<Item = (i32, u32)> {
     let ports = task
         .endpoint
         .as_ref()
@@ -129,13 +129,22 @@ pub(super) struct Fleet<'a> {
 
 impl<'a> Fleet<'a> {
     pub(super) fn new(state: &'a State, now: OffsetDateTime) -> Fleet<'a> {
+        Fleet::with_tasks(state, state.tasks().map(AsRef::as_ref), now)
+    }
+
+    /// As if there were only these tasks.
+    pub(super) fn with_tasks(
+        state: &'a State,
+        tasks: impl Iterator<Item = &'a Task>,
+        now: OffsetDateTime,
+    ) -> Fleet<'a> {
         let mut loads: Vec<Load<'a>> = state.nodes().map(|node| Load::new(node)).collect();
         let index: HashMap<&str, usize> = loads
             .iter()
             .enumerate()
             .map(|(index, load)| (load.node.id.as_str(), index))
             .collect();
-        for task in state.tasks() {
+        for task in tasks {
             let Some(load) = index.get(task.node_id.as_str()).map(|at| &mut loads[*at]) else {
                 continue;
             };

@@ -17,14 +17,19 @@ use std::collections::BTreeMap;
 use time::OffsetDateTime;
 
 use self::{
-    filter::{Needs, Unfit},
-    load::{Fleet, Load},
+    filter::{Needs, Unfit, reservations},
+    load::{Fleet, Load, host_ports},
     spread::{Spread, descriptors},
 };
-use super::{changes::Changes, check_outgoing_task, is_wanted, task::created_at};
+use super::{
+    build_task,
+    changes::Changes,
+    check_outgoing_task, is_wanted,
+    task::{Place, created_at},
+};
 use crate::{
     State,
-    objects::{Task, TaskChange, TaskState, TaskStatus},
+    objects::{Service, Task, TaskChange, TaskState, TaskStatus, service_spec::Mode},
     observed_state, timestamp,
 };
 
@@ -60,6 +65,45 @@ pub fn schedule(state: &State, now: OffsetDateTime) -> Vec<TaskChange> {
         }
     }
     changes.into_list()
+}
+
+/// Why no node could take a task of `service` now, in the words of a task that waits; empty if
+/// there are no nodes. `None` if one could, or if the service asks for no task.
+///
+/// What tasks of the service itself hold counts as free: an update makes room for their successors.
+pub fn unplaceable(state: &State, service: &Service, now: OffsetDateTime) -> Option<String> {
+    if !asks_for_tasks(service) {
+        return None;
+    }
+    let cluster = state.cluster().map(AsRef::as_ref);
+    // What cannot be built is refused elsewhere.
+    let task = build_task(service, cluster, &Place::Slot(1), String::new(), now).ok()?;
+    let needs = Needs::of(&task, state)?;
+    // Else it makes no difference what the nodes have to do.
+    let takes = task
+        .spec
+        .as_ref()
+        .is_some_and(|spec| reservations(spec).is_some())
+        || host_ports(&task).next().is_some();
+    let others = takes.then(|| state.tasks()).into_iter().flatten();
+    let others = others.filter(|other| other.service_id != service.id);
+    let fleet = Fleet::with_tasks(state, others.map(AsRef::as_ref), now);
+    let mut unfit: BTreeMap<Unfit, usize> = BTreeMap::new();
+    for load in &fleet.loads {
+        *unfit.entry(needs.unfit(load)?).or_default() += 1;
+    }
+    Some(reasons(&unfit))
+}
+
+/// Whether there is to be a task, if nodes are.
+fn asks_for_tasks(service: &Service) -> bool {
+    let mode = service.spec.as_ref().and_then(|spec| spec.mode.as_ref());
+    match mode {
+        Some(Mode::Replicated(replicated)) => replicated.replicas > 0,
+        Some(Mode::ReplicatedJob(job)) => job.max_concurrent > 0 && job.total_completions > 0,
+        Some(Mode::Global(_) | Mode::GlobalJob(_)) => true,
+        None => false,
+    }
 }
 
 /// Tasks without a node, and those that belong on one but are not handed to it yet
@@ -171,19 +215,22 @@ fn suspend(task: &Task, reason: String, now: OffsetDateTime, changes: &mut Chang
     }
 }
 
-/// The most frequent reason first.
 fn explain(unfit: &BTreeMap<Unfit, usize>) -> String {
+    match reasons(unfit) {
+        reasons if reasons.is_empty() => "no suitable node".to_owned(),
+        reasons => format!("no suitable node ({reasons})"),
+    }
+}
+
+/// The most frequent reason first; empty if there are no nodes.
+fn reasons(unfit: &BTreeMap<Unfit, usize>) -> String {
     let mut reasons: Vec<(&Unfit, &usize)> = unfit.iter().collect();
     reasons.sort_by(|(_, one), (_, other)| other.cmp(one));
     let reasons: Vec<String> = reasons
         .into_iter()
         .map(|(reason, nodes)| reason.explain(*nodes))
         .collect();
-    if reasons.is_empty() {
-        "no suitable node".to_owned()
-    } else {
-        format!("no suitable node ({})", reasons.join("; "))
-    }
+    reasons.join("; ")
 }
 
 fn assigned(now: OffsetDateTime) -> TaskStatus {

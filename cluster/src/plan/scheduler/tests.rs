@@ -7,9 +7,10 @@ use time::Duration;
 use super::schedule;
 use crate::{
     objects::{
-        Availability, ContainerSpec, Driver, EndpointSpec, GenericResource, Mount, Node, NodeState,
-        Placement, PlacementPreference, Platform, PortConfig, ResourceRequirements, Resources,
-        ServiceSpec, SpreadOver, TaskState, mount, port_config,
+        Availability, ContainerSpec, Driver, EndpointSpec, GenericResource, GlobalJob,
+        GlobalService, Mount, Node, NodeState, Placement, PlacementPreference, Platform,
+        PortConfig, ReplicatedJob, ReplicatedService, ResourceRequirements, Resources, Service,
+        ServiceSpec, SpreadOver, TaskState, mount, port_config, service_spec::Mode,
     },
     observed_state,
     plan::testing::{
@@ -332,6 +333,72 @@ fn the_node_fits() {
     for (node, spec) in table {
         let what = format!("{spec:?}");
         assert_eq!(reason(vec![node], spec), "", "{what}");
+    }
+}
+
+/// As [`super::unplaceable`], of a service that is not there yet.
+fn unplaceable(world: &World, spec: ServiceSpec) -> Option<String> {
+    let service = Service {
+        spec: Some(spec),
+        ..Service::default()
+    };
+    super::unplaceable(&world.state, &service, world.now)
+}
+
+#[test]
+fn what_no_node_could_take_is_known_before_there_are_tasks() {
+    let half = |name: &str| {
+        let mut spec = reserving(Resources {
+            nano_cpus: 2_500_000_000,
+            ..Resources::default()
+        });
+        spec.annotations.as_mut().unwrap().name = name.to_owned();
+        spec
+    };
+    let manager = "1 node not available for new tasks";
+    let mut world = World::new();
+    assert_eq!(unplaceable(&world, image("host")).unwrap(), manager);
+    world.add_node(native_node("n1"));
+    assert_eq!(unplaceable(&world, image("host")), None);
+    assert_eq!(
+        unplaceable(&world, image("busybox")).unwrap(),
+        format!("{manager}; only native tasks (image host) supported on 1 node")
+    );
+    // Of four processors, two and a half fit once.
+    assert_eq!(unplaceable(&world, half("b")), None);
+    world.add_service(half("a"));
+    world.run();
+    assert_eq!(world.running("a"), 1);
+    assert_eq!(
+        unplaceable(&world, half("b")).unwrap(),
+        format!("{manager}; insufficient resources on 1 node")
+    );
+    // Its own task makes room for the next one.
+    let service = world.service("a").clone();
+    assert_eq!(super::unplaceable(&world.state, &service, world.now), None);
+}
+
+#[test]
+fn a_service_without_tasks_lacks_no_node() {
+    let world = World::new();
+    let job = |max_concurrent, total_completions| {
+        Mode::ReplicatedJob(ReplicatedJob {
+            max_concurrent,
+            total_completions,
+        })
+    };
+    let replicated = |replicas| Mode::Replicated(ReplicatedService { replicas });
+    for (mode, lacks) in [
+        (replicated(0), false),
+        (replicated(1), true),
+        (job(0, 1), false),
+        (job(1, 0), false),
+        (job(1, 1), true),
+        (Mode::Global(GlobalService {}), true),
+        (Mode::GlobalJob(GlobalJob {}), true),
+    ] {
+        let spec = web(|spec| spec.mode = Some(mode));
+        assert_eq!(unplaceable(&world, spec).is_some(), lacks, "{mode:?}");
     }
 }
 
