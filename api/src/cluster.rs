@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 use waxseal_ca::rotation::UnsignedRoot;
 use waxseal_cluster::{
     Applied, ChangeRecord, Refusal, State,
-    objects::{Actor, Cluster as ClusterObject, ClusterSpec, command::Op},
+    objects::{Actor, Cluster as ClusterObject, ClusterSpec, ContainerSpec, command::Op},
     plan::MemberView,
 };
 use zeroize::Zeroizing;
@@ -265,6 +265,14 @@ pub trait Cluster: Send + Sync + 'static {
     }
     /// Creates a cluster; answers the node id.
     fn init(
+    /// Whether some node of ours could run a native task of this spec, as far as that does not
+    /// depend on the node.
+    ///
+    /// # Errors
+    /// What stands against it, for the one who asks.
+    fn check_native(&self, _spec: &ContainerSpec) -> Result<(), String> {
+        Ok(())
+    }
         &self,
         request: InitRequest,
     ) -> impl Future<Output = Result<String, ClusterError>> + Send;

@@ -192,7 +192,7 @@ fn engine_facts(daemon: &DaemonInfo, hub: &crate::events::Hub, now: Time) -> Map
             "Volume": [],
             "Network": ["bridge", "host", "null"],
             "Authorization": null,
-            "Log": ["json-file"],
+            "Log": ["json-file", "local"],
         },
         "LoggingDriver": "json-file",
     });

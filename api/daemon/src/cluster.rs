@@ -6,6 +6,7 @@ use futures::{StreamExt, stream::BoxStream};
 use time::OffsetDateTime;
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::ReceiverStream;
+use waxseal_agent::native::check_spec;
 use waxseal_api::{
     Cluster, ClusterError, DaemonInfo, InitRequest, JoinRequest, LocalNode, LogLine, LogRequest,
     ManagerGroup,
@@ -13,7 +14,7 @@ use waxseal_api::{
 use waxseal_ca::rotation::UnsignedRoot;
 use waxseal_cluster::{
     Applied, ChangeRecord, State, date_time,
-    objects::{Actor, Cluster as ClusterObject, UpdateCluster, command::Op},
+    objects::{Actor, Cluster as ClusterObject, ContainerSpec, UpdateCluster, command::Op},
     timestamp,
 };
 use waxseal_manager::{LogsError, ProposeError, ReadError};
@@ -49,6 +50,10 @@ impl Cluster for DaemonCluster {
 
     fn managers(&self) -> Option<ManagerGroup> {
         self.0.manager_group()
+    }
+
+    fn check_native(&self, spec: &ContainerSpec) -> Result<(), String> {
+        check_spec(spec).map_err(|error| chain_text(&error))
     }
 
     async fn contact_manager(&self, addr: String) -> Result<(), ClusterError> {

@@ -27,6 +27,7 @@ use waxseal_cluster::{
         CreateService, RemoveService, Service, ServiceSpec, UpdateService, command::Op,
         container_spec::PullOptions, service_spec::Mode,
     },
+    plan::is_host_image,
     service_name, validate_service_spec,
 };
 use zeroize::Zeroizing;
@@ -191,6 +192,7 @@ async fn create<C: Cluster>(
     if let Some(auth) = registry_auth(&headers)? {
         set_registry_auth(&mut spec, Some(auth));
     }
+    check_native(&*api.cluster, &spec)?;
     let random = names::random()?;
     let (spec, warnings) = api
         .cluster
@@ -221,6 +223,17 @@ async fn create<C: Cluster>(
             warnings: is_shown.then_some(warnings),
         },
     )
+}
+
+/// What every node would reject is refused at once.
+fn check_native<C: Cluster>(cluster: &C, spec: &ServiceSpec) -> Result<(), ApiError> {
+    let container = spec.task.as_ref().and_then(|task| task.container.as_ref());
+    match container.filter(|container| is_host_image(&container.image)) {
+        Some(container) => cluster
+            .check_native(container)
+            .map_err(|why| ApiError::invalid_argument(format!("ContainerSpec: {why}"))),
+        None => Ok(()),
+    }
 }
 
 fn name_if_nameless(state: &State, spec: &mut ServiceSpec, random: [u8; names::RANDOM_BYTES]) {
@@ -318,10 +331,11 @@ async fn update<C: Cluster>(
 ) -> Result<Response, ApiError> {
     let expected_version = params.version("service")?;
     let change = match params.text("rollback") {
-        "" | "none" => Change::Replace(
-            Box::new(into_object::service_spec(spec)?),
-            Auth::of(&headers, &params)?,
-        ),
+        "" | "none" => {
+            let spec = into_object::service_spec(spec)?;
+            check_native(&*api.cluster, &spec)?;
+            Change::Replace(Box::new(spec), Auth::of(&headers, &params)?)
+        }
         "previous" => Change::Rollback,
         other => {
             return Err(ApiError::internal(format!(

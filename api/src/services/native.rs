@@ -45,10 +45,7 @@ pub(super) fn unsupported(
         .into_iter()
         .chain(privileges(container.privileges.as_ref()))
         .chain(template_parts(task))
-        .chain([(
-            has_mapped_port(spec),
-            "EndpointSpec.Ports that map a port to another",
-        )])
+        .chain(endpoint_parts(spec))
         .filter(|(is_set, _)| *is_set)
         .map(|(_, field)| field)
         .collect::<Vec<_>>();
@@ -75,19 +72,28 @@ fn container_parts(container: &ContainerSpecJson) -> [(bool, &'static str); 8] {
     };
     let isolation = container.isolation.to_ascii_lowercase();
     [
-        (container.tty, "ContainerSpec.TTY"),
-        (container.open_stdin, "ContainerSpec.OpenStdin"),
-        (has_check, "ContainerSpec.Healthcheck"),
-        (has_dns, "ContainerSpec.DNSConfig"),
-        (!container.hosts.is_empty(), "ContainerSpec.Hosts"),
-        (!container.sysctls.is_empty(), "ContainerSpec.Sysctls"),
+        (container.tty, "ContainerSpec.TTY (--tty)"),
+        (
+            container.open_stdin,
+            "ContainerSpec.OpenStdin (stdin_open in a stack file)",
+        ),
+        (has_check, "ContainerSpec.Healthcheck (--health-cmd)"),
+        (
+            has_dns,
+            "ContainerSpec.DNSConfig (--dns, --dns-option, --dns-search)",
+        ),
+        (!container.hosts.is_empty(), "ContainerSpec.Hosts (--host)"),
+        (
+            !container.sysctls.is_empty(),
+            "ContainerSpec.Sysctls (--sysctl)",
+        ),
         (
             !["", "default"].contains(&isolation.as_str()),
-            "ContainerSpec.Isolation",
+            "ContainerSpec.Isolation (--isolation)",
         ),
         (
             container.mounts.iter().any(is_volume),
-            "ContainerSpec.Mounts of other types than bind and tmpfs",
+            "ContainerSpec.Mounts (--mount) of other types than bind and tmpfs",
         ),
     ]
 }
@@ -121,38 +127,50 @@ fn privileges(privileges: Option<&PrivilegesJson>) -> [(bool, &'static str); 3] 
     ]
 }
 
-fn template_parts(task: &TaskSpecJson) -> [(bool, &'static str); 4] {
+fn template_parts(task: &TaskSpecJson) -> [(bool, &'static str); 5] {
     let resources = task.resources.as_ref();
     let driver = task.log_driver.as_ref();
     [
         (
             resources.is_some_and(|resources| resources.swap_bytes.is_some()),
-            "Resources.SwapBytes",
+            "Resources.SwapBytes (--memory-swap)",
         ),
         (
             resources.is_some_and(|resources| resources.memory_swappiness.is_some()),
-            "Resources.MemorySwappiness",
+            "Resources.MemorySwappiness (--memory-swappiness)",
         ),
         (
             driver.is_some_and(|driver| !LOG_DRIVERS.contains(&driver.name.as_str())),
-            "LogDriver",
+            "LogDriver (--log-driver) other than json-file and local",
+        ),
+        (
+            driver.is_some_and(|driver| !driver.options.is_empty()),
+            "LogDriver.Options (--log-opt)",
         ),
         (
             task.networks
                 .iter()
                 .any(|network| network.target == ENGINE_NETWORK),
-            "Networks with target bridge",
+            "Networks (--network) with target bridge",
         ),
     ]
 }
 
-/// A process listens where it likes; nothing stands between it and the network.
-fn has_mapped_port(spec: &ServiceSpecJson) -> bool {
+/// A process listens where it likes; nothing stands between it and the network, and no name
+/// stands for it there.
+fn endpoint_parts(spec: &ServiceSpecJson) -> [(bool, &'static str); 2] {
     let endpoint = spec.endpoint_spec.as_ref();
-    endpoint.is_some_and(|endpoint| {
-        endpoint
-            .ports
-            .iter()
-            .any(|port| port.published_port != port.target_port)
-    })
+    [
+        (
+            endpoint.is_some_and(|endpoint| endpoint.mode.eq_ignore_ascii_case("dnsrr")),
+            "EndpointSpec.Mode (--endpoint-mode) dnsrr",
+        ),
+        (
+            endpoint.is_some_and(|endpoint| {
+                let mut ports = endpoint.ports.iter();
+                ports.any(|port| port.published_port != port.target_port)
+            }),
+            "EndpointSpec.Ports (--publish) that map a port to another",
+        ),
+    ]
 }

@@ -1,7 +1,7 @@
 //! What a service may ask of an engine and this release does not offer.
 //!
-//! Such a part is refused by its name in the API, with what to do instead; it
-//! is never dropped in silence. What an engine that runs the task honours by
+//! Such a part is refused by its names in the API and, if it has one, on the command line, with
+//! what to do instead; it is never dropped in silence. What an engine that runs the task honours by
 //! itself is not looked at here; ports in ingress mode and templates that no node
 //! expands are refused by `waxseal_cluster::validate_service_spec`.
 
@@ -53,7 +53,7 @@ fn task(task: &TaskSpecJson, faults: &mut Vec<String>) {
     let reservations = resources.and_then(|resources| resources.reservations.as_ref());
     if reservations.is_some_and(|reservations| !reservations.generic_resources.is_empty()) {
         faults.push(
-            "generic resources are not counted (Resources.Reservations.GenericResources): label the nodes that have them and use --constraint node.labels.KEY==VALUE".to_owned(),
+            "generic resources are not counted (--generic-resource, Resources.Reservations.GenericResources): label the nodes that have them and use --constraint node.labels.KEY==VALUE".to_owned(),
         );
     }
 }
@@ -62,13 +62,13 @@ fn networks(networks: &[NetworkAttachmentConfigJson], faults: &mut Vec<String>) 
     for network in networks {
         if !network.aliases.is_empty() {
             faults.push(format!(
-                "network aliases are not offered (Networks[{:?}].Aliases): tasks on host, none and bridge have no names on the network",
+                "network aliases are not offered (--network name={0},alias=..., Networks[{0:?}].Aliases): tasks on host, none and bridge have no names on the network",
                 network.target
             ));
         }
         if !network.driver_opts.is_empty() {
             faults.push(format!(
-                "network driver options are not offered (Networks[{:?}].DriverOpts): attach the service to host, none or bridge without options",
+                "network driver options are not offered (--network name={0},driver-opt=..., Networks[{0:?}].DriverOpts): attach the service to host, none or bridge without options",
                 network.target
             ));
         }
@@ -93,7 +93,7 @@ fn container_parts(container: &ContainerSpecJson, faults: &mut Vec<String>) {
     for mount in &container.mounts {
         if mount.r#type.eq_ignore_ascii_case("cluster") {
             faults.push(format!(
-                "cluster volumes are not offered (ContainerSpec.Mounts, target {:?}): use a mount of type bind, volume or tmpfs",
+                "cluster volumes are not offered (--mount type=cluster, ContainerSpec.Mounts, target {:?}): use a mount of type bind, volume or tmpfs",
                 mount.target
             ));
         }

@@ -50,6 +50,8 @@ struct Inner {
     /// Of the cluster that is to be made.
     level: u32,
     log: Vec<LogLine>,
+    /// Why no node can run native tasks.
+    native_fault: Option<&'static str>,
 }
 
 impl FakeCluster {
@@ -77,6 +79,7 @@ impl FakeCluster {
                 signer: None,
                 level: FEATURE_LEVEL,
                 log: Vec::new(),
+                native_fault: None,
             }),
             changes: broadcast::Sender::new(1024),
         })
@@ -131,6 +134,11 @@ impl FakeCluster {
     /// What tasks have written.
     pub(crate) fn set_log(&self, lines: Vec<LogLine>) {
         self.lock().log = lines;
+    }
+
+    /// From now on no node can run a native task, for this reason.
+    pub(crate) fn refuse_native(&self, why: &'static str) {
+        self.lock().native_fault = Some(why);
     }
 
     /// Changes the state behind the API's back.
@@ -359,6 +367,13 @@ impl Cluster for FakeCluster {
     }
 
     async fn contact_manager(&self, addr: String) -> Result<(), ClusterError> {
+    fn check_native(&self, _: &objects::ContainerSpec) -> Result<(), String> {
+        match self.lock().native_fault {
+            Some(why) => Err(why.to_owned()),
+            None => Ok(()),
+        }
+    }
+
         self.check_manager()?;
         self.lock().contacts.push(addr);
         Ok(())

@@ -13,10 +13,11 @@ use waxseal_cluster::{
 
 use crate::native::UserPolicy;
 
-/// Plugins that the scheduler of a stock manager asks for before it places a task: the
-/// predefined networks, and the log driver that engines use unless told otherwise.
+/// Plugins that a scheduler asks for before it places a task: the predefined networks, and the
+/// log drivers that a native task's own log stands in for.
 const STOCK_PLUGINS: &[(&str, &str)] = &[
     ("Log", "json-file"),
+    ("Log", "local"),
     ("Network", "bridge"),
     ("Network", "host"),
     ("Network", "null"),
@@ -153,17 +154,18 @@ mod tests {
         };
         let stock = [
             "Log/json-file",
+            "Log/local",
             "Network/bridge",
             "Network/host",
             "Network/null",
         ];
-        assert_eq!(names(&facts)[..4], stock);
+        assert_eq!(names(&facts)[..5], stock);
         let level = format!("Waxseal/{}", feature_level_plugin(FEATURE_LEVEL));
         assert_eq!(
-            names(&facts)[4..],
+            names(&facts)[5..],
             ["Waxseal/host", &level, "Waxseal/limits"]
         );
         facts.limits = false;
-        assert_eq!(names(&facts)[4..], ["Waxseal/host", &level]);
+        assert_eq!(names(&facts)[5..], ["Waxseal/host", &level]);
     }
 }

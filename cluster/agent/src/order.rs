@@ -60,15 +60,20 @@ pub(crate) fn order(
             spec.image, node.node_id
         ));
     }
-    let log_driver = task
-        .log_driver
-        .as_ref()
-        .map_or("", |driver| driver.name.as_str());
+    let driver = task.log_driver.as_ref();
+    let log_driver = driver.map_or("", |driver| driver.name.as_str());
     if !LOG_DRIVERS.contains(&log_driver) {
         return rejected(format!(
             "native tasks keep their own logs and know no log driver `{log_driver}`; update the \
              service with `--log-driver json-file`"
         ));
+    }
+    if driver.is_some_and(|driver| !driver.options.is_empty()) {
+        return rejected(
+            "native tasks keep their own logs, which have their bounds, and take no `--log-opt`; \
+             update the service with `--log-driver json-file` and without it"
+                .to_owned(),
+        );
     }
     let network = network_of(&task.networks)?;
     let expander = Expander::new(task, set, node);
@@ -281,6 +286,11 @@ mod tests {
             ..Default::default()
         });
         assert!(rejected(&logged).contains("--log-driver json-file"));
+        logged.log_driver = Some(Driver {
+            name: "json-file".to_owned(),
+            options: [("max-size".to_owned(), "1m".to_owned())].into(),
+        });
+        assert!(rejected(&logged).contains("take no `--log-opt`"));
         let mut overlay = task(|_| {});
         overlay.networks = vec![attachment("overlay")];
         assert!(rejected(&overlay).contains("--network-add host"));

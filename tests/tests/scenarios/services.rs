@@ -90,6 +90,21 @@ fn refusals(node: &Waxseal) -> Result<()> {
         said.contains("constraint expected one operator from ==, !="),
         "{said}"
     );
+    // No node could run these.
+    for (flag, value) in [
+        ("--workdir", "relative"),
+        ("--stop-signal", "SIGFOO"),
+        ("--cap-add", "FLY"),
+    ] {
+        let said = create(&[flag, value, "host", "true"])?;
+        ensure!(
+            said.contains("InvalidArgument desc = ContainerSpec: ") && said.contains(flag),
+            "{said}"
+        );
+    }
+    let options = ["--log-driver", "json-file", "--log-opt", "max-size=1m"];
+    let said = create(&[&options[..], &["host", "true"]].concat())?;
+    ensure!(said.contains("LogDriver.Options (--log-opt)"), "{said}");
     references(node)?;
     // What is not built is refused, not ignored.
     let said = docker.fails(&[

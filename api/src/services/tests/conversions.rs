@@ -116,7 +116,7 @@ fn what_is_not_offered_is_refused_by_name() {
             json!({"TaskTemplate": {"Resources": {"Reservations": {"GenericResources": [
                 {"DiscreteResourceSpec": {"Kind": "gpu", "Value": 1}}]}}}}),
             501,
-            "Resources.Reservations.GenericResources",
+            "--generic-resource, Resources.Reservations.GenericResources",
         ),
         (
             json!({"TaskTemplate": {"Networks": [{"Target": "host", "Aliases": ["a"]}]}}),
@@ -156,7 +156,7 @@ fn what_is_not_offered_is_refused_by_name() {
         (
             container(json!({"Privileges": {"CredentialSpec": {"Config": "c"}}})),
             501,
-            "Privileges.CredentialSpec",
+            "(ContainerSpec.Privileges.CredentialSpec): leave --credential-spec out",
         ),
         (
             container(json!({"Configs": [{"ConfigID": "c", "ConfigName": "n", "Runtime": {}}]})),
@@ -203,7 +203,7 @@ fn what_is_not_offered_is_refused_by_name() {
         (
             host(container(json!({"TTY": true, "Sysctls": {"a": "b"}}))),
             501,
-            "do not take ContainerSpec.TTY, ContainerSpec.Sysctls:",
+            "do not take ContainerSpec.TTY (--tty), ContainerSpec.Sysctls (--sysctl):",
         ),
         (
             host(container(json!({"Healthcheck": {"Test": ["CMD", "true"]}}))),
@@ -227,12 +227,24 @@ fn what_is_not_offered_is_refused_by_name() {
         (
             host(json!({"TaskTemplate": {"LogDriver": {"Name": "syslog"}}})),
             501,
-            "LogDriver",
+            "LogDriver (--log-driver)",
+        ),
+        (
+            host(
+                json!({"TaskTemplate": {"LogDriver": {"Name": "json-file", "Options": {"max-size": "1m"}}}}),
+            ),
+            501,
+            "do not take LogDriver.Options (--log-opt):",
+        ),
+        (
+            host(json!({"EndpointSpec": {"Mode": "dnsrr"}})),
+            501,
+            "do not take EndpointSpec.Mode (--endpoint-mode) dnsrr:",
         ),
         (
             host(json!({"TaskTemplate": {"Networks": [{"Target": "bridge"}]}})),
             501,
-            "Networks with target bridge",
+            "Networks (--network) with target bridge",
         ),
         (
             host(json!({"EndpointSpec": {"Ports": [

@@ -434,6 +434,28 @@ async fn a_service_that_no_node_can_run_is_taken_with_a_warning() {
 }
 
 #[tokio::test]
+async fn a_native_task_that_every_node_would_reject_is_refused() {
+    let cluster = FakeCluster::manager().await;
+    let client = Client::of(&cluster);
+    let mut native = service("native");
+    native["TaskTemplate"]["ContainerSpec"] = json!({"Image": "host", "Args": ["true"]});
+    client.create(&native).await;
+    cluster.refuse_native("it has no legs");
+    let refused = error(
+        400,
+        "rpc error: code = InvalidArgument desc = ContainerSpec: it has no legs",
+    );
+    let version = client.version("native").await;
+    let update = format!("/services/native/update?version={version}");
+    assert_eq!(client.post(&update, &native).await, refused);
+    native["Name"] = json!("other");
+    assert_eq!(client.post("/services/create", &native).await, refused);
+    assert_eq!(client.get("/services/other").await.0, 404);
+    // Images are the engines' business.
+    client.create(&service("image")).await;
+}
+
+#[tokio::test]
 async fn secrets_steered_by_what_nodes_say_of_themselves_are_warned_of() {
     let client = manager().await;
     let secret = json!({"Name": "s", "Data": "eA=="});

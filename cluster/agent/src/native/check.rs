@@ -83,6 +83,41 @@ pub(super) fn plan(task: &TaskLaunch, host: &Host<'_>) -> Result<(Launch, Limits
     Ok((launch, limits))
 }
 
+/// Whether some node could run a task of this specification, as far as that depends neither on the
+/// node nor on what templates become there. What this refuses, every node rejects.
+///
+/// # Errors
+/// `Rejected`, naming what is not possible.
+pub fn check_spec(spec: &ContainerSpec) -> Result<(), LaunchError> {
+    let is_template = |text: &String| text.contains("{{");
+    let mut fixed = spec.clone();
+    fixed.env.retain(|entry| !is_template(entry));
+    fixed
+        .mounts
+        .retain(|mount| !is_template(&mount.source) && !is_template(&mount.target));
+    if is_template(&fixed.hostname) {
+        fixed.hostname.clear();
+    }
+    argv(&fixed)?;
+    directory(&fixed)?;
+    stop_signal(&fixed)?;
+    named_capabilities(&fixed)?;
+    let user = fixed.user.split(':').next().unwrap_or_default();
+    if user.parse().is_ok_and(|uid: u32| uid != 0) {
+        check_added_capabilities(&fixed)?;
+    }
+    ulimits(&fixed)?;
+    grace(&fixed)?;
+    let task = TaskLaunch {
+        spec: fixed,
+        ..TaskLaunch::default()
+    };
+    hostname(&task)?;
+    environment(&task, "", "")?;
+    mounts(&task)?;
+    Ok(())
+}
+
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -328,7 +363,7 @@ fn environment(
 
 fn directory(spec: &ContainerSpec) -> Result<PathBuf, LaunchError> {
     let dir = if spec.dir.is_empty() { "/" } else { &spec.dir };
-    absolute(dir, "the working directory")
+    absolute(dir, "the working directory (--workdir)")
 }
 
 fn absolute(path: &str, field: &str) -> Result<PathBuf, LaunchError> {
@@ -359,14 +394,10 @@ fn capabilities(
     identity: &Identity,
     host: &Host<'_>,
 ) -> Result<u64, LaunchError> {
-    if identity.uid != 0 && !spec.capability_add.is_empty() {
-        return Err(LaunchError::rejected(
-            "capabilities can be added for root only; leave out --user or --cap-add",
-        ));
+    if identity.uid != 0 {
+        check_added_capabilities(spec)?;
     }
-    let set = CapSet::native_default()
-        .adjusted(&spec.capability_add, &spec.capability_drop)
-        .map_err(|error| LaunchError::rejected(error.to_string()))?;
+    let set = named_capabilities(spec)?;
     match UNCOVERING.iter().find(|name| set.has(name)) {
         Some(name) if !host.root => Err(LaunchError::rejected(format!(
             "this node's daemon is not root and shares its user with its tasks, so they cannot \
@@ -375,6 +406,22 @@ fn capabilities(
         ))),
         _ => Ok(set.bits()),
     }
+}
+
+/// Of a task that is not root's.
+fn check_added_capabilities(spec: &ContainerSpec) -> Result<(), LaunchError> {
+    if spec.capability_add.is_empty() {
+        return Ok(());
+    }
+    Err(LaunchError::rejected(
+        "capabilities can be added for root only; leave out --user or --cap-add",
+    ))
+}
+
+fn named_capabilities(spec: &ContainerSpec) -> Result<CapSet, LaunchError> {
+    CapSet::native_default()
+        .adjusted(&spec.capability_add, &spec.capability_drop)
+        .map_err(|error| LaunchError::rejected(format!("{error} (--cap-add, --cap-drop)")))
 }
 
 fn stop_signal(spec: &ContainerSpec) -> Result<i32, LaunchError> {
@@ -388,7 +435,7 @@ fn stop_signal(spec: &ContainerSpec) -> Result<i32, LaunchError> {
 pub(super) fn parse_stop_signal(text: &str) -> Result<i32, String> {
     match signal::parse(text) {
         Some(number) if !NO_STOP_SIGNALS.contains(&number) => Ok(number),
-        _ => Err("the stop signal is not a signal that can stop a task".to_owned()),
+        _ => Err("the stop signal (--stop-signal) is not a signal that can stop a task".to_owned()),
     }
 }
 
@@ -411,7 +458,7 @@ fn ulimits(spec: &ContainerSpec) -> Result<Vec<Ulimit>, LaunchError> {
             return Ok(limit);
         }
         Err(LaunchError::rejected(format!(
-            "native tasks do not have the ulimit `{}`",
+            "native tasks do not have the ulimit `{}` (--ulimit)",
             limit.name.escape_debug()
         )))
     });

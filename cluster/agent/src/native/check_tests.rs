@@ -125,6 +125,55 @@ fn what_cannot_be_meant_is_refused() {
 }
 
 #[test]
+fn what_every_node_rejects_is_known_without_a_node() {
+    type Change<'a> = &'a dyn Fn(&mut ContainerSpec);
+    let refusal = |change: Change<'_>| {
+        let task = with_spec(|spec| change(spec));
+        // A node says the same.
+        let by_node = refusal(planned(&task, true, UserPolicy::Any, Ok(())));
+        let error = check_spec(&task.spec).unwrap_err().to_string();
+        assert_eq!(error, by_node);
+        error
+    };
+    let add = |name: &str| vec![name.to_owned()];
+    let mount = |target: &str| objects::Mount {
+        source: "/srv".into(),
+        target: target.into(),
+        ..Default::default()
+    };
+    let cases: [(Change<'_>, &str); 9] = [
+        (&|spec| spec.dir = "relative".into(), "--workdir"),
+        (&|spec| spec.stop_signal = "SIGFOO".into(), "--stop-signal"),
+        (&|spec| spec.capability_add = add("FLY"), "--cap-add"),
+        (&|spec| spec.capability_drop = add("FLY"), "--cap-drop"),
+        (&|spec| spec.hostname = "x".repeat(65), "hostname"),
+        (&|spec| spec.env = vec!["=x".into()], "env"),
+        (&|spec| spec.command = vec!["a\0".into()], "NUL"),
+        (&|spec| spec.mounts = vec![mount("data")], "target"),
+        (
+            &|spec| {
+                spec.user = "1001".into();
+                spec.capability_add = add("CHOWN");
+            },
+            "for root only",
+        ),
+    ];
+    for (change, word) in cases {
+        let error = refusal(change);
+        assert!(error.contains(word), "{error}");
+    }
+    // What depends on the node, or on what a template becomes there, is left to it.
+    let open = with_spec(|spec| {
+        spec.user = "nobody-here".into();
+        spec.capability_add = add("CHOWN");
+        spec.hostname = format!("{{{{.Task.ID}}}}{}", "x".repeat(60));
+        spec.env = vec!["{{.Task.ID}}=x".into()];
+        spec.mounts = vec![mount("{{.Task.ID}}")];
+    });
+    check_spec(&open.spec).unwrap();
+}
+
+#[test]
 fn mounts_that_native_tasks_lack_are_refused() {
     let mount = |kind: mount::Type, target: &str| objects::Mount {
         r#type: kind as i32,

@@ -28,6 +28,7 @@ mod types;
 mod ulimit;
 mod users;
 
+pub use check::check_spec;
 pub use error::LaunchError;
 pub use executor::NativeExecutor;
 pub use image::is_native_image;
