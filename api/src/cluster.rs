@@ -73,6 +73,8 @@ pub struct DaemonInfo {
     pub cpus: usize,
     /// Memory, bytes.
     pub memory_bytes: u64,
+    /// Which cgroup hierarchy the host has: 1 or 2.
+    pub cgroup_version: u8,
     /// When the daemon started.
     pub started_at: OffsetDateTime,
 }
@@ -92,7 +94,7 @@ pub struct InitRequest {
     pub auto_lock_managers: bool,
     /// Availability of the first node.
     pub availability: waxseal_cluster::objects::Availability,
-    /// As sent.
+    /// To be shown: the default's, or none as the CLI sends it.
     pub default_addr_pool: Vec<String>,
 }
 
@@ -263,8 +265,6 @@ pub trait Cluster: Send + Sync + 'static {
     ) -> impl Future<Output = Result<String, ClusterError>> + Send {
         async { Err(ClusterError::NotManager) }
     }
-    /// Creates a cluster; answers the node id.
-    fn init(
     /// Whether some node of ours could run a native task of this spec, as far as that does not
     /// depend on the node.
     ///
@@ -273,6 +273,8 @@ pub trait Cluster: Send + Sync + 'static {
     fn check_native(&self, _spec: &ContainerSpec) -> Result<(), String> {
         Ok(())
     }
+    /// Creates a cluster; answers the node id.
+    fn init(
         &self,
         request: InitRequest,
     ) -> impl Future<Output = Result<String, ClusterError>> + Send;

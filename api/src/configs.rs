@@ -91,7 +91,7 @@ fn passes(filters: &Filters, config: &objects::Config) -> bool {
         .map(|annotations| &annotations.labels);
     filters.prefix("id", &config.id)
         && filters.prefix_any_case("name", name)
-        && filters.labels("label", labels.unwrap_or(&Default::default()))
+        && filters.stored_labels("label", labels.unwrap_or(&Default::default()))
 }
 
 async fn create<C: Cluster>(

@@ -81,6 +81,23 @@ impl Filters {
         })
     }
 
+    /// Whether `actual` is one of the key's words, in any case; empty ones ask for nothing.
+    pub(crate) fn word(&self, key: &str, actual: &str) -> bool {
+        let words = || self.values(key).iter().filter(|word| !word.is_empty());
+        words().next().is_none() || words().any(|word| word.eq_ignore_ascii_case(actual))
+    }
+
+    /// As [`Filters::labels`], where an empty value asks for the label alone: so do the stores of a
+    /// cluster, unlike events and networks.
+    pub(crate) fn stored_labels(&self, key: &str, labels: &BTreeMap<String, String>) -> bool {
+        self.values(key).iter().all(|wanted| {
+            let (name, value) = wanted.split_once('=').unwrap_or((wanted, ""));
+            labels
+                .get(name)
+                .is_some_and(|actual| value.is_empty() || value == actual)
+        })
+    }
+
     /// Whether `labels` has all that the key's values (`k` or `k=v`) ask for.
     pub(crate) fn labels(&self, key: &str, labels: &BTreeMap<String, String>) -> bool {
         self.values(key).iter().all(|wanted| {
@@ -192,6 +209,24 @@ mod tests {
         assert_eq!(set, list);
         for none in ["", "{}", "null"] {
             assert!(Filters::parse(none, &[], OLD).unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn empty_values_ask_for_nothing_more() {
+        let filters = |text| Filters::parse(text, &["role", "label"], OLD).unwrap();
+        assert!(filters(r#"{"role":[""]}"#).word("role", "worker"));
+        let manager = filters(r#"{"role":["","Manager"]}"#);
+        assert!(manager.word("role", "manager") && !manager.word("role", "worker"));
+        let labels = BTreeMap::from([("a".to_owned(), "1".to_owned())]);
+        let alone = filters(r#"{"label":["a="]}"#);
+        assert!(alone.stored_labels("label", &labels) && !alone.labels("label", &labels));
+        for other in [
+            r#"{"label":[""]}"#,
+            r#"{"label":["a=2"]}"#,
+            r#"{"label":["=1"]}"#,
+        ] {
+            assert!(!filters(other).stored_labels("label", &labels), "{other}");
         }
     }
 

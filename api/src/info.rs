@@ -197,7 +197,7 @@ fn engine_facts(daemon: &DaemonInfo, hub: &crate::events::Hub, now: Time) -> Map
         "LoggingDriver": "json-file",
     });
     let mut facts = Map::new();
-    for part in [own, of_containers(), of_registries(), of_kernel()] {
+    for part in [own, of_containers(), of_registries(), of_kernel(daemon)] {
         if let Value::Object(part) = part {
             facts.extend(part);
         }
@@ -238,10 +238,10 @@ fn of_registries() -> Value {
 
 /// Clients warn where one of these is false, of things that matter to
 /// containers only.
-fn of_kernel() -> Value {
+fn of_kernel(daemon: &DaemonInfo) -> Value {
     json!({
         "CgroupDriver": "none",
-        "CgroupVersion": "2",
+        "CgroupVersion": daemon.cgroup_version.to_string(),
         "MemoryLimit": true,
         "SwapLimit": true,
         "KernelMemory": true,

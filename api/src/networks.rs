@@ -1,6 +1,7 @@
 //! Networks: the predefined ones that tasks can be attached to.
 //!
-//! Overlay networks are not built yet, so there is nothing to create. An
+//! As in an engine they are there twice: of the local scope, as lists show them, and of the
+//! swarm's, which is what the CLI asks for before it attaches a service. Overlay networks are not built yet, so there is nothing to create. An
 //! engine gives a network an id apart from its name; these have their names
 //! for ids, since the objects refer to them by name, and a client that sends
 //! back what it looked up (the CLI does) sends the name.
@@ -25,8 +26,12 @@ use crate::{
 const LABEL_PREDEFINED: &str = "com.docker.swarm.predefined";
 /// Filters of the list.
 const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
-/// The only scope on a manager.
-const SCOPE: &str = "swarm";
+/// The scope that services are attached in.
+const SWARM: &str = "swarm";
+/// The scope that networks are listed with.
+const LOCAL: &str = "local";
+/// The network of the routing mesh, which an engine makes by itself.
+const INGRESS: &str = "ingress";
 
 /// A network that is there without having been created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +61,17 @@ const PREDEFINED: [Predefined; 3] = [
 /// The network of that name or id.
 pub(crate) fn find(input: &str) -> Option<Predefined> {
     PREDEFINED.into_iter().find(|network| network.name == input)
+}
+
+/// 404, in more words for the network that an engine would have.
+pub(crate) fn not_found(input: &str) -> ApiError {
+    let mut error = ApiError::not_found("network", input);
+    if input == INGRESS {
+        error.message.push_str(
+            ": there is no routing mesh; attach services with --network host and publish ports with mode=host",
+        );
+    }
+    error
 }
 
 /// The routes of this module.
@@ -103,10 +119,14 @@ struct NetworkJson {
     ingress: bool,
     config_from: ConfigFromJson,
     config_only: bool,
-    containers: Option<()>,
-    options: Option<()>,
+    containers: Option<Empty>,
+    options: Option<Empty>,
     labels: Labels,
 }
+
+/// `{}`.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Empty {}
 
 /// `IPAM` of a network that hands out no addresses.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -124,23 +144,30 @@ struct ConfigFromJson {
     network: &'static str,
 }
 
-fn network_json(network: Predefined, created: Time) -> NetworkJson {
+fn network_json(network: Predefined, scope: &'static str, created: Time) -> NetworkJson {
+    let is_local = scope == LOCAL;
     NetworkJson {
         name: network.name,
         id: network.name,
         created,
-        scope: SCOPE,
+        scope,
         driver: network.driver,
         enable_ipv6: false,
-        ipam: IpamJson::default(),
+        ipam: IpamJson {
+            driver: if is_local { "default" } else { "" },
+            ..IpamJson::default()
+        },
         internal: false,
         attachable: false,
         ingress: false,
         config_from: ConfigFromJson::default(),
         config_only: false,
-        containers: None,
-        options: None,
-        labels: labels(),
+        containers: is_local.then_some(Empty {}),
+        options: is_local.then_some(Empty {}),
+        labels: match is_local {
+            true => Labels::new(),
+            false => labels(),
+        },
     }
 }
 
@@ -168,12 +195,21 @@ async fn list<C: Cluster>(
     let networks = PREDEFINED
         .into_iter()
         .filter(|network| is_listed(*network, &filters))
-        .map(|network| network_json(network, created))
+        .map(|network| network_json(network, LOCAL, created))
         .collect::<Vec<_>>();
     respond::ok(&networks)
 }
 
 fn check_filters(filters: &Filters, version: ApiVersion) -> Result<(), ApiError> {
+    let mut dangling = filters.values("dangling").iter();
+    if let Some(other) =
+        dangling.find(|value| !["true", "1", "false", "0"].contains(&value.as_str()))
+    {
+        return Err(ApiError::bad_request(match version.is_modern() {
+            true => format!("invalid filter 'dangling={other}'"),
+            false => "invalid value for filter 'dangling', must be \"true\" (or \"1\"), or \"false\" (or \"0\")".to_owned(),
+        }));
+    }
     let types = filters.values("type");
     let Some(unknown) = types
         .iter()
@@ -192,11 +228,11 @@ fn is_listed(network: Predefined, filters: &Filters) -> bool {
     filters.any("name", |part| network.name.contains(part))
         && filters.any("id", |part| network.name.contains(part))
         && filters.any("driver", |driver| driver == network.driver)
-        && filters.any("scope", |scope| scope == SCOPE)
+        && filters.any("scope", |scope| scope == LOCAL)
         && filters.any("type", |kind| kind == "builtin")
         // What was not created is never left over.
         && filters.any("dangling", |dangling| ["false", "0"].contains(&dangling))
-        && filters.labels("label", &labels())
+        && filters.labels("label", &Labels::new())
 }
 
 async fn inspect<C: Cluster>(
@@ -205,10 +241,15 @@ async fn inspect<C: Cluster>(
     params: Params,
 ) -> Result<Response, ApiError> {
     let created = created(&api).await?;
-    let in_scope = ["", SCOPE].contains(&params.text("scope"));
-    match find(&id).filter(|_| in_scope) {
-        Some(network) => respond::ok(&network_json(network, created)),
-        None => Err(ApiError::not_found("network", &id)),
+    // In both scopes, of which the local one comes first.
+    let scope = match params.text("scope") {
+        "" | LOCAL => Some(LOCAL),
+        SWARM => Some(SWARM),
+        _ => None,
+    };
+    match scope.zip(find(&id)) {
+        Some((scope, network)) => respond::ok(&network_json(network, scope, created)),
+        None => Err(not_found(&id)),
     }
 }
 
@@ -257,7 +298,7 @@ async fn remove<C: Cluster>(
                 network.name
             ),
         ),
-        None => ApiError::not_found("network", &id),
+        None => not_found(&id),
     })
 }
 
@@ -288,6 +329,12 @@ mod tests {
             ApiError::bad_request("invalid filter 'type=x'")
         );
         assert_eq!(
+            error(r#"{"dangling":[""]}"#, old),
+            ApiError::bad_request(
+                "invalid value for filter 'dangling', must be \"true\" (or \"1\"), or \"false\" (or \"0\")"
+            )
+        );
+        assert_eq!(
             error(r#"{"bogus":["x"]}"#, old),
             ApiError::bad_request("Invalid filter 'bogus'")
         );
@@ -301,13 +348,13 @@ mod tests {
             (r#"{"name":["ho"]}"#, &["host"]),
             (r#"{"name":{"host":true,"none":true}}"#, &["host", "none"]),
             (r#"{"driver":["null"]}"#, &["none"]),
-            (r#"{"scope":["swarm"]}"#, &all),
-            (r#"{"scope":["local"]}"#, &[]),
+            (r#"{"scope":["swarm"]}"#, &[]),
+            (r#"{"scope":["local"]}"#, &all),
             (r#"{"type":["builtin"]}"#, &all),
             (r#"{"type":["custom"]}"#, &[]),
             (r#"{"dangling":["true"]}"#, &[]),
             (r#"{"label":["com.docker.stack.namespace=st"]}"#, &[]),
-            (r#"{"label":["com.docker.swarm.predefined"]}"#, &all),
+            (r#"{"label":["com.docker.swarm.predefined"]}"#, &[]),
         ];
         for (filters, expected) in cases {
             assert_eq!(
@@ -318,12 +365,17 @@ mod tests {
         }
     }
 
-    /// Recorded: `GET /networks/host?scope=swarm`, but for the id.
+    /// Recorded: `GET /networks/host?scope=swarm` and without a scope, but for the id.
     #[test]
     fn looks_as_in_the_engine() {
         let host = find("host").unwrap();
+        let shown = |scope| serde_json::to_string(&network_json(host, scope, Time::default()));
         assert_eq!(
-            serde_json::to_string(&network_json(host, Time::default())).unwrap(),
+            shown(LOCAL).unwrap(),
+            r#"{"Name":"host","Id":"host","Created":"0001-01-01T00:00:00Z","Scope":"local","Driver":"host","EnableIPv6":false,"IPAM":{"Driver":"default","Options":null,"Config":[]},"Internal":false,"Attachable":false,"Ingress":false,"ConfigFrom":{"Network":""},"ConfigOnly":false,"Containers":{},"Options":{},"Labels":{}}"#
+        );
+        assert_eq!(
+            shown(SWARM).unwrap(),
             r#"{"Name":"host","Id":"host","Created":"0001-01-01T00:00:00Z","Scope":"swarm","Driver":"host","EnableIPv6":false,"IPAM":{"Driver":"","Options":null,"Config":[]},"Internal":false,"Attachable":false,"Ingress":false,"ConfigFrom":{"Network":""},"ConfigOnly":false,"Containers":null,"Options":null,"Labels":{"com.docker.swarm.predefined":"true"}}"#
         );
         assert_eq!(find("hos"), None);

@@ -85,7 +85,8 @@ fn check_values(filters: &Filters) -> Result<(), ApiError> {
     ];
     for (key, words) in allowed {
         let mut values = filters.values(key).iter();
-        if let Some(value) = values.find(|value| !words.contains(&value.as_str())) {
+        let is_word = |value: &str| words.iter().any(|word| word.eq_ignore_ascii_case(value));
+        if let Some(value) = values.find(|value| !value.is_empty() && !is_word(value)) {
             return Err(ApiError::internal(format!(
                 "Invalid {key} filter: '{value}'"
             )));
@@ -113,11 +114,11 @@ fn passes(filters: &Filters, node: &objects::Node) -> bool {
         Some(Membership::Accepted) | None => "accepted",
     };
     filters.prefix("id", &node.id)
-        && filters.prefix_any_case("name", hostname(node))
-        && filters.labels("label", engine.map_or(&none, |engine| &engine.labels))
-        && filters.labels("node.label", spec_labels.unwrap_or(&none))
-        && filters.any("role", |wanted| wanted == role)
-        && filters.any("membership", |wanted| wanted == membership)
+        && filters.prefix("name", hostname(node))
+        && filters.stored_labels("label", engine.map_or(&none, |engine| &engine.labels))
+        && filters.stored_labels("node.label", spec_labels.unwrap_or(&none))
+        && filters.word("role", role)
+        && filters.word("membership", membership)
 }
 
 async fn find<C: Cluster>(api: &Shared<C>, input: &str) -> Result<Arc<objects::Node>, ApiError> {

@@ -100,7 +100,7 @@ fn passes(filters: &Filters, secret: &objects::Secret) -> bool {
         && filters.prefix("id", &secret.id)
         && filters.prefix_any_case("name", name)
         && filters.any("names", |wanted| wanted.eq_ignore_ascii_case(name))
-        && filters.labels("label", labels.unwrap_or(&Default::default()))
+        && filters.stored_labels("label", labels.unwrap_or(&Default::default()))
 }
 
 async fn create<C: Cluster>(

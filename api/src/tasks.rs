@@ -3,10 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{extract::State as Shares, response::Response};
-use http::StatusCode;
 use serde::Serialize;
 use waxseal_cluster::{
-    State,
+    Lookup, State,
     objects::{NetworkAttachment, Task, TaskState, TaskStatus},
     plan::is_current,
     task_name,
@@ -274,7 +273,7 @@ async fn list<C: Cluster>(
     params: Params,
 ) -> Result<Response, ApiError> {
     let filters = params.filters(&FILTERS)?;
-    check_states(&filters, version)?;
+    check_states(&filters)?;
     let tasks = api
         .cluster
         .read(move |state| select(state, &filters))
@@ -287,7 +286,7 @@ async fn list<C: Cluster>(
 }
 
 /// Only names of states may stand in `desired-state`; empty means any.
-fn check_states(filters: &Filters, version: ApiVersion) -> Result<(), ApiError> {
+fn check_states(filters: &Filters) -> Result<(), ApiError> {
     let is_state = |value: &str| {
         value.is_empty()
             || STATES
@@ -297,13 +296,9 @@ fn check_states(filters: &Filters, version: ApiVersion) -> Result<(), ApiError> 
     let values = filters.values("desired-state");
     match values.iter().find(|value| !is_state(value)) {
         None => Ok(()),
-        Some(value) if version.is_modern() => Err(ApiError::bad_request(format!(
-            "invalid filter 'desired-state={value}'"
+        Some(value) => Err(ApiError::internal(format!(
+            "Invalid desired-state filter: '{value}'"
         ))),
-        Some(value) => Err(ApiError::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("Invalid desired-state filter: '{value}'"),
-        )),
     }
 }
 
@@ -316,15 +311,23 @@ fn select(state: &State, filters: &Filters) -> Result<Vec<Arc<Task>>, ApiError> 
         .values("service")
         .iter()
         .map(|input| {
-            Ok(found(state.find_service(input), "service", input)?
-                .id
-                .clone())
+            let lookup = match input.as_str() {
+                "" => any_of(state.services()),
+                input => state.find_service(input),
+            };
+            Ok(found(lookup, "service", input)?.id.clone())
         })
         .collect::<Result<Vec<_>, ApiError>>()?;
     let nodes = filters
         .values("node")
         .iter()
-        .map(|input| Ok(found(state.find_node(input), "node", input)?.id.clone()))
+        .map(|input| {
+            let lookup = match input.as_str() {
+                "" => any_of(state.nodes()),
+                input => state.find_node(input),
+            };
+            Ok(found(lookup, "node", input)?.id.clone())
+        })
         .collect::<Result<Vec<_>, ApiError>>()?;
     let is_one_of = |ids: &[String], id: &str| ids.is_empty() || ids.iter().any(|one| one == id);
     let is_selected = |task: &Task| {
@@ -347,6 +350,15 @@ fn select(state: &State, filters: &Filters) -> Result<Vec<Arc<Task>>, ApiError> 
     })
 }
 
+/// What an empty filter finds, the prefix of every id.
+fn any_of<'a, T: 'a>(mut all: impl Iterator<Item = &'a Arc<T>>) -> Lookup<T> {
+    match (all.next(), all.count()) {
+        (None, _) => Lookup::NotFound,
+        (Some(only), 0) => Lookup::Found(Arc::clone(only)),
+        (Some(_), more) => Lookup::Ambiguous(1 + more),
+    }
+}
+
 fn is_listed(state: &State, task: &Task, filters: &Filters) -> bool {
     let none = BTreeMap::new();
     let labels = task
@@ -355,23 +367,14 @@ fn is_listed(state: &State, task: &Task, filters: &Filters) -> bool {
         .map_or(&none, |annotations| &annotations.labels);
     filters.prefix("id", &task.id)
         && filters.any("name", |name| task_name(task).starts_with(name))
-        && filters.labels("label", labels)
+        && filters.stored_labels("label", labels)
         && filters.any("runtime", |runtime| runtime == "container")
-        && filters.any("desired-state", |wanted| {
-            wanted.is_empty() || state_name(task.desired_state()).eq_ignore_ascii_case(wanted)
-        })
-        && (!wants_up_to_date(filters)
+        && filters.word("desired-state", state_name(task.desired_state()))
+        // Clients send the value `true`; an engine looks at none.
+        && (filters.values("_up-to-date").is_empty()
             || state.service(&task.service_id).is_some_and(|service| {
                 is_current(service, task, state.node(&task.node_id).map(AsRef::as_ref))
             }))
-}
-
-/// Clients send the value `true`.
-fn wants_up_to_date(filters: &Filters) -> bool {
-    filters
-        .values("_up-to-date")
-        .iter()
-        .any(|value| !["", "0", "false"].contains(&value.as_str()))
 }
 
 async fn inspect<C: Cluster>(

@@ -261,6 +261,7 @@ impl Cluster for InMemory {
             architecture: "x86_64".to_owned(),
             cpus: 2,
             memory_bytes: 1 << 30,
+            cgroup_version: 2,
             started_at: NOW,
         }
     }

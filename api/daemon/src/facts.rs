@@ -26,7 +26,16 @@ pub(crate) fn daemon_info(
         architecture: system.machine().to_string_lossy().into_owned(),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
         memory_bytes,
+        cgroup_version: cgroup_version(Path::new("/sys/fs/cgroup")),
         started_at: clock.now(),
+    }
+}
+
+/// 2 where the unified hierarchy alone is mounted: only its root has this file.
+fn cgroup_version(mount: &Path) -> u8 {
+    match mount.join("cgroup.controllers").exists() {
+        true => 2,
+        false => 1,
     }
 }
 

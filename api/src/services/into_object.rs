@@ -4,12 +4,16 @@
 //! client asked for and did not get must not look granted.
 
 use prost_types::Duration;
-use waxseal_cluster::objects::{
-    Annotations, DiscreteGenericResource, EndpointSpec, GenericResource, GlobalJob, GlobalService,
-    NamedGenericResource, NetworkAttachmentConfig, Placement, PlacementPreference, Platform,
-    PortConfig, ReplicatedJob, ReplicatedService, ResourceRequirements, Resources, RestartPolicy,
-    ServiceSpec, SpreadOver, TaskSpec, UpdateConfig, endpoint_spec, generic_resource, port_config,
-    restart_policy, service_spec, update_config,
+use waxseal_cluster::{
+    objects::{
+        Annotations, DiscreteGenericResource, EndpointSpec, GenericResource, GlobalJob,
+        GlobalService, NamedGenericResource, NetworkAttachmentConfig, Placement,
+        PlacementPreference, Platform, PortConfig, ReplicatedJob, ReplicatedService,
+        ResourceRequirements, Resources, RestartPolicy, ServiceSpec, SpreadOver, TaskSpec,
+        UpdateConfig, endpoint_spec, generic_resource, port_config, restart_policy, service_spec,
+        update_config,
+    },
+    plan::parse_constraints,
 };
 
 use super::{
@@ -21,7 +25,11 @@ use super::{
         ServiceSpecJson, TaskSpecJson, UpdateConfigJson,
     },
 };
-use crate::{error::ApiError, json::common::duration, networks};
+use crate::{
+    error::{ApiError, Code},
+    json::common::duration,
+    networks,
+};
 
 /// Replicas of a replicated service that names no number.
 const DEFAULT_REPLICAS: u64 = 1;
@@ -37,6 +45,7 @@ pub(crate) fn service_spec(spec: ServiceSpecJson) -> Result<ServiceSpec, ApiErro
     check_mode(&spec.mode)?;
     refuse_unsupported(&spec)?;
     native::check_command(&spec.task_template)?;
+    check_constraints(&spec.task_template)?;
     let mut task = task_spec(spec.task_template)?;
     task.networks.extend(attachments(spec.networks)?);
     Ok(ServiceSpec {
@@ -61,6 +70,16 @@ fn check_runtime(task: &TaskSpecJson) -> Result<(), ApiError> {
             "plugin services (TaskTemplate.Runtime \"plugin\") are not offered; install the plugin on each engine with docker plugin install",
         )),
         _ => Err(ApiError::bad_request("unsupported runtime")),
+    }
+}
+
+/// What is no constraint has another code than other bad values, as in the engine.
+fn check_constraints(task: &TaskSpecJson) -> Result<(), ApiError> {
+    let placement = task.placement.as_ref();
+    let constraints = placement.map_or(&[][..], |placement| &placement.constraints);
+    match parse_constraints(constraints) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(ApiError::rpc(Code::Unknown, error)),
     }
 }
 
@@ -234,7 +253,7 @@ fn attachments(
         .into_iter()
         .map(|network| {
             let found = networks::find(&network.target)
-                .ok_or_else(|| ApiError::not_found("network", &network.target))?;
+                .ok_or_else(|| networks::not_found(&network.target))?;
             Ok(NetworkAttachmentConfig {
                 target: found.name.to_owned(),
                 aliases: network.aliases,

@@ -139,7 +139,7 @@ fn is_listed(service: &Service, filters: &Filters) -> bool {
         && filters.any("mode", |wanted| wanted == mode)
         && filters.any("runtime", |wanted| wanted == "container")
         && match annotations {
-            Some(annotations) => filters.labels("label", &annotations.labels),
+            Some(annotations) => filters.stored_labels("label", &annotations.labels),
             None => filters.values("label").is_empty(),
         }
 }
@@ -194,9 +194,9 @@ async fn create<C: Cluster>(
     }
     check_native(&*api.cluster, &spec)?;
     let random = names::random()?;
+    let now = api.cluster.now();
     let (spec, warnings) = api
         .cluster
-    let now = api.cluster.now();
         .read(move |state| {
             name_if_nameless(state, &mut spec, random);
             validate_service_spec(&spec)?;
@@ -343,6 +343,7 @@ async fn update<C: Cluster>(
             )));
         }
     };
+    let now = api.cluster.now();
     let (mut update, warnings) = api
         .cluster
         .read(move |state| plan_update(state, &id, change, now))
@@ -357,13 +358,14 @@ async fn update<C: Cluster>(
 /// The operation that an update asks for, and what to tell the client of it.
 /// That name and mode stay, and that there is a spec to roll back to, is
 /// checked when it is applied.
-    let now = api.cluster.now();
 fn plan_update(
     state: &State,
     input: &str,
     change: Change,
+    now: OffsetDateTime,
 ) -> Result<(UpdateService, Vec<String>), ApiError> {
     let service = found(state.find_service(input), "service", input)?;
+    let warnings = |spec: &ServiceSpec| warnings::warnings(state, &service.id, spec, now);
     let mut update = UpdateService {
         service_id: service.id.clone(),
         ..UpdateService::default()
@@ -376,10 +378,8 @@ fn plan_update(
             Ok((update, warnings))
         }
         Change::Replace(mut spec, auth) => {
-    now: OffsetDateTime,
             validate_service_spec(&spec)?;
             set_registry_auth(&mut spec, auth.resolve(state, &service)?);
-    let warnings = |spec: &ServiceSpec| warnings::warnings(state, &service.id, spec, now);
             let warnings = warnings(&spec);
             update.spec = Some(*spec);
             Ok((update, warnings))

@@ -332,6 +332,7 @@ impl Cluster for FakeCluster {
             architecture: "x86_64".to_owned(),
             cpus: 2,
             memory_bytes: 25_276_510_208,
+            cgroup_version: 1,
             started_at: self.now(),
         }
     }
@@ -366,7 +367,6 @@ impl Cluster for FakeCluster {
         }
     }
 
-    async fn contact_manager(&self, addr: String) -> Result<(), ClusterError> {
     fn check_native(&self, _: &objects::ContainerSpec) -> Result<(), String> {
         match self.lock().native_fault {
             Some(why) => Err(why.to_owned()),
@@ -374,6 +374,7 @@ impl Cluster for FakeCluster {
         }
     }
 
+    async fn contact_manager(&self, addr: String) -> Result<(), ClusterError> {
         self.check_manager()?;
         self.lock().contacts.push(addr);
         Ok(())

@@ -94,7 +94,7 @@ fn check_resources(resources: &Resources) -> Result<(), Refusal> {
     if resources.nano_cpus != 0 && resources.nano_cpus < MIN_NANO_CPUS {
         return Err(Refusal::invalid(format!(
             "invalid cpu value {}: Must be at least 0.001",
-            resources.nano_cpus
+            resources.nano_cpus as f64 / 1e9
         )));
     }
     if resources.memory_bytes != 0 && resources.memory_bytes < MIN_MEMORY_BYTES {
@@ -618,7 +618,10 @@ mod tests {
             nano_cpus: 999_999,
             ..Resources::default()
         });
-        assert!(cpus.ends_with("Must be at least 0.001"), "{cpus}");
+        assert_eq!(
+            cpus,
+            "invalid cpu value 0.000999999: Must be at least 0.001"
+        );
         let replicas = refused(|spec| {
             let replicas = u64::MAX;
             spec.mode = Some(Mode::Replicated(ReplicatedService { replicas }));

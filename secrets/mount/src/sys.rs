@@ -13,7 +13,7 @@ use rustix::mount::{
 
 /// How a new tmpfs is made.
 pub(crate) struct TmpfsOptions {
-    /// Bytes it may hold, rounded up to pages by the kernel.
+    /// Bytes it may hold, rounded up to pages by the kernel; 0 leaves the kernel's bound.
     pub(crate) bytes: u64,
     /// Inodes it may have, its root included; `None` leaves the kernel's bound.
     pub(crate) inodes: Option<u64>,
@@ -33,7 +33,9 @@ pub(crate) fn new_tmpfs(options: &TmpfsOptions) -> io::Result<(OwnedFd, bool)> {
     let fs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let set = |key: &str, value: String| fsconfig_set_string(fs.as_fd(), key, value);
     set("source", "waxseal".to_owned())?;
-    set("size", options.bytes.to_string())?;
+    if options.bytes > 0 {
+        set("size", options.bytes.to_string())?;
+    }
     if let Some(inodes) = options.inodes {
         set("nr_inodes", inodes.to_string())?;
     }

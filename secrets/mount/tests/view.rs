@@ -288,6 +288,15 @@ fn nested(host: &Host<'_>) {
     }])
     .unwrap();
     fs::write(at("scratch/pad/file"), "x").unwrap();
+    // Without a size it has the kernel's bound, and shows it.
+    view.tmpfs(&[TmpfsMount {
+        target: at("scratch/wide").into(),
+        bytes: 0,
+        mode: 0o700,
+    }])
+    .unwrap();
+    let room = rustix::fs::statvfs(at("scratch/wide")).unwrap();
+    assert!(room.f_blocks > 0);
     assert_eq!(view.notes().mirrored, [host.dir]);
 }
 

@@ -497,15 +497,21 @@ async fn secrets_steered_by_what_nodes_say_of_themselves_are_warned_of() {
 #[tokio::test]
 async fn networks_are_the_predefined_ones() {
     let client = manager().await;
-    for scope in ["swarm", ""] {
+    for (scope, of) in [("swarm", "swarm"), ("local", "local"), ("", "local")] {
         let (status, host) = client.get(&format!("/networks/host?scope={scope}")).await;
         assert_eq!((status, &host["Id"]), (200, &json!("host")));
+        assert_eq!(host["Scope"], of);
         assert_eq!(host["Created"], "2026-11-20T04:35:42.143203612Z");
     }
     assert_eq!(
-        client.get("/networks/host?scope=local").await,
+        client.get("/networks/host?scope=global").await,
         error(404, "network host not found")
     );
+    let (status, answer) = client.get("/networks/ingress?scope=swarm").await;
+    let said = answer["message"].as_str().unwrap();
+    assert_eq!(status, 404);
+    assert!(said.starts_with("network ingress not found: "), "{said}");
+    assert!(said.contains("mode=host"), "{said}");
     assert_eq!(
         client.get("/networks/nosuchnet?scope=swarm").await,
         error(404, "network nosuchnet not found")

