@@ -2,6 +2,7 @@
 //! Engine's where it has the rule.
 
 mod cluster;
+mod image;
 mod service;
 
 use waxseal_secrets::{Kind, check_driver, check_labels, check_name, check_payload};

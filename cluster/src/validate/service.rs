@@ -14,13 +14,11 @@ use crate::{
     },
     plan,
     templates::faulty_field,
-    validate::labels_of,
+    validate::{image::is_reference, labels_of},
 };
 
 /// Longest name of a service: a DNS label (RFC 1035 section 2.3.4).
 const MAX_NAME_BYTES: usize = 63;
-/// Longest image reference, in bytes; longer ones are no reference.
-const MAX_IMAGE_BYTES: usize = 1024;
 /// Most secrets or configs of one service: a bound for what a task brings along.
 const MAX_REFERENCES: usize = 500;
 /// Least memory that a limit or reservation may name, in bytes (swarmkit's 4 MiB).
@@ -118,8 +116,7 @@ fn check_container(container: &ContainerSpec) -> Result<(), Refusal> {
             "ContainerSpec: image reference must be provided",
         ));
     }
-    let printable = image.bytes().all(|byte| byte.is_ascii_graphic());
-    if !printable || image.len() > MAX_IMAGE_BYTES {
+    if !is_reference(image) {
         return Err(Refusal::invalid(format!(
             "ContainerSpec: \"{}\" is not a valid repository/tag",
             image
@@ -409,6 +406,10 @@ mod tests {
         assert_eq!(
             refused_container(|container| container.image = "a b".into()),
             "ContainerSpec: \"a b\" is not a valid repository/tag"
+        );
+        assert_eq!(
+            refused_container(|container| container.image = "bb:1@bad".into()),
+            "ContainerSpec: \"bb:1@bad\" is not a valid repository/tag"
         );
         assert_eq!(
             refused(|spec| spec.mode = None),
