@@ -26,6 +26,8 @@ use crate::{
 const LABEL_PREDEFINED: &str = "com.docker.swarm.predefined";
 /// Filters of the list.
 const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
+/// Filters of what is to be removed.
+const PRUNE_FILTERS: [&str; 3] = ["label", "label!", "until"];
 /// The scope that services are attached in.
 const SWARM: &str = "swarm";
 /// The scope that networks are listed with.
@@ -63,15 +65,15 @@ pub(crate) fn find(input: &str) -> Option<Predefined> {
     PREDEFINED.into_iter().find(|network| network.name == input)
 }
 
-/// 404, in more words for the network that an engine would have.
-pub(crate) fn not_found(input: &str) -> ApiError {
-    let mut error = ApiError::not_found("network", input);
-    if input == INGRESS {
-        error.message.push_str(
-            ": there is no routing mesh; attach services with --network host and publish ports with mode=host",
-        );
+/// 404; for the network that an engine would have 501, which the CLI does not put in words of its
+/// own.
+pub(crate) fn not_offered(input: &str) -> ApiError {
+    match input {
+        INGRESS => ApiError::not_implemented(
+            "network ingress is not offered, there is no routing mesh: attach services with --network host and publish ports with mode=host",
+        ),
+        _ => ApiError::not_found("network", input),
     }
-    error
 }
 
 /// The routes of this module.
@@ -86,6 +88,11 @@ pub(crate) fn routes<C: Cluster>() -> Routes<C> {
             "/networks/create",
             doc("Refused: networks cannot be made").success(StatusCode::CREATED),
             create,
+        )
+        .post(
+            "/networks/prune",
+            doc("Remove networks that nobody uses: there are none").query(&["filters"]),
+            prune,
         )
         .get(
             "/networks/{id}",
@@ -249,7 +256,8 @@ async fn inspect<C: Cluster>(
     };
     match scope.zip(find(&id)) {
         Some((scope, network)) => respond::ok(&network_json(network, scope, created)),
-        None => Err(not_found(&id)),
+        None if params.text("scope") == SWARM => Err(not_offered(&id)),
+        None => Err(ApiError::not_found("network", &id)),
     }
 }
 
@@ -285,6 +293,25 @@ async fn create<C: Cluster>(
     )))
 }
 
+/// `NetworksPruneReport`.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct PruneJson {
+    networks_deleted: Option<()>,
+}
+
+/// Predefined networks are never removed, and there are no others.
+async fn prune<C: Cluster>(
+    Shares(api): Shares<Shared<C>>,
+    params: Params,
+) -> Result<Response, ApiError> {
+    params.filters(&PRUNE_FILTERS)?;
+    created(&api).await?;
+    respond::ok(&PruneJson {
+        networks_deleted: None,
+    })
+}
+
 async fn remove<C: Cluster>(
     Shares(api): Shares<Shared<C>>,
     Id(id): Id,
@@ -298,7 +325,7 @@ async fn remove<C: Cluster>(
                 network.name
             ),
         ),
-        None => not_found(&id),
+        None => ApiError::not_found("network", &id),
     })
 }
 

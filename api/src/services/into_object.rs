@@ -253,7 +253,7 @@ fn attachments(
         .into_iter()
         .map(|network| {
             let found = networks::find(&network.target)
-                .ok_or_else(|| networks::not_found(&network.target))?;
+                .ok_or_else(|| networks::not_offered(&network.target))?;
             Ok(NetworkAttachmentConfig {
                 target: found.name.to_owned(),
                 aliases: network.aliases,

@@ -509,9 +509,31 @@ async fn networks_are_the_predefined_ones() {
     );
     let (status, answer) = client.get("/networks/ingress?scope=swarm").await;
     let said = answer["message"].as_str().unwrap();
-    assert_eq!(status, 404);
-    assert!(said.starts_with("network ingress not found: "), "{said}");
+    assert_eq!(status, 501);
+    assert!(said.starts_with("network ingress is not offered"), "{said}");
     assert!(said.contains("mode=host"), "{said}");
+    assert_eq!(
+        client.get("/networks/ingress").await,
+        error(404, "network ingress not found")
+    );
+    assert_eq!(
+        client.post("/networks/prune", &json!({})).await,
+        (200, json!({"NetworksDeleted": null}))
+    );
+    assert_eq!(
+        client
+            .post("/networks/prune?filters={\"x\":[\"y\"]}", &json!({}))
+            .await,
+        error(400, "invalid filter 'x'")
+    );
+    let (status, answer) = client.post("/networks/host/connect", &json!({})).await;
+    assert_eq!(status, 501);
+    assert!(
+        answer["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("containers")
+    );
     assert_eq!(
         client.get("/networks/nosuchnet?scope=swarm").await,
         error(404, "network nosuchnet not found")
