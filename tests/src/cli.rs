@@ -62,6 +62,15 @@ impl Cli {
         }
     }
 
+    /// Another program, aimed at the same place.
+    #[must_use]
+    pub fn by(&self, program: &Path) -> Cli {
+        Cli {
+            program: program.to_owned(),
+            ..self.clone()
+        }
+    }
+
     /// The same client, aimed at a TCP address; with `ca.pem`, `cert.pem` and `key.pem` of
     /// a directory, or without TLS.
     #[must_use]

@@ -25,6 +25,9 @@ pub struct Machine {
     pub dockerd: PathBuf,
     /// The stock CLI.
     pub docker: PathBuf,
+    /// The one that stands last on the PATH: the distribution's, which may be years older than
+    /// one that was put before it.
+    pub last_docker: PathBuf,
 }
 
 impl Machine {
@@ -51,14 +54,17 @@ impl Machine {
             waxseal_fault: built("waxseal-fault")?,
             dockerd: require("dockerd", "docker.io")?,
             docker: require("docker", "docker.io")?,
+            last_docker: candidates("docker").last().context("no docker")?,
         };
-        let version = std::process::Command::new(&machine.docker)
-            .arg("--version")
-            .output()?;
-        println!(
-            "docker CLI: {}",
-            String::from_utf8_lossy(&version.stdout).trim()
-        );
+        for docker in [&machine.docker, &machine.last_docker] {
+            let version = std::process::Command::new(docker)
+                .arg("--version")
+                .output()?;
+            println!(
+                "docker CLI: {}",
+                String::from_utf8_lossy(&version.stdout).trim()
+            );
+        }
         Ok(machine)
     }
 }
@@ -79,17 +85,21 @@ fn built(name: &str) -> Result<PathBuf> {
     Ok(binary)
 }
 
+/// Where a program is, in the order of the PATH.
+fn candidates(program: &str) -> impl Iterator<Item = PathBuf> + '_ {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let dirs: Vec<PathBuf> = env::split_paths(&path).chain(system).collect();
+    let found = dirs.into_iter().map(move |dir| dir.join(program));
+    found.filter(|path| path.is_file())
+}
+
 /// The path of a program.
 ///
 /// # Errors
 /// Names the Debian package to install.
 pub fn require(program: &str, package: &str) -> Result<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    let found = env::split_paths(&path)
-        .chain(system)
-        .map(|dir| dir.join(program));
-    match found.into_iter().find(|path| path.is_file()) {
+    match candidates(program).next() {
         Some(path) => Ok(path),
         None => bail!(
             "{program} is missing; install it with `apt-get install --no-install-recommends {package}`"
