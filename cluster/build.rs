@@ -21,6 +21,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ];
     prost_build::Config::new()
         .btree_map(["."])
+        .extern_path(
+            ".waxseal.objects.v1.PortStatus",
+            "crate::port_status::PortStatus",
+        )
         .skip_debug(secretive.map(|name| format!("waxseal.objects.v1.{name}")))
         .compile_fds(files)?;
     Ok(())

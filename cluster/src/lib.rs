@@ -10,6 +10,7 @@
 #[allow(clippy::all, reason = "generated")]
 pub mod objects {
     include!(concat!(env!("OUT_DIR"), "/waxseal.objects.v1.rs"));
+    pub use crate::port_status::PortStatus;
 }
 
 mod apply;
@@ -30,6 +31,7 @@ mod meta;
 mod naming;
 mod needs;
 pub mod plan;
+mod port_status;
 mod record;
 mod redact;
 pub mod returns;

@@ -12,6 +12,7 @@ use crate::{
         ChangeTasks, ReportTasks, Task, TaskChange, TaskReport, TaskState, TaskStatus, TaskUpdate,
         task_change,
     },
+    port_status::MAX_STATUS_PORTS,
     state::State,
 };
 
@@ -20,8 +21,6 @@ use crate::{
 const MAX_STATUS_TEXT_BYTES: usize = 1024;
 /// Longest container id that is kept, in bytes (the Docker Engine's have 64).
 const MAX_CONTAINER_ID_BYTES: usize = 128;
-/// Most published ports of one task that are kept.
-const MAX_STATUS_PORTS: usize = 256;
 
 impl State {
     /// Each change stands for itself: one that was overtaken by another command

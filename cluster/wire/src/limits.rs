@@ -109,6 +109,9 @@ pub const STREAM_MESSAGE_LIMIT: usize = 256 * 1024;
 /// Statuses of tasks in one call: more than a node has tasks. Our agent sends 256 at once.
 pub const STATUS_UPDATES: usize = 4096;
 
+/// Ports in all statuses of one call, some 50 bytes of memory each: four for every status.
+pub const STATUS_PORTS: usize = 4 * STATUS_UPDATES;
+
 /// Streams that a peer may reset within [`RESET_WINDOW`] before its connection ends.
 pub const RESETS_PER_WINDOW: u32 = 100;
 

@@ -6,12 +6,16 @@ use prost::{
     encoding::{self, DecodeContext, WireType},
 };
 
-use crate::{limits::STATUS_UPDATES, swarmkit::TaskStatusUpdate};
+use crate::{
+    limits::{STATUS_PORTS, STATUS_UPDATES},
+    swarmkit::TaskStatusUpdate,
+};
 
 /// Statuses of tasks, as the Docker Engine sends them.
 ///
-/// An empty status takes two bytes on the wire and a hundred times that in memory, so that only
-/// so many are read ([`STATUS_UPDATES`]); that there were more is noted.
+/// An empty status takes two bytes on the wire and a hundred times that in memory, and so does a
+/// port in one, so that only so many are read ([`STATUS_UPDATES`], [`STATUS_PORTS`]); that there
+/// were more is noted.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct UpdateTaskStatusRequest {
     /// The session of the node that says so.
@@ -20,6 +24,8 @@ pub struct UpdateTaskStatusRequest {
     pub updates: Vec<TaskStatusUpdate>,
     /// Whether there were more than are taken. Not sent.
     pub too_many: bool,
+    /// Ports in all of it that were read. Not sent.
+    ports: usize,
 }
 
 impl UpdateTaskStatusRequest {
@@ -32,6 +38,23 @@ impl UpdateTaskStatusRequest {
             session_id: session_id.into(),
             updates,
             too_many: false,
+            ports: 0,
+        }
+    }
+
+    /// Counts the ports of the update that was just read.
+    fn count_ports(&mut self) {
+        let status = self
+            .updates
+            .last_mut()
+            .and_then(|last| last.status.as_mut());
+        let Some(ports) = status.and_then(|status| status.port_status.as_mut()) else {
+            return;
+        };
+        self.ports += ports.ports.len();
+        if self.ports > STATUS_PORTS {
+            ports.ports = Vec::new();
+            self.too_many = true;
         }
     }
 }
@@ -56,7 +79,9 @@ impl Message for UpdateTaskStatusRequest {
                 encoding::string::merge(wire_type, &mut self.session_id, buf, context)
             }
             Self::UPDATES if self.updates.len() < STATUS_UPDATES => {
-                encoding::message::merge_repeated(wire_type, &mut self.updates, buf, context)
+                encoding::message::merge_repeated(wire_type, &mut self.updates, buf, context)?;
+                self.count_ports();
+                Ok(())
             }
             _ => {
                 self.too_many |= tag == Self::UPDATES;
@@ -105,6 +130,32 @@ mod tests {
         let mut cut = empty;
         cut.extend([0x1a, 0x05]);
         assert!(UpdateTaskStatusRequest::decode(&cut[..]).is_err());
+    }
+
+    #[test]
+    fn ports_of_all_statuses_together_are_bounded() {
+        let with_ports = |count: usize| {
+            let mut update = update(0);
+            let status = update.status.as_mut().unwrap();
+            status.port_status.get_or_insert_default().ports = vec![Default::default(); count];
+            update
+        };
+        let read = |updates: Vec<TaskStatusUpdate>| {
+            let sent = UpdateTaskStatusRequest::new("", updates).encode_to_vec();
+            let read = UpdateTaskStatusRequest::decode(&sent[..]).unwrap();
+            let statuses = read
+                .updates
+                .iter()
+                .filter_map(|update| update.status.as_ref());
+            let ports = statuses.filter_map(|status| status.port_status.as_ref());
+            let kept: usize = ports.map(|ports| ports.ports.len()).sum();
+            (kept, read.too_many)
+        };
+        // Of one status no more are read than are kept.
+        assert_eq!(read(vec![with_ports(2_000_000)]), (256, false));
+        let full = STATUS_PORTS / 256;
+        assert_eq!(read(vec![with_ports(256); full]), (STATUS_PORTS, false));
+        assert_eq!(read(vec![with_ports(256); full + 9]), (STATUS_PORTS, true));
     }
 
     #[test]

@@ -224,8 +224,9 @@ impl dispatcher_server::Dispatcher for Dispatcher {
         let session = self.session(&identity.node_id, &request.session_id)?;
         if request.too_many {
             return Err(Status::resource_exhausted(format!(
-                "more than {} statuses in one call; send fewer at once",
-                limits::STATUS_UPDATES
+                "more than {} statuses or {} ports in one call; send fewer at once",
+                limits::STATUS_UPDATES,
+                limits::STATUS_PORTS
             )));
         }
         let updates = request.updates.into_iter().map(|update| TaskReport {
