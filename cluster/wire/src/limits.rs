@@ -82,6 +82,10 @@ pub const LEADER_WAIT: Duration = Duration::from_millis(1500);
 /// at a time, so this leaves room for more than it ever needs.
 pub const ANONYMOUS_STREAMS: u32 = 8;
 
+/// Time from the headers of a call without a certificate to the end of its body, which is
+/// a packet or a few: as long as a handshake may take.
+pub const ANONYMOUS_BODY_DEADLINE: Duration = HANDSHAKE_DEADLINE;
+
 /// Bytes that are taken on a connection without a certificate before they are read.
 pub const ANONYMOUS_WINDOW: u32 = 64 * 1024;
 

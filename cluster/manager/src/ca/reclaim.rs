@@ -36,7 +36,7 @@ use waxseal_wire::{
     },
 };
 
-use super::service::{Ca, new_serial, role_of, status};
+use super::service::{Ca, HOLD, new_serial, role_of, status};
 use crate::{
     core::Core,
     error::{ProposeError, propose_status},
@@ -249,7 +249,7 @@ impl Ca {
         node_id: &str,
         key: PublicKeyDigest,
     ) -> Result<Vec<u8>, Status> {
-        let certificate = self.wait_final(node_id).await?.certificate;
+        let certificate = self.wait_final(node_id, HOLD).await?.certificate;
         let certificate = certificate.unwrap_or_default();
         let state = certificate.status.as_ref().map(|status| status.state());
         match state {

@@ -48,7 +48,8 @@ use crate::{
 };
 
 /// Status calls of callers without a certificate that are held at once: one for each
-/// connection that such callers may have.
+/// connection that such callers may have, as those of a fleet that joins at once wait for one
+/// entry of the log. One more is answered as things stand.
 const HELD_CALLS: usize = limits::ANONYMOUS_CONNECTIONS;
 /// The same for members, apart from the others: one for each that a rotation of the root
 /// asks to renew at once.
@@ -64,7 +65,7 @@ const ANONYMOUS_STATUS: Duration = Duration::from_secs(10 * 60);
 /// A request is signed so often, if the root changes each time before it is on record.
 const SIGNINGS: usize = 4;
 /// A held status call answers at the latest after this; the caller asks again.
-const HOLD: Duration = Duration::from_secs(4);
+pub(super) const HOLD: Duration = Duration::from_secs(4);
 
 /// Decides, records, signs.
 pub(crate) struct Ca {
@@ -500,12 +501,13 @@ impl Ca {
         self.stopped.run_until_cancelled(asking).await;
     }
 
-    /// The certificate's status once it is final.
+    /// The certificate's status once it is final, or as it is after so long.
     pub(super) async fn wait_final(
         &self,
         node_id: &str,
+        hold: Duration,
     ) -> Result<NodeCertificateStatusResponse, Status> {
-        let deadline = tokio::time::Instant::now() + HOLD;
+        let deadline = tokio::time::Instant::now() + hold;
         loop {
             let waiting = self.wait_for(node_id);
             let woken = waiting.signal.notified();
@@ -750,11 +752,9 @@ impl node_ca_server::NodeCa for NodeCaService {
             Some(_) => held_members,
             None => held,
         };
-        let Ok(_place) = places.try_acquire() else {
-            return Err(Status::resource_exhausted(
-                "too many status calls are held; try again in 1 s",
-            ));
-        };
-        self.0.wait_final(&node_id).await.map(Response::new)
+        // A refusal would end the join of an engine: one for whom there is no place asks again.
+        let place = places.try_acquire();
+        let hold = place.as_ref().map_or(Duration::ZERO, |_| HOLD);
+        self.0.wait_final(&node_id, hold).await.map(Response::new)
     }
 }

@@ -15,12 +15,15 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Sleep, sleep},
+};
 use tonic::Status;
 
 use crate::limits::{
-    JOIN_MESSAGE_LIMIT, REQUEST_BYTES_PER_MANAGER, REQUEST_BYTES_PER_NODE, SERVER_MESSAGE_LIMIT,
-    STREAMS_PER_MANAGER, STREAMS_PER_NODE,
+    ANONYMOUS_BODY_DEADLINE, JOIN_MESSAGE_LIMIT, REQUEST_BYTES_PER_MANAGER, REQUEST_BYTES_PER_NODE,
+    SERVER_MESSAGE_LIMIT, STREAMS_PER_MANAGER, STREAMS_PER_NODE,
 };
 
 /// Bytes before each message of a gRPC body: one of flags, four of length.
@@ -195,8 +198,35 @@ impl Messages {
 /// A request body within its bound.
 #[derive(Debug)]
 pub(super) struct Bounded<B> {
-    pub(super) body: B,
-    pub(super) bound: Bound,
+    body: B,
+    bound: Bound,
+    /// When a caller without a certificate is to have sent all of it, or its place is kept for
+    /// nothing. Members' bytes and calls are counted per node.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl<B> Bounded<B> {
+    /// Of a request whose headers have just come.
+    pub(super) fn new(body: B, bound: Bound) -> Bounded<B> {
+        let deadline = match bound {
+            Bound::Anonymous(_) => Some(Box::pin(sleep(ANONYMOUS_BODY_DEADLINE))),
+            Bound::Unary(..) | Bound::Stream(_) => None,
+        };
+        Bounded {
+            body,
+            bound,
+            deadline,
+        }
+    }
+
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        let Some(deadline) = &mut self.deadline else {
+            return Poll::Pending;
+        };
+        deadline.as_mut().poll(cx).map(|()| {
+            Status::deadline_exceeded("the request did not come whole within 5 s; send it again")
+        })
+    }
 }
 
 impl<B> Body for Bounded<B>
@@ -215,7 +245,10 @@ where
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
             Poll::Ready(None) => return Poll::Ready(None),
-            Poll::Pending => return Poll::Pending,
+            Poll::Pending => {
+                let late = self.poll_late(cx);
+                return late.map(|status| Some(Err(status.into())));
+            }
         };
         let admitted = frame
             .data_ref()
@@ -237,6 +270,9 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
+    use tokio_stream::StreamExt;
     use tonic::Code;
 
     use super::*;
@@ -253,6 +289,34 @@ mod tests {
             .admit(&[0; MESSAGE_HEADER + JOIN_MESSAGE_LIMIT])
             .unwrap();
         assert_eq!(code(bound.admit(&[0])), Some(Code::ResourceExhausted));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_anonymous_body_comes_whole_within_its_time() {
+        let slow = |pauses: usize| {
+            let pieces = tokio_stream::iter(0..=pauses).then(|nth| async move {
+                if nth > 0 {
+                    sleep(ANONYMOUS_BODY_DEADLINE / 4).await;
+                }
+                Ok::<_, Status>(Bytes::from_static(b"x"))
+            });
+            axum::body::Body::from_stream(pieces)
+        };
+        let read = async |bound, pauses| {
+            let mut body = Bounded::new(slow(pauses), bound);
+            let mut frames = 0;
+            while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                frame.map_err(|error| error.downcast::<Status>().unwrap().code())?;
+                frames += 1;
+            }
+            Ok(frames)
+        };
+        // Each piece in time is not the whole in time.
+        let late = read(Bound::anonymous(), 5).await;
+        assert_eq!(late, Err(Code::DeadlineExceeded));
+        assert_eq!(read(Bound::anonymous(), 3).await, Ok(4));
+        let member = Bound::unary(Held::of(&Budget::of_node()));
+        assert_eq!(read(member, 40).await, Ok(41));
     }
 
     #[test]

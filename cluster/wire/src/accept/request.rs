@@ -139,7 +139,7 @@ impl ConnectionService {
         let Admission { bound, held, place } = admission;
         watch.place = Some(place);
         let is_for_leader = relay::is_for_leader(path);
-        let request = request.map(|body| Bounded { body, bound });
+        let request = request.map(|body| Bounded::new(body, bound));
         // 3. Served, here or by the leader, until the caller is cut off.
         let response = match registration {
             None => self.serve(request, is_for_leader).await,
