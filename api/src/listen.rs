@@ -1,20 +1,30 @@
 //! Where the API is served: unix sockets, and TCP with mutual TLS.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 use tracing::debug;
+use waxseal_ca::outside::OutsideCertificate;
 
 use crate::extract::Peer;
 
 /// Handshakes at once on one address. Callers without a certificate have these places
 /// alone; the connections of those with one are counted apart.
 const MAX_HANDSHAKES: usize = 64;
+/// The same from one source, so that none of them holds all.
+const MAX_HANDSHAKES_OF_SOURCE: usize = 16;
 /// Time for a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
@@ -31,6 +41,59 @@ pub struct TlsListener {
     listener: TcpListener,
     acceptor: TlsAcceptor,
     handshakes: Arc<Semaphore>,
+    sources: Arc<Sources>,
+}
+
+/// Handshakes under way by where they come from: an IPv4 address, or the /64 that an IPv6 host
+/// commonly has to itself.
+#[derive(Debug, Default)]
+struct Sources(Mutex<HashMap<IpAddr, usize>>);
+
+/// One of them.
+#[derive(Debug)]
+struct SourcePlace {
+    sources: Arc<Sources>,
+    source: IpAddr,
+}
+
+impl Sources {
+    /// A place for one more from there; none if it has as many as it may.
+    fn enter(self: &Arc<Self>, address: IpAddr) -> Option<SourcePlace> {
+        let source = match address.to_canonical() {
+            IpAddr::V6(address) => {
+                let network = address.to_bits() & !u128::from(u64::MAX);
+                IpAddr::V6(Ipv6Addr::from_bits(network))
+            }
+            address @ IpAddr::V4(_) => address,
+        };
+        let mut counts = self.lock();
+        let count = counts.entry(source).or_default();
+        if *count >= MAX_HANDSHAKES_OF_SOURCE {
+            return None;
+        }
+        *count += 1;
+        Some(SourcePlace {
+            sources: Arc::clone(self),
+            source,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        // No code that holds the lock leaves the map half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for SourcePlace {
+    fn drop(&mut self) {
+        let mut counts = self.sources.lock();
+        if let Some(count) = counts.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.source);
+            }
+        }
+    }
 }
 
 /// A connection, with its place.
@@ -45,7 +108,16 @@ pub(crate) enum Accepted {
 pub(crate) struct Handshake {
     stream: TcpStream,
     acceptor: TlsAcceptor,
-    place: OwnedSemaphorePermit,
+    place: (OwnedSemaphorePermit, SourcePlace),
+}
+
+/// A caller over TCP.
+pub(crate) struct Greeted {
+    pub(crate) stream: TlsStream<TcpStream>,
+    pub(crate) peer: Option<Peer>,
+    /// When its certificate ends, and with it the connection.
+    pub(crate) not_after: OffsetDateTime,
+    pub(crate) slot: OwnedSemaphorePermit,
 }
 
 impl Listener {
@@ -56,6 +128,7 @@ impl Listener {
             listener,
             acceptor: TlsAcceptor::from(config),
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            sources: Arc::default(),
         })
     }
 
@@ -73,11 +146,17 @@ impl Listener {
             }
             Listener::Tls(tls) => {
                 let place = place(&tls.handshakes).await?;
-                let (stream, _) = tls.listener.accept().await?;
+                let (stream, source) = loop {
+                    let (stream, address) = tls.listener.accept().await?;
+                    // Who has too many already is closed.
+                    if let Some(source) = tls.sources.enter(address.ip()) {
+                        break (stream, source);
+                    }
+                };
                 Ok(Accepted::Tls(Handshake {
                     stream,
                     acceptor: tls.acceptor.clone(),
-                    place,
+                    place: (place, source),
                 }))
             }
         }
@@ -87,10 +166,7 @@ impl Listener {
 impl Handshake {
     /// The connection with who calls and a place of `slots`, unless the caller is refused
     /// or too slow.
-    pub(crate) async fn finish(
-        self,
-        slots: Arc<Semaphore>,
-    ) -> Option<(TlsStream<TcpStream>, Option<Peer>, OwnedSemaphorePermit)> {
+    pub(crate) async fn finish(self, slots: Arc<Semaphore>) -> Option<Greeted> {
         let address = self.stream.peer_addr().ok();
         if let Err(error) = self.stream.set_nodelay(true) {
             debug!(%error, "an api connection sends late");
@@ -116,7 +192,46 @@ impl Handshake {
         let certificate = certificates.and_then(|chain| chain.first())?;
         let digest = Sha256::digest(certificate);
         let digest = digest.first_chunk().map(|first| Peer::Certificate(*first));
+        let not_after = OutsideCertificate::read(certificate)?.not_after;
         let slot = slots.acquire_owned().await.ok()?;
-        Some((stream, digest, slot))
+        Some(Greeted {
+            stream,
+            peer: digest,
+            not_after,
+            slot,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_source_does_not_hold_all_handshakes() {
+        let sources = Arc::new(Sources::default());
+        let one: IpAddr = "192.0.2.1".parse().unwrap();
+        let mut places: Vec<_> = (0..MAX_HANDSHAKES_OF_SOURCE)
+            .map(|_| sources.enter(one).unwrap())
+            .collect();
+        assert!(sources.enter(one).is_none());
+        // The same host, written as IPv6.
+        assert!(sources.enter("::ffff:192.0.2.1".parse().unwrap()).is_none());
+        let other = sources.enter("192.0.2.2".parse().unwrap());
+        assert!(other.is_some());
+        places.pop();
+        assert!(sources.enter(one).is_some());
+        drop((places, other));
+        assert!(sources.lock().is_empty());
+    }
+
+    #[test]
+    fn a_network_of_one_host_is_one_source() {
+        let sources = Arc::new(Sources::default());
+        let places: Vec<_> = (0..=MAX_HANDSHAKES_OF_SOURCE)
+            .map(|last| sources.enter(format!("2001:db8::{last:x}").parse().unwrap()))
+            .collect();
+        assert_eq!(places.iter().flatten().count(), MAX_HANDSHAKES_OF_SOURCE);
+        assert!(sources.enter("2001:db8:0:1::1".parse().unwrap()).is_some());
     }
 }

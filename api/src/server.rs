@@ -40,7 +40,7 @@ use crate::{
     events,
     extract::{MAX_BODY_BYTES, Peer, RequestInfo},
     join_tokens,
-    listen::{Accepted, Listener},
+    listen::{Accepted, Greeted, Listener},
     logs, managers, networks, nodes, openapi, renew, respond, returns, secrets, services, status,
     swarm, system,
     table::Routes,
@@ -63,6 +63,10 @@ const BODY_BUDGET_KIB: usize = 64 << 10;
 const DRAIN: Duration = Duration::from_secs(5);
 /// Clients that read events or logs at once.
 const MAX_READERS: usize = 256;
+/// How often it is looked whether the certificate of a connection has ended, if the clock is set …
+const CLOCK_LOOK: Duration = Duration::from_secs(60);
+/// … and shortly before its end.
+const SHORTEST_LOOK: Duration = Duration::from_millis(100);
 /// Pause after an accept that failed (out of descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -228,15 +232,17 @@ impl<C: Cluster> Server<C> {
                     let peer = stream.peer_cred().ok().map(|peer| Peer::Uid(peer.uid()));
                     let (reader, writer) = stream.into_split();
                     let serve = self.connections();
-                    connections.spawn(serve.connection(reader, writer, peer, slot));
+                    connections.spawn(async move {
+                        serve.connection(reader, writer, peer).await;
+                        drop(slot);
+                    });
                 }
                 Ok(Accepted::Tls(handshake)) => {
                     let serve = self.connections();
                     let slots = Arc::clone(&slots);
                     connections.spawn(async move {
-                        if let Some((stream, peer, slot)) = handshake.finish(slots).await {
-                            let (reader, writer) = tokio::io::split(stream);
-                            serve.connection(reader, writer, peer, slot).await;
+                        if let Some(greeted) = handshake.finish(slots).await {
+                            serve.certified(greeted).await;
                         }
                     });
                 }
@@ -263,18 +269,31 @@ struct Connections<C> {
 }
 
 impl<C: Cluster> Connections<C> {
+    /// Serves who came with a certificate, for as long as that is valid.
+    async fn certified(self, greeted: Greeted) {
+        let cluster = Arc::clone(&self.api.cluster);
+        let Greeted {
+            stream,
+            peer,
+            not_after,
+            slot,
+        } = greeted;
+        let (reader, writer) = tokio::io::split(stream);
+        tokio::select! {
+            () = self.connection(reader, writer, peer) => {}
+            () = ended(&*cluster, not_after) => {
+                debug!("the certificate of an api caller has ended; its connection is closed");
+            }
+        }
+        drop(slot);
+    }
+
     /// Serves one connection to its end.
-    async fn connection<R, W>(
-        self,
-        reader: R,
-        writer: W,
-        peer: Option<Peer>,
-        slot: OwnedSemaphorePermit,
-    ) where
+    async fn connection<R, W>(self, reader: R, writer: W, peer: Option<Peer>)
+    where
         R: AsyncRead + Send + Unpin + 'static,
         W: AsyncWrite + Send + Unpin + 'static,
     {
-        let _slot = slot;
         let service = EngineService {
             router: self.router,
             peer,
@@ -305,6 +324,18 @@ impl<C: Cluster> Connections<C> {
         if let Err(error) = ended {
             debug!(%error, "api connection ended early");
         }
+    }
+}
+
+/// Completes once that time has passed by the cluster's clock, which may be set meanwhile.
+async fn ended<C: Cluster>(cluster: &C, not_after: time::OffsetDateTime) {
+    loop {
+        let left = not_after - cluster.now();
+        if left.is_negative() {
+            return;
+        }
+        let left = Duration::try_from(left).unwrap_or(CLOCK_LOOK);
+        tokio::time::sleep(left.clamp(SHORTEST_LOOK, CLOCK_LOOK)).await;
     }
 }
 

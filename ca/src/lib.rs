@@ -17,6 +17,7 @@
 //! | [`token`], [`limited`] | join tokens, and what is kept of those with limits |
 //! | [`issuance`] | who gets a certificate, and as what |
 //! | [`renewal`] | when a certificate is renewed |
+//! | [`outside`] | what is looked at in certificates of other CAs |
 //! | [`root_path`], [`reclaim`] | how a node returns whose certificate counts no more |
 //! | [`tls`] | rustls configurations over a live identity and live trust |
 
@@ -31,6 +32,7 @@ pub mod identity;
 pub mod issuance;
 pub mod key;
 pub mod limited;
+pub mod outside;
 mod pem;
 pub mod profile;
 pub mod reclaim;

@@ -1,6 +1,8 @@
 //! Mutual TLS to a daemon, with the files and variables of Docker's client.
 
 use std::{
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -11,6 +13,7 @@ use rustls::{
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use zeroize::Zeroizing;
 
 use crate::{
     failure::{Exit, Failure, chain},
@@ -19,6 +22,8 @@ use crate::{
 
 /// Where the files are if `DOCKER_CERT_PATH` names no directory, below the home directory.
 const CERT_DIR: &str = ".docker";
+/// Largest file with a key; one of RSA with 16384 bits has 13 KiB.
+const MAX_KEY_BYTES: usize = 64 << 10;
 
 /// Connects to a daemon and checks it; it checks us.
 pub(crate) async fn connect(address: &TcpAddress) -> Result<TlsStream<TcpStream>, Failure> {
@@ -69,8 +74,8 @@ fn from_dir(dir: &Path) -> Result<Arc<ClientConfig>, String> {
         roots.add(ca).map_err(|error| in_file("ca.pem", &error))?;
     }
     let chain = certificates(dir, "cert.pem")?;
-    let key = PrivateKeyDer::from_pem_file(dir.join("key.pem"))
-        .map_err(|error| in_file("key.pem", &error))?;
+    let key = key_pem(&dir.join("key.pem")).map_err(|error| in_file("key.pem", &error))?;
+    let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| in_file("key.pem", &error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -79,6 +84,17 @@ fn from_dir(dir: &Path) -> Result<Arc<ClientConfig>, String> {
         .with_client_auth_cert(chain, key)
         .map_err(|error| in_file("cert.pem", &error))?;
     Ok(Arc::new(config))
+}
+
+/// Read at once, so that no copy is left in a buffer that had to grow.
+fn key_pem(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_KEY_BYTES + 1));
+    let most = MAX_KEY_BYTES as u64 + 1;
+    File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    match bytes.len() > MAX_KEY_BYTES {
+        true => Err(io::Error::other("it has more than 64 KiB")),
+        false => Ok(bytes),
+    }
 }
 
 fn certificates(dir: &Path, name: &str) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -34,7 +34,7 @@ pub struct DaemonConfig {
     pub native_tasks: waxseal_agent::native::UserPolicy,
     /// What happens to tasks whose daemon stays away or whose node is removed.
     pub orphan_tasks: waxseal_agent::native::OrphanPolicy,
-    /// Whether TLS 1.2 is accepted from old engines.
+    /// Whether TLS 1.2 is accepted from old engines, and from old clients of the API over TCP.
     pub allow_tls12: bool,
     /// Life of certificates in place of the cluster's; for the harness only, no
     /// flag of the product leads here.

@@ -49,7 +49,7 @@ impl Daemon {
         };
         let mut warnings = Vec::new();
         if self.shared.config.allow_tls12 {
-            warnings.push("TLS 1.2 is accepted between nodes (--tls12)".to_owned());
+            warnings.push("TLS 1.2 is accepted (--tls12)".to_owned());
         }
         if let Some(trouble) = view.seat.as_ref().and_then(|seat| seat.trouble()) {
             warnings.push(format!("this node's manager does not run: {trouble}"));

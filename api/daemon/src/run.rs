@@ -104,7 +104,7 @@ pub async fn run(
         listeners.push(Listener::Unix(listener));
     }
     if let Some((addresses, files)) = &config.tcp {
-        let tls = files.load(Arc::clone(&clock))?;
+        let tls = files.load(Arc::clone(&clock), config.allow_tls12)?;
         for address in addresses {
             let listener = sockets::listen_tcp(address).await?;
             listeners.push(Listener::tls(listener, Arc::clone(&tls)));
@@ -131,7 +131,7 @@ pub async fn run(
     for address in tcp {
         tracing::info!(
             %address,
-            "who has a client certificate of --tlscacert is root on this cluster; TLS 1.2 is taken"
+            "who has a client certificate of --tlscacert is root on this cluster"
         );
     }
     server.serve(listeners, shutdown).await;

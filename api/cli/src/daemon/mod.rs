@@ -37,7 +37,7 @@ pub(crate) fn run(
     let settings = settings::Settings::from_flags(args, hosts, underlay)?;
     if settings.is_only_checked {
         if let Some((_, files)) = &settings.daemon.tcp {
-            let loaded = files.load(Arc::clone(&clock));
+            let loaded = files.load(Arc::clone(&clock), settings.daemon.allow_tls12);
             loaded.map_err(|error| Failure::usage(chain(&error)))?;
         }
         return crate::output::line("the configuration is valid");

@@ -77,7 +77,8 @@ pub(crate) struct Args {
     /// [default: keep]
     #[arg(long, value_enum, value_name = "WHAT")]
     orphan_tasks: Option<OrphanTasks>,
-    /// Accept TLS 1.2 between nodes, for old Docker Engines; `docker info` warns of it
+    /// Accept TLS 1.2, of old Docker Engines and of old clients over TCP; `docker info` warns
+    /// of it
     #[arg(long)]
     tls12: bool,
     /// Serve tcp:// addresses: to clients whose certificate a CA of --tlscacert signed
