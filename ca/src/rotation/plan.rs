@@ -63,6 +63,10 @@ fn progress_of(view: &View<'_>, member: &Member<'_>) -> Progress {
 }
 
 fn is_done(view: &View<'_>, member: &Member<'_>) -> bool {
+    // What was signed for it last is what it is about to hold, whatever it says.
+    if member.issued_by_target == Some(false) {
+        return false;
+    }
     let target = view.target;
     match member.holds {
         Some((subject, key)) => subject == target.subject_der && key == target.public_key_der,
