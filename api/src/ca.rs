@@ -12,8 +12,8 @@ use waxseal_ca::{
     rotation::{self, Contact, Kind, Member, Plan, Progress, Wait},
 };
 use waxseal_cluster::{
-    Refusal, RotationOptions, date_time,
-    objects::{Actor, Cluster as ClusterObject, Laggards, RootCa, RootRotation},
+    Refusal, RotationOptions, abort_rotation, closing_time, date_time,
+    objects::{Actor, Cluster as ClusterObject, Laggards, PastIssuer, RootCa, RootRotation},
     plan::rotation_view,
     signer_urls, signing_issuer, signing_root, timestamp, version_of,
 };
@@ -91,7 +91,25 @@ struct Status {
     #[serde(skip_serializing_if = "Option::is_none")]
     estimated_end: Option<Time>,
     past_roots: Vec<PastRoot>,
+    /// Former issuers below the root whose certificates count still.
+    open_issuers: Vec<OpenIssuer>,
     nodes: Vec<Node>,
+}
+
+#[derive(Serialize)]
+struct OpenIssuer {
+    /// SHA-256 of its PEM.
+    digest: String,
+    /// Whether it was to be the root, and its rotation came to nothing.
+    was_target: bool,
+    compromised: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retired_at: Option<Time>,
+    /// When they count no more, whoever has not renewed; nothing: once all have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    closes_at: Option<Time>,
+    /// Ids of the nodes without which they would count no more.
+    kept_open_by: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -214,7 +232,34 @@ fn summary(
             .and_then(|start| estimate(start, now, done, nodes.len()))
             .map(|at| Time(Some(at))),
         past_roots: past_roots.collect(),
+        open_issuers: cluster
+            .past_issuers
+            .iter()
+            .filter(|past| !past.closed)
+            .map(|past| open_issuer(past, &nodes))
+            .collect(),
         nodes,
+    }
+}
+
+/// One whose key is in foreign hands does not wait for nodes that are away.
+fn open_issuer(past: &PastIssuer, nodes: &[Node]) -> OpenIssuer {
+    let holds_open = |node: &&Node| {
+        let waits = !past.compromised || !matches!(node.progress, AWAY | NEVER_SEEN | QUARANTINED);
+        node.progress != DONE && waits
+    };
+    let holders = nodes.iter().filter(holds_open);
+    OpenIssuer {
+        digest: BundleDigest::of(&past.cert).to_string(),
+        was_target: past.target,
+        compromised: past.compromised,
+        retired_at: past
+            .retired_at
+            .as_ref()
+            .and_then(date_time)
+            .map(|at| Time(Some(at))),
+        closes_at: closing_time(past).map(|at| Time(Some(at))),
+        kept_open_by: holders.map(|node| node.id.clone()).collect(),
     }
 }
 
@@ -310,17 +355,22 @@ fn node_of(member: &Member<'_>, stands: &Stands<'_>, hostname: String) -> Node {
     }
 }
 
+const DONE: &str = "done";
+const AWAY: &str = "away";
+const NEVER_SEEN: &str = "never seen";
+const QUARANTINED: &str = "quarantined";
+
 fn word(progress: Progress) -> &'static str {
     match progress {
-        Progress::Done => "done",
+        Progress::Done => DONE,
         Progress::Queued => "queued",
         Progress::Asked => "asked",
         Progress::Renewing => "renewing",
         Progress::Silent => "silent",
         Progress::Failed => "failed",
-        Progress::Away => "away",
-        Progress::NeverSeen => "never seen",
-        Progress::Quarantined => "quarantined",
+        Progress::Away => AWAY,
+        Progress::NeverSeen => NEVER_SEEN,
+        Progress::Quarantined => QUARANTINED,
     }
 }
 
@@ -386,6 +436,8 @@ impl RotateBody {
                     "a deadline ends nothing under `wait`; say --laggards quarantine or evict",
                 ));
             }
+            // What is in foreign hands has an end, unless somebody says that it has none.
+            (None, None) if self.compromised => Laggards::Quarantine,
             (Some("wait") | None, None) => Laggards::Wait,
             (Some("quarantine"), _) | (None, Some(_)) => Laggards::Quarantine,
             (Some("evict"), _) => Laggards::Evict,
@@ -471,10 +523,7 @@ async fn make<C: Cluster>(
         Edit::End(options) => change_end(cluster, *options),
         Edit::Abort => {
             running(cluster)?;
-            if let Some(root) = &mut cluster.root_ca {
-                root.root_rotation = None;
-            }
-            cluster.signer_trouble = None;
+            abort_rotation(cluster, timestamp(api.cluster.now()));
             Ok(())
         }
     }

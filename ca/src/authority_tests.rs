@@ -417,8 +417,19 @@ fn leaves_of_an_intermediate_lead_to_the_root_and_only_pinned_issuers_count() {
     let live = crate::LiveTls::new(std::sync::Arc::new(root.trust().clone()), None, clock);
     assert_eq!(live.check_issuer(&stranger), Ok(()), "nothing is pinned");
     let key = crate::PublicKeyDigest::of_spki(&ours.issuer_info().public_key_der);
-    live.pin_issuers(Some(vec![key]));
+    live.rule_issuers(crate::IssuerRules {
+        only: Some(vec![key]),
+        refused: Vec::new(),
+    });
     assert_eq!(live.check_issuer(&member), Ok(()));
     let refused = live.check_issuer(&stranger);
     assert_eq!(refused, Err(ChainError::ForeignIssuer));
+    // By name, whoever else counts.
+    live.rule_issuers(crate::IssuerRules {
+        only: None,
+        refused: vec![key],
+    });
+    assert_eq!(live.check_issuer(&stranger), Ok(()));
+    let refused = live.check_issuer(&member);
+    assert_eq!(refused, Err(ChainError::FormerIssuer));
 }

@@ -11,6 +11,7 @@ use webpki::{EndEntityCert, KeyUsage, ring as algorithms};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
+use crate::digest::PublicKeyDigest;
 use crate::identity::{IdentityError, NodeIdentity, peer_identity};
 use crate::key::NodeKey;
 use crate::pem::{self, Limits, Outside, PemError};
@@ -175,6 +176,12 @@ pub enum ChainError {
          join with a token of this cluster"
     )]
     ForeignIssuer,
+    /// The root signed who issued it once, and that has come to an end.
+    #[error(
+        "the certificate was issued by a root that the cluster gave up; renew it, or run `docker \
+         swarm leave --force` on that node and join again"
+    )]
+    FormerIssuer,
     /// The peer called as a manager is none.
     #[error("the peer is not a manager but a {role}; call a manager's address", role = .0)]
     NotAManager(crate::Role),
@@ -214,6 +221,35 @@ pub struct VerifiedChain {
     pub identity: NodeIdentity,
     /// Who signed the leaf.
     pub issuer: IssuerInfo,
+}
+
+/// Whose leaves count, of all the CAs that lead to the trusted root.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IssuerRules {
+    /// The keys whose leaves count, if others below the root could sign some.
+    pub only: Option<Vec<PublicKeyDigest>>,
+    /// Keys that the root has vouched for, and whose leaves count no more.
+    pub refused: Vec<PublicKeyDigest>,
+}
+
+impl IssuerRules {
+    /// Whether what this issuer signs counts.
+    ///
+    /// # Errors
+    /// [`ChainError::ForeignIssuer`] and [`ChainError::FormerIssuer`].
+    pub fn check(&self, issuer: &IssuerInfo) -> Result<(), ChainError> {
+        if self.only.is_none() && self.refused.is_empty() {
+            return Ok(());
+        }
+        let key = PublicKeyDigest::of_spki(&issuer.public_key_der);
+        if self.refused.contains(&key) {
+            return Err(ChainError::FormerIssuer);
+        }
+        match &self.only {
+            Some(only) if !only.contains(&key) => Err(ChainError::ForeignIssuer),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Verifies a leaf followed by its intermediates, as TLS would, plus the validity of the roots,

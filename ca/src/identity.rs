@@ -1,5 +1,7 @@
 //! Who a certificate says its holder is.
 
+use std::sync::Arc;
+
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use x509_parser::asn1_rs::Tag;
@@ -8,6 +10,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::x509::{AttributeTypeAndValue, X509Name, X509Version};
 
 use crate::chain::{self, ChainLimitError};
+use crate::digest::PublicKeyDigest;
 use crate::role::Role;
 use crate::serial::{Serial, SerialError};
 
@@ -32,6 +35,9 @@ pub struct NodeIdentity {
     pub not_before: OffsetDateTime,
     /// End of validity, inclusive.
     pub not_after: OffsetDateTime,
+    /// Keys of the certificates that came with it: its issuer's is among them, unless that is a
+    /// root. What else is there is the holder's choice.
+    pub above: Arc<[PublicKeyDigest]>,
 }
 
 /// Why a certificate names no node.
@@ -99,6 +105,7 @@ impl NodeIdentity {
             serial: Serial::from_bytes(tbs.raw_serial())?,
             not_before: tbs.validity.not_before.to_datetime(),
             not_after: tbs.validity.not_after.to_datetime(),
+            above: Arc::default(),
         })
     }
 }
@@ -109,11 +116,18 @@ impl NodeIdentity {
 /// See [`IdentityError`]; the limits of a chain are checked here too, before anything is parsed.
 pub fn peer_identity(certs: &[CertificateDer<'_>]) -> Result<NodeIdentity, IdentityError> {
     chain::check_limits(certs)?;
-    let leaf = certs.first().ok_or(ChainLimitError::Empty)?;
-    match X509Certificate::from_der(leaf) {
+    let (leaf, above) = certs.split_first().ok_or(ChainLimitError::Empty)?;
+    let identity = match X509Certificate::from_der(leaf) {
         Ok(([], certificate)) => NodeIdentity::from_tbs(&certificate.tbs_certificate),
         _ => Err(IdentityError::Malformed),
-    }
+    };
+    // What cannot be read has signed nothing that was verified.
+    let above = above.iter().filter_map(|der| chain::issuer_info(der).ok());
+    let above = above.map(|issuer| PublicKeyDigest::of_spki(&issuer.public_key_der));
+    Ok(NodeIdentity {
+        above: above.collect(),
+        ..identity?
+    })
 }
 
 /// Whether a text can be a cluster or node id: ids name files and DNS labels, and are logged.

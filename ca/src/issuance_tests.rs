@@ -54,6 +54,7 @@ fn identity(node_id: &str, role: Role) -> NodeIdentity {
         serial: Serial::from_bytes(&[1]).unwrap(),
         not_before: NOW - Duration::days(1),
         not_after: NOW + Duration::days(1),
+        above: [].into(),
     }
 }
 

@@ -52,8 +52,8 @@ pub mod token;
 pub use authority::{IssueError, IssuedCertificate, RootAuthority, RootAuthorityError};
 pub use cfssl::{CfsslError, ExternalIssuer, ForeignCertificateError};
 pub use chain::{
-    ChainError, ChainLimitError, CredentialsError, IssuerInfo, NodeCredentials, Purpose,
-    VerifiedChain, chain_from_pem, chain_to_pem, verify_chain,
+    ChainError, ChainLimitError, CredentialsError, IssuerInfo, IssuerRules, NodeCredentials,
+    Purpose, VerifiedChain, chain_from_pem, chain_to_pem, verify_chain,
 };
 pub use clock::{Clock, SystemClock};
 pub use cross::CrossSignError;

@@ -12,7 +12,7 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use crate::chain::{ChainError, IssuerInfo, chain_from_pem};
+use crate::chain::{ChainError, IssuerInfo, IssuerRules, chain_from_pem};
 use crate::root::{ROOT_SIGNATURES, TrustBundle, TrustError, may_sign_certificates};
 use crate::skew::stamp;
 
@@ -64,6 +64,14 @@ pub enum RootPathError {
         /// The time it was judged at.
         now: OffsetDateTime,
     },
+    /// It leads over a key that counts no more, or never did.
+    #[error("step {step} leads to a root that is none of the cluster's: {source}")]
+    Issuer {
+        /// Which.
+        step: usize,
+        /// Why.
+        source: ChainError,
+    },
     /// It ends at another root than the one that the managers have.
     #[error("the way does not end at the root that the managers have now")]
     Elsewhere,
@@ -77,12 +85,16 @@ pub enum RootPathError {
 /// `present`, which is checked as every trust bundle is. Without a step, `present` must be what
 /// is held.
 ///
+/// By the `rules` of issuers below what is held, the first step must count; whoever that is
+/// vouches for the next. None leads to a key that they refuse.
+///
 /// # Errors
 /// See [`RootPathError`].
 pub fn follow_root_path(
     held: &TrustBundle,
     steps: &[Vec<u8>],
     present: &[u8],
+    rules: &IssuerRules,
     now: OffsetDateTime,
 ) -> Result<TrustBundle, RootPathError> {
     // 1. Bounds, before anything is parsed or any signature checked.
@@ -101,8 +113,13 @@ pub fn follow_root_path(
     }
     // 2. Step by step, each from the root before it alone.
     let mut from: Vec<IssuerInfo> = held.valid_issuers(now).cloned().collect();
+    let mut rules = rules.clone();
     for (step, der) in (1..).zip(steps) {
-        from = vec![take_step(&from, der, step, now)?];
+        let taken = take_step(&from, der, step, now)?;
+        let counts = rules.check(&taken);
+        counts.map_err(|source| RootPathError::Issuer { step, source })?;
+        rules.only = None;
+        from = vec![taken];
     }
     // 3. The end is the root that was shown, whose key signed itself.
     match from.first() == Some(present.issuer_info()) {
@@ -253,7 +270,8 @@ mod tests {
         steps: &[Vec<u8>],
         present: &RootAuthority,
     ) -> Result<TrustBundle, RootPathError> {
-        follow_root_path(held.trust(), steps, present.trust().pem(), NOW)
+        let rules = IssuerRules::default();
+        follow_root_path(held.trust(), steps, present.trust().pem(), &rules, NOW)
     }
 
     #[test]
@@ -306,9 +324,42 @@ mod tests {
         );
         let both = [second.trust().pem(), thief.trust().pem()].concat();
         assert_eq!(
-            follow_root_path(held.trust(), &way, &both, NOW).unwrap_err(),
+            follow_root_path(held.trust(), &way, &both, &IssuerRules::default(), NOW).unwrap_err(),
             RootPathError::SeveralRoots
         );
+    }
+
+    #[test]
+    fn a_way_over_a_root_that_was_given_up_or_is_anothers_is_refused() {
+        let (held, ours, next, thief) = (root(), root(), root(), root());
+        let key = |root: &RootAuthority| {
+            crate::PublicKeyDigest::of_spki(&root.issuer_info().public_key_der)
+        };
+        let walk = |roots: &[&RootAuthority], rules: &IssuerRules| {
+            let end = roots[roots.len() - 1].trust().pem();
+            let walked = follow_root_path(held.trust(), &steps(roots), end, rules, NOW);
+            walked.map(|found| found.pem() == end)
+        };
+        let refused = |step, source| Err(RootPathError::Issuer { step, source });
+        let given_up = IssuerRules {
+            only: None,
+            refused: vec![key(&thief)],
+        };
+        let former = ChainError::FormerIssuer;
+        assert_eq!(
+            walk(&[&held, &thief], &given_up),
+            refused(1, former.clone())
+        );
+        assert_eq!(walk(&[&held, &ours, &thief], &given_up), refused(2, former));
+        assert_eq!(walk(&[&held, &ours], &given_up), Ok(true));
+        let pinned = IssuerRules {
+            only: Some(vec![key(&held), key(&ours)]),
+            refused: Vec::new(),
+        };
+        let foreign = ChainError::ForeignIssuer;
+        assert_eq!(walk(&[&held, &thief], &pinned), refused(1, foreign));
+        // Whom the cluster's own next root vouches for is the one after it.
+        assert_eq!(walk(&[&held, &ours, &next], &pinned), Ok(true));
     }
 
     #[test]
@@ -329,8 +380,9 @@ mod tests {
         let second = RootAuthority::generate(NOW - time::Duration::days(100)).unwrap();
         let way = steps(&[&held, &second, &present]);
         let late = NOW + time::Duration::days(7250);
+        let rules = IssuerRules::default();
         assert_eq!(
-            follow_root_path(held.trust(), &way, present.trust().pem(), late).unwrap_err(),
+            follow_root_path(held.trust(), &way, present.trust().pem(), &rules, late).unwrap_err(),
             RootPathError::NotValid { step: 1, now: late }
         );
         // Neither does a root that is held and has ended.
@@ -338,7 +390,7 @@ mod tests {
         let way = steps(&[&short, &second]);
         let late = NOW + time::Duration::hours(2);
         assert_eq!(
-            follow_root_path(short.trust(), &way, second.trust().pem(), late).unwrap_err(),
+            follow_root_path(short.trust(), &way, second.trust().pem(), &rules, late).unwrap_err(),
             RootPathError::NotSigned { step: 1 }
         );
     }

@@ -77,8 +77,9 @@ pub use snapshot::{FrozenState, Restorer, SNAPSHOT_FORMAT};
 pub use state::State;
 pub use timestamps::{date_time, timestamp};
 pub use trust::{
-    Renewed, RotationOptions, TokenSecrets, change_issuer, close_issuers, finish_rotation,
-    forget_ways, leads_on, pinned_issuers, signing_certificate, signing_issuer, signing_root,
+    COMPROMISED_END, Renewed, RotationOptions, TokenSecrets, abort_rotation, change_issuer,
+    close_issuers, closing_time, finish_rotation, forget_ways, is_closed_issuer, issuer_rules,
+    leads_on, signing_certificate, signing_issuer, signing_root, signs_on_record_only,
     start_rotation,
 };
 pub use validate::{

@@ -54,7 +54,8 @@ pub(crate) struct RotateArgs {
     /// Most nodes that renew at the same time; as many as the leader gets through if not given
     #[arg(long, value_name = "NODES", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pace: Option<u32>,
-    /// The present root's key is in foreign hands: leave no way from it to the new one
+    /// The present root's or issuer's key is in foreign hands: leave no way from it to the new
+    /// one, and wait for nobody beyond the deadline (10m) unless --laggards wait says so
     #[arg(long)]
     compromised: bool,
     /// Change how the rotation that runs is to end, and begin none
@@ -103,7 +104,40 @@ struct Status {
     nodes_done: usize,
     waits_for: Option<String>,
     estimated_end: Option<String>,
+    open_issuers: Vec<OpenIssuer>,
     nodes: Vec<Node>,
+}
+
+/// A former issuer below the root whose certificates count still.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct OpenIssuer {
+    digest: String,
+    was_target: bool,
+    compromised: bool,
+    closes_at: Option<String>,
+    kept_open_by: Vec<String>,
+}
+
+impl OpenIssuer {
+    fn line(&self) -> String {
+        let what = match (self.was_target, self.compromised) {
+            (true, _) => "a root that was given up",
+            (false, true) => "a compromised issuer",
+            (false, false) => "a former issuer",
+        };
+        let end = match &self.closes_at {
+            Some(at) => format!(" until {}, or", shown(at)),
+            None => String::new(),
+        };
+        let ids: Vec<_> = self.kept_open_by.iter().map(|id| shown(id)).collect();
+        let held_by = match ids.is_empty() {
+            true => "the leader has looked".to_owned(),
+            false => format!("these have renewed: {}", ids.join(" ")),
+        };
+        let digest = shown(&self.digest);
+        format!("Certificates of {what} ({digest}) count{end} until {held_by}")
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -234,6 +268,9 @@ fn show(status: &Status) -> Result<(), Failure> {
             shown(&trouble.since),
             shown(&trouble.error)
         ))?;
+    }
+    for issuer in &status.open_issuers {
+        output::line(issuer.line())?;
     }
     if !status.rotating {
         output::line("No rotation runs")?;

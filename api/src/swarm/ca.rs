@@ -102,7 +102,7 @@ fn apply(
     match change {
         Change::Nothing | Change::RotateOnceSigned(_) => {}
         Change::Stay { key_pem, way_pem } => {
-            change_issuer(cluster, &key_pem, &way_pem, options.compromised, now);
+            change_issuer(cluster, &key_pem, &way_pem, options, now);
         }
         Change::Continue { key_pem } => {
             let root = cluster.root_ca.as_mut();
@@ -111,8 +111,7 @@ fn apply(
             }
         }
         Change::Rotate(new) => {
-            let root = cluster.root_ca.get_or_insert_default();
-            start_rotation(root, &new, options, now);
+            start_rotation(cluster, &new, options, now);
         }
     }
 }

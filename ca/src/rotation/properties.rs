@@ -22,6 +22,8 @@ enum Event {
     Return(usize),
     Rotate(Laggards, Option<u16>),
     Abort,
+    /// The leader looks whose time is over.
+    Close,
     /// The leader plans, and carries out so many of the actions before another takes over.
     Lead(usize),
     /// A member does the next thing that it has to do.
@@ -49,6 +51,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
             2 => (laggards, proptest::option::of(0..120u16))
                 .prop_map(|(laggards, deadline)| Event::Rotate(laggards, deadline)),
             1 => Just(Event::Abort),
+            4 => Just(Event::Close),
             12 => (0..4usize).prop_map(Event::Lead),
             24 => who().prop_map(Event::Act),
             12 => who().prop_map(Event::Sign),
@@ -108,6 +111,8 @@ struct World {
     rotation: Option<(Root, Options)>,
     newest: Root,
     past: Vec<(Root, Root)>,
+    /// Roots to be that came to nothing, and whether what they signed counts no more.
+    given_up: BTreeMap<Root, bool>,
     nodes: BTreeMap<String, Node>,
     joined: usize,
 }
@@ -127,6 +132,7 @@ impl World {
             rotation: None,
             newest: 1,
             past: Vec::new(),
+            given_up: BTreeMap::new(),
             nodes: BTreeMap::new(),
             joined: 0,
         };
@@ -246,6 +252,27 @@ impl World {
         }
     }
 
+    /// Whether members take a leaf of this chain who trust that root.
+    fn is_taken(&self, chain: &Chain, trust: Root) -> bool {
+        let is_closed = self.given_up.get(&chain.issuer) == Some(&true);
+        chain.is_accepted_by(trust) && !is_closed
+    }
+
+    /// Ends a rotation that comes to nothing.
+    fn give_up(&mut self) {
+        if let Some((target, _)) = self.rotation.take() {
+            self.given_up.insert(target, false);
+        }
+    }
+
+    /// What roots that were given up have signed counts until all hold something else.
+    fn close_issuers(&mut self) {
+        let progress = self.plan().progress;
+        if progress.iter().all(|is| *is == Progress::Done) {
+            self.given_up.values_mut().for_each(|closed| *closed = true);
+        }
+    }
+
     fn finish(&mut self) {
         let (new, options) = self.rotation.take().unwrap();
         for (id, node) in &self.nodes {
@@ -258,9 +285,12 @@ impl World {
         }
         self.past.push((new, self.root));
         self.root = new;
+        // They were below the root that goes.
+        self.given_up.values_mut().for_each(|closed| *closed = true);
     }
 
     fn rotate(&mut self, laggards: Laggards, deadline: Option<u16>) {
+        self.give_up();
         self.newest += 1;
         let options = Options {
             started_at: self.now,
@@ -330,7 +360,8 @@ impl World {
             Event::Rotate(laggards, deadline) if self.has_leader() => {
                 self.rotate(laggards, deadline);
             }
-            Event::Abort if self.has_leader() => self.rotation = None,
+            Event::Abort if self.has_leader() => self.give_up(),
+            Event::Close if self.has_leader() => self.close_issuers(),
             Event::Lead(actions) => self.lead(actions),
             Event::Act(nth) => self.act(&self.id(nth)),
             Event::Sign(nth) if self.has_leader() => {
@@ -354,8 +385,13 @@ impl World {
     }
 
     /// A healthy member is never left without a chain that its peers accept: members with a
-    /// session talk to managers, and managers to them.
+    /// session talk to managers, and managers to them. Nothing more is signed by a root that was
+    /// given up.
     fn check(&self) {
+        assert!(
+            !self.given_up.contains_key(&self.signing_root()),
+            "it signs"
+        );
         let healthy = || {
             self.nodes.iter().filter(|(_, node)| {
                 node.alive && node.quarantined_at.is_none() && node.chain.is_accepted_by(self.root)
@@ -364,11 +400,11 @@ impl World {
         for (id, node) in healthy() {
             for (peer, other) in healthy().filter(|(_, other)| other.manager) {
                 assert!(
-                    node.chain.is_accepted_by(other.trust),
+                    self.is_taken(&node.chain, other.trust),
                     "{peer} refuses {id}: {node:?} {other:?}"
                 );
                 assert!(
-                    other.chain.is_accepted_by(node.trust),
+                    self.is_taken(&other.chain, node.trust),
                     "{id} refuses {peer}: {other:?} {node:?}"
                 );
             }
@@ -385,6 +421,9 @@ impl World {
     fn settle(&mut self) {
         for _ in 0..200 {
             self.lead(usize::MAX);
+            if self.has_leader() {
+                self.close_issuers();
+            }
             for id in self.nodes.keys().cloned().collect::<Vec<_>>() {
                 self.act(&id);
                 let chain = self.sign();
@@ -433,6 +472,10 @@ proptest! {
                 let out = !node.alive || node.quarantined_at.is_some();
                 prop_assert!(out || node.chain.issuer == whole.root, "{id} {node:?}");
             }
+            // Whoever has a root's key that was given up makes no members any more.
+            let all_there = whole.nodes.values().all(|node| node.chain.issuer == whole.root);
+            let open = whole.given_up.values().any(|closed| !closed);
+            prop_assert!(!(all_there && open), "{:?}", whole.given_up);
         }
     }
 }

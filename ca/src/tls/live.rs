@@ -9,9 +9,8 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 
-use crate::chain::{ChainError, NodeCredentials, VerifiedChain, unix_time};
+use crate::chain::{ChainError, IssuerRules, NodeCredentials, VerifiedChain, unix_time};
 use crate::clock::Clock;
-use crate::digest::PublicKeyDigest;
 use crate::identity::NodeIdentity;
 use crate::root::TrustBundle;
 
@@ -22,8 +21,7 @@ use crate::root::TrustBundle;
 pub struct LiveTls {
     credentials: ArcSwapOption<NodeCredentials>,
     trust: ArcSwap<TrustBundle>,
-    /// Keys that issue for this cluster; absent: whoever leads to the trust.
-    issuers: ArcSwapOption<Vec<PublicKeyDigest>>,
+    issuers: ArcSwap<IssuerRules>,
     clock: Arc<dyn Clock>,
 }
 
@@ -37,7 +35,7 @@ impl LiveTls {
         Arc::new(Self {
             credentials: ArcSwapOption::new(credentials),
             trust: ArcSwap::new(trust),
-            issuers: ArcSwapOption::empty(),
+            issuers: ArcSwap::default(),
             clock,
         })
     }
@@ -52,26 +50,23 @@ impl LiveTls {
         self.trust.store(trust);
     }
 
-    /// From the next handshake on a leaf counts only if one of these keys signed it, whatever
-    /// other CAs the root has below it. `None`: any that leads to the trust.
-    pub fn pin_issuers(&self, issuers: Option<Vec<PublicKeyDigest>>) {
-        self.issuers.store(issuers.map(Arc::new));
+    /// From the next handshake on a leaf counts only by these rules, whatever CAs the root has
+    /// below it.
+    pub fn rule_issuers(&self, rules: IssuerRules) {
+        self.issuers.store(Arc::new(rules));
     }
 
-    /// Whether a verified chain is of a pinned issuer, if issuers are pinned.
+    /// By which leaves count now.
+    pub fn issuer_rules(&self) -> Arc<IssuerRules> {
+        self.issuers.load_full()
+    }
+
+    /// Whether the issuer of a verified chain counts.
     ///
     /// # Errors
     /// [`ChainError::ForeignIssuer`].
     pub fn check_issuer(&self, verified: &VerifiedChain) -> Result<(), ChainError> {
-        let issuers = self.issuers.load();
-        let Some(issuers) = issuers.as_ref() else {
-            return Ok(());
-        };
-        let digest = PublicKeyDigest::of_spki(&verified.issuer.public_key_der);
-        match issuers.contains(&digest) {
-            true => Ok(()),
-            false => Err(ChainError::ForeignIssuer),
-        }
+        self.issuers.load().check(&verified.issuer)
     }
 
     /// Who this node is, once it has credentials.

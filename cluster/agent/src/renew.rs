@@ -16,7 +16,7 @@ use waxseal_wire::{DialError, ManagerChannel, peer_text, swarmkit::GetRootCaCert
 use crate::{
     certificate::{CertificateError, IssuedChain, PreparedRequest, bounded},
     random::spread,
-    returning::{ReturnError, Returned, return_by_any},
+    returning::{ReturnError, Returned, return_by_any, rules_under},
     shared::Shared,
     store::OwnChain,
 };
@@ -277,6 +277,8 @@ async fn come_back(
         .status
         .send_modify(|status| status.renewal.away = Some(away));
     let returned = return_by_any(shared, prepared).await?;
+    let (Returned::Trust(trust) | Returned::Identity { trust, .. }) = &returned;
+    let rules = rules_under(shared, trust);
     match returned {
         Returned::Identity { credentials, trust } => {
             info!(reason = away, "taken back by the managers");
@@ -290,6 +292,7 @@ async fn come_back(
             shared.renewals.send_modify(|count| *count += 1);
         }
     }
+    shared.tls.rule_issuers(rules);
     Ok(Outcome::Changed)
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use tracing::{debug, info};
 use waxseal_ca::{
-    Clock, KeyError, NodeCredentials, TrustBundle,
+    IssuerRules, KeyError, LiveTls, NodeCredentials, TrustBundle,
     reclaim::ReclaimStatement,
     root_path::{RootPathError, follow_root_path},
 };
@@ -163,18 +163,25 @@ async fn return_by(
     Ok(Returned::Identity { credentials, trust })
 }
 
-/// Verifies the manager and presents nothing, as a joiner does.
+/// Verifies the manager as members do, by the rules of issuers too, and presents nothing.
 async fn dial(
     shared: &Shared,
     manager: &ManagerAddress,
     trust: &Arc<TrustBundle>,
 ) -> Result<ManagerChannel, DialError> {
-    let clock: Arc<dyn Clock> = Arc::clone(&shared.clock);
-    let credentials = Credentials::Join {
-        trust,
-        clock: &clock,
-    };
-    ManagerChannel::dial(&manager.address, credentials).await
+    let nobody = LiveTls::new(Arc::clone(trust), None, Arc::clone(&shared.clock));
+    nobody.rule_issuers(rules_under(shared, trust));
+    ManagerChannel::dial(&manager.address, Credentials::Member(&nobody)).await
+}
+
+/// The rules of issuers below a root: what was said of those below another pins nobody.
+pub(crate) fn rules_under(shared: &Shared, trust: &TrustBundle) -> IssuerRules {
+    let rules = shared.tls.issuer_rules();
+    let is_held = trust.digest() == shared.tls.trust().digest();
+    IssuerRules {
+        only: rules.only.clone().filter(|_| is_held),
+        refused: rules.refused.clone(),
+    }
 }
 
 /// The present root, by the way that leads to it from the one that is held.
@@ -197,7 +204,8 @@ async fn walk(shared: &Shared, channel: &ManagerChannel) -> Result<Arc<TrustBund
     let mut root_path = channel.root_path();
     let answer = bounded(request, |request| root_path.path(request)).await;
     let answer = answer.map_err(from_status)?;
-    let trust = follow_root_path(&held, &answer.steps, &answer.root, shared.now())?;
+    let rules = shared.tls.issuer_rules();
+    let trust = follow_root_path(&held, &answer.steps, &answer.root, &rules, shared.now())?;
     Ok(Arc::new(trust))
 }
 

@@ -8,7 +8,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{sync::watch, time};
 use tonic::{Code, Request, Status, Streaming};
 use tracing::{debug, info, warn};
-use waxseal_ca::{PublicKeyDigest, Role, TrustBundle};
+use waxseal_ca::{IssuerRules, PublicKeyDigest, Role, TrustBundle};
 use waxseal_cluster::objects::{Node, NodeDescription, NodeRole, NodeSpec};
 use waxseal_wire::{
     DialError, ManagerChannel, Unreachable, announce_time, engine_text,
@@ -41,8 +41,13 @@ const IGNORED_KEYS: &str =
     "network keys: this node has no overlay networks, so that it starts no gossip";
 const IGNORED_ROLE: &str = "promotion to manager by a Docker Engine: this node stays a worker; if the manager cannot demote \
      it, remove it with `docker node rm --force` and join again";
+const IGNORED_ISSUERS: &str =
+    "rules of issuers that cannot be read: those of before hold; update the managers";
 const IGNORED_ROOT: &str =
     "a root certificate that does not cover this node's own: see the managers' root rotation";
+
+/// Keys in one list of issuers: more than a manager keeps on record.
+const MAX_ISSUERS: usize = 256;
 
 /// What managers, stock ones too, say to a node that was removed.
 const REMOVED: &str = "was removed from swarm";
@@ -317,7 +322,7 @@ async fn follow_message(
         IGNORED_KEYS,
         !message.network_bootstrap_keys.is_empty(),
     );
-    follow_issuers(shared, &message.issuers);
+    follow_issuers(shared, &message).await;
     if let Some(node) = message.node {
         follow_role(shared, channel, &node).await;
         follow_node(shared, node);
@@ -341,22 +346,51 @@ async fn follow_message(
     follow_root(shared, &message.root_ca).await
 }
 
-/// Takes whose leaves count from a manager whose own does, if the root has other CAs below it. A
-/// manager's node has them of its own state.
-fn follow_issuers(shared: &Shared, issuers: &[Vec<u8>]) {
-    let identity = shared.tls.identity();
-    if identity.is_none_or(|identity| identity.role == Role::Manager) {
-        return;
+/// Takes whose leaves count from a manager whose own does. What was said once holds until a
+/// manager says otherwise in words: one that says nothing, as a stock one, or nothing that can be
+/// read, takes no pin away. A manager's node has the rules of its own state, and keeps those that
+/// hold should it become a worker.
+async fn follow_issuers(shared: &Shared, message: &SessionMessage) {
+    let rules = rules_of(message);
+    if let Err(Unreadable) = rules
+        && !shared.status.borrow().ignored.contains(&IGNORED_ISSUERS)
+    {
+        warn!("the manager sent rules of issuers that cannot be read");
     }
-    let digest = |bytes: &Vec<u8>| {
-        Some(PublicKeyDigest::from_bytes(
-            bytes.as_slice().try_into().ok()?,
-        ))
+    note_ignored(shared, IGNORED_ISSUERS, rules.is_err());
+    let Ok(Some(rules)) = rules else {
+        return;
     };
-    let issuers: Vec<_> = issuers.iter().filter_map(digest).collect();
-    shared
-        .tls
-        .pin_issuers((!issuers.is_empty()).then_some(issuers));
+    let role = shared.tls.identity().map(|identity| identity.role);
+    if role == Some(Role::Worker) && *shared.tls.issuer_rules() != rules {
+        shared.tls.rule_issuers(rules);
+    }
+}
+
+/// A list with something in it that is no key, or with too many.
+#[derive(Debug, PartialEq)]
+struct Unreadable;
+
+/// The rules in a message; nothing if the manager says nothing of them.
+fn rules_of(message: &SessionMessage) -> Result<Option<IssuerRules>, Unreadable> {
+    if !message.issuer_rules {
+        return Ok(None);
+    }
+    let only = keys_of(&message.issuers)?;
+    Ok(Some(IssuerRules {
+        only: (!only.is_empty()).then_some(only),
+        refused: keys_of(&message.refused_issuers)?,
+    }))
+}
+
+fn keys_of(keys: &[Vec<u8>]) -> Result<Vec<PublicKeyDigest>, Unreadable> {
+    if keys.len() > MAX_ISSUERS {
+        return Err(Unreadable);
+    }
+    let key = |bytes: &Vec<u8>| <[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| Unreadable);
+    let keys = keys.iter().map(key);
+    keys.map(|key| key.map(PublicKeyDigest::from_bytes))
+        .collect()
 }
 
 /// Has the certificate renewed if the record gives this node another role than it
@@ -485,5 +519,43 @@ async fn description_changes(shared: &Shared, sent: &NodeDescription) {
         if shared.facts.describe(&shared.tls) != *sent {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_of_issuers_are_taken_whole_or_not_at_all() {
+        let key = |byte: u8| vec![byte; 32];
+        let digest = |byte: u8| PublicKeyDigest::from_bytes([byte; 32]);
+        let message = |issuers: &[Vec<u8>], refused: &[Vec<u8>]| SessionMessage {
+            issuers: issuers.to_vec(),
+            refused_issuers: refused.to_vec(),
+            issuer_rules: true,
+            ..SessionMessage::default()
+        };
+        for lists in [
+            message(&[key(1), vec![1; 31]], &[]),
+            message(&[key(1)], &[vec![]]),
+            message(&[], &[vec![2; 33]]),
+            message(&vec![key(1); MAX_ISSUERS + 1], &[]),
+        ] {
+            assert_eq!(rules_of(&lists), Err(Unreadable));
+        }
+        // No opinion, whatever else stands there, is not that everybody counts.
+        let silent = SessionMessage {
+            issuer_rules: false,
+            ..message(&[key(1)], &[])
+        };
+        assert_eq!(rules_of(&silent), Ok(None));
+        let open = rules_of(&message(&[], &[]));
+        assert_eq!(open, Ok(Some(IssuerRules::default())));
+        let rules = IssuerRules {
+            only: Some(vec![digest(1)]),
+            refused: vec![digest(2)],
+        };
+        assert_eq!(rules_of(&message(&[key(1)], &[key(2)])), Ok(Some(rules)));
     }
 }

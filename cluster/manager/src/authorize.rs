@@ -1,10 +1,11 @@
 //! Who may call: the verified certificate and the node table, at the time of the call.
 
 use tonic::{Request, Status};
-use waxseal_ca::{NodeIdentity, Role};
+use waxseal_ca::{NodeIdentity, PublicKeyDigest, Role};
 use waxseal_cluster::{
-    Standing, State,
+    Standing, State, is_closed_issuer,
     objects::{Node, NodeRole},
+    signs_on_record_only,
 };
 use waxseal_wire::Peer;
 
@@ -114,17 +115,38 @@ pub(crate) fn check_identity<'a>(
         .ok_or_else(|| Status::not_found("node not registered"))
 }
 
-/// Whether the certificate itself still counts: it was not revoked, and no newer one of the
-/// node has taken its place. What has no record is judged by its node alone.
+/// Whether the certificate itself still counts: it was not revoked, no newer one of the node has
+/// taken its place, and who signed it is no issuer whose time is over. What has no record is
+/// judged by its node alone, unless it may be signed by a former issuer whose key is in others'
+/// hands.
 pub(crate) fn check_certificate(
     state: &State,
     now: time::OffsetDateTime,
     identity: &NodeIdentity,
 ) -> Result<(), Status> {
-    let Some(record) = state.certificate(identity.serial.as_bytes()) else {
+    let node_id = &identity.node_id;
+    let Some(cluster) = state.cluster() else {
         return Ok(());
     };
-    let node_id = &identity.node_id;
+    let over = || {
+        Err(denied(format!(
+            "certificate {} of node {node_id} is of a former issuer whose time is over; run \
+             `docker swarm leave --force` on that node, then join it with a token",
+            identity.serial
+        )))
+    };
+    let Some(record) = state.certificate(identity.serial.as_bytes()) else {
+        let doubtful = |key| signs_on_record_only(cluster, key);
+        return match identity.above.iter().any(doubtful) {
+            true => over(),
+            false => Ok(()),
+        };
+    };
+    let issuer = record.issuer.as_deref().and_then(|key| key.try_into().ok());
+    let issuer = issuer.map(PublicKeyDigest::from_bytes);
+    if issuer.is_some_and(|key| is_closed_issuer(cluster, &key)) {
+        return over();
+    }
     match record.standing(now.unix_timestamp()) {
         _ if *record.node_id != **node_id => Err(denied(format!(
             "the serial of this certificate of node {node_id} is that of another node's"
@@ -151,8 +173,12 @@ fn denied(reason: String) -> Status {
 mod tests {
     use time::{Duration, OffsetDateTime};
     use tonic::Code;
-    use waxseal_ca::serial::Serial;
-    use waxseal_cluster::objects::{RemoveNode, command::Op};
+    use waxseal_ca::{RootAuthority, rotation::NewRoot, serial::Serial};
+    use waxseal_cluster::{
+        RotationOptions, abort_rotation,
+        objects::{Cluster, RemoveNode, UpdateCluster, command::Op},
+        start_rotation, timestamp,
+    };
 
     use super::*;
     use crate::testing::{CLUSTER, NOW, World};
@@ -169,6 +195,7 @@ mod tests {
             serial: Serial::from_random([7; 20]).unwrap(),
             not_before: now() - Duration::HOUR,
             not_after: now() + Duration::HOUR,
+            above: [].into(),
         }
     }
 
@@ -209,5 +236,46 @@ mod tests {
             ..RemoveNode::default()
         }));
         assert_ne!(code(&world.state, &known), Code::Ok);
+    }
+
+    #[test]
+    fn of_a_root_that_was_given_up_only_what_is_on_record_counts_and_not_for_ever() {
+        let mut world = World::new();
+        let root = || RootAuthority::generate(now()).unwrap();
+        let target = root();
+        let key = PublicKeyDigest::of_spki(&target.issuer_info().public_key_der);
+        let mut cluster = Cluster::clone(world.state.cluster().unwrap());
+        cluster.root_ca.get_or_insert_default().ca_cert = root().cert_pem().into();
+        let new = NewRoot {
+            cert_pem: target.cert_pem().to_owned(),
+            key_pem: String::new().into(),
+            cross_signed_pem: String::new(),
+        };
+        let at = timestamp(now());
+        start_rotation(&mut cluster, &new, RotationOptions::default(), at);
+        let update = |cluster: &Cluster| {
+            Op::UpdateCluster(UpdateCluster {
+                cluster: Some(cluster.clone()),
+                ..UpdateCluster::default()
+            })
+        };
+        world.run(update(&cluster));
+        // Signed by whoever has its key, for a node that there is.
+        let forged = NodeIdentity {
+            serial: Serial::from_random([9; 20]).unwrap(),
+            above: [key].into(),
+            ..identity("w1")
+        };
+        assert_eq!(
+            code(&world.state, &forged),
+            Code::Ok,
+            "it is the root to be"
+        );
+        abort_rotation(&mut cluster, at);
+        world.run(update(&cluster));
+        assert_eq!(code(&world.state, &forged), Code::PermissionDenied);
+        assert!(check_identity(&world.state, CLUSTER, now(), &forged).is_err());
+        // Others, without a record or with it, are as good as before.
+        assert_eq!(code(&world.state, &identity("w1")), Code::Ok);
     }
 }

@@ -7,7 +7,7 @@ use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
 use waxseal_ca::{LiveTls, Serial};
 use waxseal_cluster::{
-    Change, ChangeRecord, SUPERSEDED_GRACE_SECS, objects::Cluster, pinned_issuers,
+    Change, ChangeRecord, SUPERSEDED_GRACE_SECS, issuer_rules, objects::Cluster,
 };
 use waxseal_wire::Connections;
 
@@ -37,8 +37,10 @@ impl Guard {
             .core
             .read(|state| state.cluster().map(|cluster| cluster.incarnation));
         self.engine.me.learn_incarnation(incarnation.unwrap_or(0));
-        let issuers = self.core.read(|state| pinned_issuers(state.cluster()?));
-        self.tls.pin_issuers(issuers);
+        let rules = self
+            .core
+            .read(|state| state.cluster().map(|cluster| issuer_rules(cluster)));
+        self.tls.rule_issuers(rules.unwrap_or_default());
     }
 
     /// Runs until the manager stops.

@@ -238,6 +238,7 @@ async fn a_manager_of_another_ca_below_the_root_is_not_believed() {
         manager
             .say(|message| {
                 message.issuers = issuers.iter().map(|root| key(root)).collect();
+                message.issuer_rules = true;
                 // What is said of this shows that the message was read.
                 message.root_ca = b"garbage".to_vec();
             })

@@ -107,7 +107,7 @@ impl Rotation {
         if let Some(new) = forget_ways(&cluster, now) {
             self.update(&cluster, new).await?;
             tracing::info!("nothing leads on from former roots whose return window is over");
-        } else if let Some(new) = close_issuers(&cluster, self.renewed(&plan.progress)) {
+        } else if let Some(new) = close_issuers(&cluster, self.renewed(&plan.progress), now) {
             self.update(&cluster, new).await?;
             tracing::info!("certificates of former issuers below the root count no more");
         }

@@ -17,7 +17,8 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 use tonic::Status;
-use waxseal_cluster::{objects::Node, pinned_issuers};
+use waxseal_ca::PublicKeyDigest;
+use waxseal_cluster::{issuer_rules, objects::Node};
 use waxseal_wire::swarmkit::{Peer, SessionMessage, WeightedPeer};
 
 use super::{
@@ -207,6 +208,10 @@ fn session_message(core: &Core, session: &Session) -> Option<SessionMessage> {
             quarantined_at: None,
             ..Node::clone(node)
         };
+        let rules = issuer_rules(cluster);
+        let bytes = |keys: Vec<PublicKeyDigest>| -> Vec<Vec<u8>> {
+            keys.iter().map(|key| key.as_bytes().to_vec()).collect()
+        };
         Some(SessionMessage {
             session_id: session.id.clone(),
             node: Some(node),
@@ -217,11 +222,9 @@ fn session_message(core: &Core, session: &Session) -> Option<SessionMessage> {
                 .as_ref()
                 .map(|root| root.ca_cert.clone())
                 .unwrap_or_default(),
-            issuers: pinned_issuers(cluster)
-                .unwrap_or_default()
-                .iter()
-                .map(|key| key.as_bytes().to_vec())
-                .collect(),
+            issuers: bytes(rules.only.unwrap_or_default()),
+            refused_issuers: bytes(rules.refused),
+            issuer_rules: true,
         })
     })
 }

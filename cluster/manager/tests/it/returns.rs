@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 use waxseal_ca::{
-    CertificateExpiry, Clock, Csr, NodeCredentials, NodeKey, NodeProfile, Role, RootAuthority,
-    reclaim::ReclaimStatement, root_path::follow_root_path, serial::Serial,
+    CertificateExpiry, Clock, Csr, IssuerRules, NodeCredentials, NodeKey, NodeProfile, Role,
+    RootAuthority, reclaim::ReclaimStatement, root_path::follow_root_path, serial::Serial,
 };
 use waxseal_cluster::objects::{
     ApproveReturn, Certificate, IssuanceState, IssuanceStatus, NodeRole, PastRoot, RemoveNode,
@@ -336,7 +336,7 @@ async fn who_holds_a_former_root_finds_the_present_one_and_returns_under_it() {
     let answer = channel.root_path().path(request).await.unwrap();
     let PathResponse { steps, root } = answer.into_inner();
     assert_eq!(steps.len(), 1);
-    let trust = follow_root_path(held, &steps, &root, now).unwrap();
+    let trust = follow_root_path(held, &steps, &root, &IssuerRules::default(), now).unwrap();
     assert_eq!(trust.pem(), new.trust().pem());
     // The manager's own certificate is of the former root still.
     let (outcome, key) = absent.asks(&world, &manager).await.unwrap();

@@ -146,9 +146,14 @@ impl Unreachable {
             (CertificateError::Other(OtherError(other)), described) => {
                 match (other.downcast_ref::<ChainError>(), described) {
                     (Some(ChainError::NotAManager(_)), _) => Unreachable::NotAManager,
-                    (Some(ChainError::OtherCluster { .. } | ChainError::ForeignIssuer), _) => {
-                        Unreachable::UnknownIssuer
-                    }
+                    (
+                        Some(
+                            ChainError::OtherCluster { .. }
+                            | ChainError::ForeignIssuer
+                            | ChainError::FormerIssuer,
+                        ),
+                        _,
+                    ) => Unreachable::UnknownIssuer,
                     (Some(ChainError::NoValidRoot { .. }), Some(skew)) => {
                         Unreachable::Clock { skew }
                     }
