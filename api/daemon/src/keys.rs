@@ -13,15 +13,18 @@ use waxseal_autolock::{
     ClusterKey, Dek, DekId, HeldKey, KeyChange, KeyConflict, KeyFile, OpenError, RaftKeys,
     TooManyRetiredDeks, UnlockKey, plan_key_change,
 };
-use waxseal_ca::{CredentialsError, NodeCredentials, NodeKey, TrustBundle};
+use waxseal_ca::{CredentialsError, IssuerRules, NodeCredentials, NodeKey, TrustBundle};
 use waxseal_raft_store::{Disk, write_atomically};
 use zeroize::Zeroizing;
+
+use crate::issuer_file;
 
 /// Names of spec/pki.md §3.3, so that `openssl` and scripts find them.
 const KEY: &str = "swarm-node.key";
 const CERTIFICATE: &str = "swarm-node.crt";
 const NEXT_CERTIFICATE: &str = ".swarm-node.crt";
 const ROOT: &str = "swarm-root-ca.crt";
+const ISSUERS: &str = "swarm-issuers";
 
 /// No certificate file is larger: four certificates and a bundle of roots.
 const MAX_PEM_BYTES: u64 = 1 << 20;
@@ -79,6 +82,16 @@ pub enum KeysError {
         path: PathBuf,
         /// Why.
         source: waxseal_ca::TrustError,
+    },
+    /// The rules of issuers are damaged, or of a newer binary.
+    #[error(
+        "{} cannot be read, and without it certificates could count that are to count no more; \
+         restore it, or leave with `docker swarm leave --force` and join again",
+        path.display()
+    )]
+    Issuers {
+        /// The file.
+        path: PathBuf,
     },
     /// The key in the key file is none.
     #[error("the key in the key file cannot be used")]
@@ -147,6 +160,35 @@ impl Keys {
         let pem = read_bounded(&path)?;
         TrustBundle::from_pem(pem.as_bytes(), now)
             .map_err(|source| KeysError::Root { path, source })
+    }
+
+    /// Whose leaves count below this trust, as managers last said; of whatever leads to it if they
+    /// never said anything.
+    pub(crate) fn issuers(&self, trust: &TrustBundle) -> Result<IssuerRules, KeysError> {
+        let path = self.dir.join(ISSUERS);
+        match read_bounded(&path) {
+            Ok(text) => {
+                issuer_file::decode(&text, &trust.digest()).ok_or(KeysError::Issuers { path })
+            }
+            Err(KeysError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(IssuerRules::default())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes the rules of issuers below this trust.
+    pub(crate) fn save_issuers(
+        &self,
+        rules: &IssuerRules,
+        trust: &TrustBundle,
+    ) -> Result<(), KeysError> {
+        let path = self.dir.join(ISSUERS);
+        let text = issuer_file::encode(&trust.digest(), rules);
+        if read_bounded(&path).is_ok_and(|known| known == text) {
+            return Ok(());
+        }
+        self.write_public(&path, text.as_bytes())
     }
 
     /// The certificate that fits the key, expired or not; a replacement that was cut short is

@@ -8,7 +8,8 @@ use std::{
 use time::Duration;
 use waxseal_autolock::{KeyFileHeader, RaftKeys};
 use waxseal_ca::{
-    CertificateExpiry, Clock, Csr, NodeProfile, Role, RootAuthority, Serial, SystemClock,
+    CertificateExpiry, Clock, Csr, NodeProfile, PublicKeyDigest, Role, RootAuthority, Serial,
+    SystemClock,
 };
 use waxseal_raft_store::{DiskFile, OpenMode, OsDisk};
 
@@ -216,6 +217,41 @@ fn bytes_on_disk(swarm: &Path) -> String {
         all.push_str(&String::from_utf8_lossy(&bytes));
     }
     all
+}
+
+#[test]
+fn rules_of_issuers_outlive_a_start_and_damage_is_not_their_absence() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new();
+    let keys = world.files(dir.path(), Role::Worker, None, 0);
+    assert_eq!(
+        keys.issuers(&world.trust()).unwrap(),
+        IssuerRules::default()
+    );
+    let rules = IssuerRules {
+        only: Some(vec![PublicKeyDigest::from_bytes([1; 32])]),
+        refused: vec![PublicKeyDigest::from_bytes([2; 32])],
+    };
+    keys.save_issuers(&rules, &world.trust()).unwrap();
+    drop(keys);
+    let (_, keys) = world.found(dir.path(), None).unwrap();
+    assert_eq!(keys.issuers(&world.trust()).unwrap(), rules);
+    // Nothing is what a manager says in words, not what is left of a file.
+    let path = dir.path().join("certificates/swarm-issuers");
+    for text in ["", "format 2\nend\n", "format 1\nonly"] {
+        std::fs::write(&path, text).unwrap();
+        let refused = keys.issuers(&world.trust()).unwrap_err().to_string();
+        assert!(
+            refused.contains("swarm-issuers cannot be read"),
+            "{refused}"
+        );
+    }
+    keys.save_issuers(&IssuerRules::default(), &world.trust())
+        .unwrap();
+    assert_eq!(
+        keys.issuers(&world.trust()).unwrap(),
+        IssuerRules::default()
+    );
 }
 
 #[test]

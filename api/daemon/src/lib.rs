@@ -14,6 +14,7 @@ mod data_root;
 mod enter;
 mod facts;
 mod found;
+mod issuer_file;
 mod join;
 mod keys;
 mod leave;

@@ -10,7 +10,7 @@ use waxseal_agent::{
 };
 use waxseal_api::{ClusterError, InitRequest};
 use waxseal_autolock::{Dek, DekId, UnlockKey};
-use waxseal_ca::{LiveTls, NodeCredentials, Role, TrustBundle};
+use waxseal_ca::{IssuerRules, LiveTls, NodeCredentials, Role, TrustBundle};
 use waxseal_cluster::{ChangeRecord, State};
 use waxseal_manager::{JoinCluster, Manager, Start, StartError};
 
@@ -116,11 +116,14 @@ impl Member {
         begin: Begin,
     ) -> Result<Member, MemberError> {
         let role = credentials.identity().role;
+        let issuers = keys.issuers(&trust)?;
         let tls = LiveTls::new(
             Arc::new(trust),
             Some(credentials),
             Arc::clone(&shared.clock),
         );
+        // A manager that has a state goes by that as soon as it is read.
+        tls.rule_issuers(issuers);
         let stopped = CancellationToken::new();
         let seat = Arc::new(Seat::new(shared, &tls, stopped.clone()));
         let keys = Arc::new(KeyKeeper {
@@ -539,6 +542,17 @@ impl IdentityStore for KeyKeeper {
         Box::pin(async move {
             let keys = self.keys.lock().await;
             keys.save_trust(trust.pem()).map_err(io::Error::other)
+        })
+    }
+
+    fn save_issuers<'a>(
+        &'a self,
+        rules: &'a IssuerRules,
+        trust: &'a TrustBundle,
+    ) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            let keys = self.keys.lock().await;
+            keys.save_issuers(rules, trust).map_err(io::Error::other)
         })
     }
 

@@ -361,6 +361,11 @@ async fn follow_issuers(shared: &Shared, message: &SessionMessage) {
     let Ok(Some(rules)) = rules else {
         return;
     };
+    // Not kept on disk is no reason not to go by them now.
+    let trust = shared.tls.trust();
+    if let Err(error) = shared.store.save_issuers(&rules, &trust).await {
+        warn!(%error, "cannot keep whose certificates count");
+    }
     let role = shared.tls.identity().map(|identity| identity.role);
     if role == Some(Role::Worker) && *shared.tls.issuer_rules() != rules {
         shared.tls.rule_issuers(rules);

@@ -3,7 +3,7 @@
 use std::{io, sync::Arc};
 
 use futures::future::BoxFuture;
-use waxseal_ca::{NodeCredentials, TrustBundle};
+use waxseal_ca::{IssuerRules, NodeCredentials, TrustBundle};
 
 use crate::managers::ManagerAddress;
 
@@ -42,6 +42,14 @@ pub trait IdentityStore: Send + Sync {
 
     /// Keeps the trust bundle alone.
     fn save_trust<'a>(&'a self, trust: &'a TrustBundle) -> BoxFuture<'a, io::Result<()>>;
+
+    /// Keeps whose leaves count below this trust bundle; what is kept already is not written
+    /// again.
+    fn save_issuers<'a>(
+        &'a self,
+        rules: &'a IssuerRules,
+        trust: &'a TrustBundle,
+    ) -> BoxFuture<'a, io::Result<()>>;
 
     /// Keeps the list of managers.
     fn save_managers<'a>(&'a self, managers: &'a [ManagerAddress])

@@ -14,7 +14,7 @@ use waxseal_agent::{
     ManagerAddress,
     native::{Exit, LaunchError, LogOptions, LogRecord, LogStream, TaskLaunch, UserPolicy},
 };
-use waxseal_ca::{LiveTls, NodeCredentials, Role, TrustBundle};
+use waxseal_ca::{IssuerRules, LiveTls, NodeCredentials, Role, TrustBundle};
 
 use crate::manager::{Manager, credentials};
 
@@ -22,6 +22,7 @@ use crate::manager::{Manager, credentials};
 pub(crate) struct Kept {
     pub(crate) identities: Vec<(String, Vec<u8>)>,
     pub(crate) roots: Vec<Vec<u8>>,
+    pub(crate) issuers: Vec<IssuerRules>,
     pub(crate) managers: Vec<Vec<ManagerAddress>>,
     pub(crate) launched: Vec<(String, Vec<Vec<u8>>)>,
     pub(crate) removed: Vec<String>,
@@ -147,6 +148,15 @@ impl IdentityStore for Host {
             Ok(())
         });
         Box::pin(async { kept })
+    }
+
+    fn save_issuers<'a>(
+        &'a self,
+        rules: &'a IssuerRules,
+        _: &'a TrustBundle,
+    ) -> BoxFuture<'a, io::Result<()>> {
+        self.with(|kept| kept.issuers.push(rules.clone()));
+        Box::pin(async { Ok(()) })
     }
 
     fn save_managers<'a>(

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use tonic::Status;
 use waxseal_agent::SessionStatus;
-use waxseal_ca::{Clock, PublicKeyDigest, Role, RootAuthority};
+use waxseal_ca::{Clock, IssuerRules, PublicKeyDigest, Role, RootAuthority};
 use waxseal_cluster::objects::{Node, NodeRole, NodeSpec};
-use waxseal_wire::swarmkit::{EncryptionKey, Peer, WeightedPeer};
+use waxseal_wire::swarmkit::{EncryptionKey, Peer, SessionMessage, WeightedPeer};
 
 use crate::{
     host::{Host, wait_for_status},
@@ -260,6 +260,40 @@ async fn a_manager_of_another_ca_below_the_root_is_not_believed() {
     })
     .await;
     assert_eq!(manager.with(|behaviour| behaviour.sessions.len()), 2);
+}
+
+#[tokio::test]
+async fn pinned_issuers_are_kept_until_a_manager_says_in_words_that_none_are() {
+    let (manager, host) = (Manager::start().await, Host::default());
+    let agent = host.agent(&manager);
+    wait_for_status(&agent, |status| status.session.is_registered()).await;
+    let own = PublicKeyDigest::of_spki(&manager.root.issuer_info().public_key_der);
+    let say = async |issuers: &[&[u8]], rules: bool| {
+        let said = |message: &mut SessionMessage| {
+            message.issuers = issuers.iter().map(|key| key.to_vec()).collect();
+            message.issuer_rules = rules;
+        };
+        manager.say(said).await;
+    };
+    let pinned = IssuerRules {
+        only: Some(vec![own]),
+        refused: Vec::new(),
+    };
+    say(&[own.as_bytes()], true).await;
+    host.wait_for(|kept| (kept.issuers.last() == Some(&pinned)).then_some(()))
+        .await;
+    // 1. A list with something else in it is no list, and is told.
+    say(&[own.as_bytes(), &[7; 31]], true).await;
+    wait_for_status(&agent, |status| status.ignored.len() == 1).await;
+    // 2. A manager that says nothing of it, as a stock one.
+    say(&[], false).await;
+    wait_for_status(&agent, |status| status.ignored.is_empty()).await;
+    assert_eq!(host.with(|kept| kept.issuers.clone()), [pinned]);
+    // 3. One whose cluster has no others below its root.
+    say(&[], true).await;
+    let open = IssuerRules::default();
+    host.wait_for(|kept| (kept.issuers.last() == Some(&open)).then_some(()))
+        .await;
 }
 
 #[tokio::test]
