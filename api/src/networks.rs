@@ -256,8 +256,8 @@ async fn inspect<C: Cluster>(
     };
     match scope.zip(find(&id)) {
         Some((scope, network)) => respond::ok(&network_json(network, scope, created)),
-        None if params.text("scope") == SWARM => Err(not_offered(&id)),
-        None => Err(ApiError::not_found("network", &id)),
+        None if params.text("scope") == LOCAL => Err(ApiError::not_found("network", &id)),
+        None => Err(not_offered(&id)),
     }
 }
 

@@ -298,7 +298,8 @@ fn check_endpoint(endpoint: &EndpointSpec) -> Result<(), Refusal> {
     }
     if let Some(port) = first_ingress {
         return Err(Refusal::invalid(format!(
-            "port {} is published in ingress mode, which is not offered; publish it with mode=host",
+            "port {0} is published in ingress mode, which is not offered; publish it on the nodes \
+             themselves with --publish mode=host,target={0}",
             port.target_port
         )));
     }
@@ -560,7 +561,8 @@ mod tests {
         );
         assert_eq!(
             with(ResolutionMode::Vip, ingress()),
-            "port 80 is published in ingress mode, which is not offered; publish it with mode=host"
+            "port 80 is published in ingress mode, which is not offered; publish it on the nodes \
+             themselves with --publish mode=host,target=80"
         );
         let host = |target, published| port(PublishMode::Host, target, published);
         assert_eq!(

@@ -507,13 +507,16 @@ async fn networks_are_the_predefined_ones() {
         client.get("/networks/host?scope=global").await,
         error(404, "network host not found")
     );
-    let (status, answer) = client.get("/networks/ingress?scope=swarm").await;
-    let said = answer["message"].as_str().unwrap();
-    assert_eq!(status, 501);
-    assert!(said.starts_with("network ingress is not offered"), "{said}");
-    assert!(said.contains("mode=host"), "{said}");
+    for scope in ["swarm", ""] {
+        let path = format!("/networks/ingress?scope={scope}");
+        let (status, answer) = client.get(&path).await;
+        let said = answer["message"].as_str().unwrap();
+        assert_eq!(status, 501);
+        assert!(said.starts_with("network ingress is not offered"), "{said}");
+        assert!(said.contains("mode=host"), "{said}");
+    }
     assert_eq!(
-        client.get("/networks/ingress").await,
+        client.get("/networks/ingress?scope=local").await,
         error(404, "network ingress not found")
     );
     assert_eq!(
