@@ -228,6 +228,10 @@ fn rules_of_issuers_outlive_a_start_and_damage_is_not_their_absence() {
         keys.issuers(&world.trust()).unwrap(),
         IssuerRules::default()
     );
+    let path = dir.path().join("certificates/swarm-issuers");
+    let nothing = IssuerRules::default();
+    keys.save_issuers(&nothing, &world.trust()).unwrap();
+    assert!(!path.exists(), "nobody is pinned");
     let rules = IssuerRules {
         only: Some(vec![PublicKeyDigest::from_bytes([1; 32])]),
         refused: vec![PublicKeyDigest::from_bytes([2; 32])],
@@ -237,7 +241,6 @@ fn rules_of_issuers_outlive_a_start_and_damage_is_not_their_absence() {
     let (_, keys) = world.found(dir.path(), None).unwrap();
     assert_eq!(keys.issuers(&world.trust()).unwrap(), rules);
     // Nothing is what a manager says in words, not what is left of a file.
-    let path = dir.path().join("certificates/swarm-issuers");
     for text in ["", "format 2\nend\n", "format 1\nonly"] {
         std::fs::write(&path, text).unwrap();
         let refused = keys.issuers(&world.trust()).unwrap_err().to_string();
