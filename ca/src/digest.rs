@@ -47,12 +47,11 @@ impl fmt::Debug for BundleDigest {
 pub struct PublicKeyDigest([u8; 32]);
 
 impl PublicKeyDigest {
-    /// The name of the key in the first certificate of a PEM bundle; nothing if it cannot be
-    /// read. Verifies nothing.
+    /// The name of the key in the first certificate of a PEM bundle, in which there may be text
+    /// as in any root that an operator gives; nothing if it cannot be read. Verifies nothing.
     pub fn of_certificate_pem(pem: &[u8]) -> Option<Self> {
-        let chain = crate::chain::chain_from_pem(pem).ok()?;
-        let issuer = crate::chain::issuer_info(chain.first()?).ok()?;
-        Some(Self::of_spki(&issuer.public_key_der))
+        let issuers = crate::chain::IssuerInfo::all_from_pem(pem).ok()?;
+        Some(Self::of_spki(&issuers.first()?.public_key_der))
     }
 
     /// The digest of a SubjectPublicKeyInfo in DER.

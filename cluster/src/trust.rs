@@ -192,15 +192,19 @@ pub enum Renewed {
 }
 
 /// Ends the time of former issuers below the root whose leaves nobody needs any more, and of those
-/// whose end has come. Nothing if there is none.
-pub fn close_issuers(cluster: &Cluster, renewed: Renewed, now: OffsetDateTime) -> Option<Cluster> {
+/// whose end has come at that time; `None`: those wait. Nothing if there is none.
+pub fn close_issuers(
+    cluster: &Cluster,
+    renewed: Renewed,
+    now: Option<OffsetDateTime>,
+) -> Option<Cluster> {
     let is_over = |past: &PastIssuer| {
         let needed = match renewed {
             Renewed::Some => true,
             Renewed::Present => !past.compromised,
             Renewed::All => false,
         };
-        let ended = closing_time(past).is_some_and(|at| now >= at);
+        let ended = closing_time(past).is_some_and(|at| now.is_some_and(|now| now >= at));
         !past.closed && (!needed || ended)
     };
     if !cluster.past_issuers.iter().any(is_over) {
@@ -519,7 +523,7 @@ mod tests {
             ..RootCa::default()
         });
         let close_issuers = |cluster: &Cluster, renewed| {
-            super::close_issuers(cluster, renewed, OffsetDateTime::UNIX_EPOCH)
+            super::close_issuers(cluster, renewed, Some(OffsetDateTime::UNIX_EPOCH))
         };
         assert_eq!(close_issuers(&cluster, Renewed::All), None);
         change_issuer(&mut cluster, "one", below.cert_pem(), KEPT, at(2));
@@ -570,7 +574,7 @@ mod tests {
         }
 
         fn close(&mut self) {
-            let closed = close_issuers(&self.cluster, Renewed::All, self.now);
+            let closed = close_issuers(&self.cluster, Renewed::All, Some(self.now));
             self.cluster = closed.unwrap_or_else(|| self.cluster.clone());
         }
 
@@ -606,7 +610,7 @@ mod tests {
         assert!(signs_on_record_only(cluster, &key(&aborted)));
         assert!(!is_closed_issuer(cluster, &key(&aborted)));
         for renewed in [Renewed::Some, Renewed::Present] {
-            assert_eq!(close_issuers(cluster, renewed, rooted.now), None);
+            assert_eq!(close_issuers(cluster, renewed, Some(rooted.now)), None);
         }
         rooted.close();
         assert_eq!(rooted.refused(), [key(&aborted)]);
@@ -627,6 +631,21 @@ mod tests {
         );
         rooted.finish();
         assert_eq!(rooted.refused(), [key(&aborted), key(&last)]);
+    }
+
+    #[test]
+    fn a_root_to_be_with_text_around_it_is_refused_as_well() {
+        let (mut rooted, _) = Rooted::new();
+        let target = rooted.root();
+        let new = NewRoot {
+            cert_pem: format!("Certificate: ours\n{}\nas of today\n", target.cert_pem()),
+            key_pem: String::new().into(),
+            cross_signed_pem: "cross".into(),
+        };
+        start_rotation(&mut rooted.cluster, &new, KEPT, at(2));
+        abort_rotation(&mut rooted.cluster, at(3));
+        rooted.close();
+        assert_eq!(rooted.refused(), [key(&target)]);
     }
 
     #[test]
@@ -701,9 +720,12 @@ mod tests {
         );
         let after = |seconds: i64| OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(seconds);
         let end = COMPROMISED_END.whole_seconds();
-        let close =
-            |cluster: &Cluster, seconds: i64| close_issuers(cluster, Renewed::Some, after(seconds));
+        let close = |cluster: &Cluster, seconds: i64| {
+            close_issuers(cluster, Renewed::Some, Some(after(seconds)))
+        };
         assert_eq!(close(&rooted.cluster, 1_000 + end - 1), None);
+        // Not while the managers themselves hold nothing else.
+        assert_eq!(close_issuers(&rooted.cluster, Renewed::Some, None), None);
         let closed = close(&rooted.cluster, 1_000 + end).unwrap();
         assert_eq!(issuer_rules(&closed).only, Some(vec![key(&below)]));
         assert!(is_closed_issuer(&closed, &key(&root)));

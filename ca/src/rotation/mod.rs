@@ -200,6 +200,8 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// By member, in the order of the view.
     pub progress: Vec<Progress>,
+    /// Whether the managers that are done are a majority, which goes on without the others.
+    pub has_quorum: bool,
     /// Why it is not finished; nothing outside of a rotation.
     pub wait: Option<Wait>,
     /// When to plan again if nothing changes until then.

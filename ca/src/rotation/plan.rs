@@ -20,8 +20,10 @@ pub fn plan(view: &View<'_>) -> Plan {
         .iter()
         .map(|member| progress_of(view, member))
         .collect();
+    let (done, needed) = quorum(view, &progress);
     let mut plan = Plan {
         actions: Vec::new(),
+        has_quorum: done >= needed,
         wait: None,
         wake_at: wake_at(view, &progress),
         progress,
@@ -133,6 +135,17 @@ fn is_time_again(view: &View<'_>, member: &Member<'_>) -> bool {
     member.asked_at.is_some_and(|at| view.now - at >= ANSWER)
 }
 
+/// How many managers are done, and how many are a majority.
+fn quorum(view: &View<'_>, progress: &[Progress]) -> (usize, usize) {
+    let voters = view.members.iter().filter(|member| member.votes).count();
+    let moved = |(member, progress): &(&Member<'_>, &Progress)| {
+        member.votes && **progress == Progress::Done
+    };
+    let done = view.members.iter().zip(progress).filter(moved).count();
+    let needed = if voters == 0 { 0 } else { voters / 2 + 1 };
+    (done, needed)
+}
+
 /// How it ends, or why not yet.
 fn ending(
     view: &View<'_>,
@@ -147,12 +160,7 @@ fn ending(
         .map(|(member, _)| member)
         .collect();
     // 1. Without a majority of managers that have the new root's certificates nobody could go on.
-    let voters = view.members.iter().filter(|member| member.votes).count();
-    let moved = |(member, progress): &(&Member<'_>, &Progress)| {
-        member.votes && **progress == Progress::Done
-    };
-    let done = view.members.iter().zip(progress).filter(moved).count();
-    let needed = if voters == 0 { 0 } else { voters / 2 + 1 };
+    let (done, needed) = quorum(view, progress);
     let no_quorum = (done < needed).then_some(Wait::Quorum { done, needed });
     // 2. Nobody is left.
     if open.is_empty() {

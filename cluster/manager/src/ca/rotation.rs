@@ -104,10 +104,13 @@ impl Rotation {
         for action in plan.actions {
             self.carry_out(action, &cluster, now).await?;
         }
+        // The end of an issuer in foreign hands is not that of the cluster: without a majority of
+        // managers that hold something else it goes on.
+        let end = plan.has_quorum.then_some(now);
         if let Some(new) = forget_ways(&cluster, now) {
             self.update(&cluster, new).await?;
             tracing::info!("nothing leads on from former roots whose return window is over");
-        } else if let Some(new) = close_issuers(&cluster, self.renewed(&plan.progress), now) {
+        } else if let Some(new) = close_issuers(&cluster, self.renewed(&plan.progress), end) {
             self.update(&cluster, new).await?;
             tracing::info!("certificates of former issuers below the root count no more");
         }
