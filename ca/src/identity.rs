@@ -198,6 +198,20 @@ mod tests {
     }
 
     #[test]
+    fn the_keys_of_what_came_with_a_leaf_are_told_and_garbage_is_none() {
+        let leaf = certificate(&subject("c", "swarm-worker", "n"));
+        let above = certificate(&subject("c", "swarm-manager", "m"));
+        assert_eq!(
+            *peer_identity(std::slice::from_ref(&leaf)).unwrap().above,
+            []
+        );
+        let key = chain::issuer_info(&above).unwrap().public_key_der;
+        let chain = [leaf, CertificateDer::from(vec![0x30]), above];
+        let identity = peer_identity(&chain).unwrap();
+        assert_eq!(*identity.above, [PublicKeyDigest::of_spki(&key)]);
+    }
+
+    #[test]
     fn refuses_missing_attributes() {
         for (index, attribute) in ["O", "OU", "CN"].into_iter().enumerate() {
             let mut attributes = subject("c", "swarm-worker", "n");

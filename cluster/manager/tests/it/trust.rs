@@ -12,12 +12,17 @@ use prost_types::Timestamp;
 use tokio::{task::JoinSet, time::timeout};
 use tokio_stream::StreamExt;
 use tonic::{Code, Status};
-use waxseal_ca::{Clock, NodeCredentials, NodeKey, Role, generate_limited};
+use waxseal_ca::{
+    CertificateExpiry, Clock, Csr, NodeCredentials, NodeKey, NodeProfile, Role, RootAuthority,
+    Serial, generate_limited, rotation::NewRoot,
+};
 use waxseal_cluster::{
-    Standing,
+    RotationOptions, Standing, abort_rotation,
     objects::{
-        CreateJoinToken, IssuanceState, LimitedToken, NodeRole, RevokeCertificates, command::Op,
+        Cluster, CreateJoinToken, IssuanceState, LimitedToken, NodeRole, RevokeCertificates,
+        UpdateCluster, command::Op,
     },
+    start_rotation, timestamp,
 };
 use waxseal_manager::{Manager, component};
 use waxseal_wire::{
@@ -27,7 +32,7 @@ use waxseal_wire::{
 
 use crate::{
     group::Group,
-    support::{CUT_OFF, DEADLINE, is_cut, open_session},
+    support::{CLUSTER, CUT_OFF, DEADLINE, is_cut, open_session},
 };
 
 /// Joins that race for one use.
@@ -145,6 +150,91 @@ async fn a_revoked_certificate_is_cut_off_from_every_manager() {
     let beaten = unharmed.heartbeat(beat(&neighbours_first.session_id));
     beaten.await.unwrap();
     assert!(at(&group, leader).read(|state| state.node(&node_id).is_some()));
+    group.end().await;
+}
+
+/// What whoever has the key of a root to be makes up for a node that there is.
+fn forged(group: &Group, target: &RootAuthority, node_id: &str) -> Arc<NodeCredentials> {
+    let now = group.world.clock.now();
+    let key = NodeKey::generate().unwrap();
+    let csr = Csr::parse(key.csr_pem().unwrap().as_bytes()).unwrap();
+    let profile = NodeProfile {
+        cluster_id: CLUSTER.into(),
+        node_id: node_id.into(),
+        role: Role::Worker,
+        expiry: CertificateExpiry::DEFAULT,
+    };
+    let serial = Serial::from_random([0x5a; 20]).unwrap();
+    let leaf = target.issue(&profile, &csr, serial, now).unwrap();
+    let vouched = group.world.root.cross_sign(target.trust(), now).unwrap();
+    let chain = leaf.pem + &vouched;
+    NodeCredentials::new(chain.as_bytes(), key, group.world.root.trust(), now).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_root_signs_that_was_given_up_is_cut_off_from_every_manager() {
+    let group = Group::of(3).await;
+    let leader = group.leader().await;
+    let follower = group.running().find(|site| *site != leader).unwrap();
+    let token = group.world.tokens.token(Role::Worker).expose_text();
+    let joiner = group.world.joiner(at(&group, leader)).await;
+    let (node_id, credentials) = join(&group, &joiner, token).await.unwrap();
+    let now = group.world.clock.now();
+    let target = RootAuthority::generate(now).unwrap();
+    let change = async |edit: &dyn Fn(&mut Cluster)| {
+        let mut cluster = at(&group, leader).read(|state| Cluster::clone(state.cluster().unwrap()));
+        edit(&mut cluster);
+        let op = Op::UpdateCluster(UpdateCluster {
+            cluster: Some(cluster),
+            ..UpdateCluster::default()
+        });
+        let changed = at(&group, leader).propose(component("test"), op);
+        changed.await.unwrap();
+    };
+    // 1. As long as it is to be the root, what it signs counts.
+    let new = NewRoot {
+        cert_pem: target.cert_pem().to_owned(),
+        key_pem: std::str::from_utf8(target.key_pem().as_bytes())
+            .unwrap()
+            .to_owned()
+            .into(),
+        cross_signed_pem: group.world.root.cross_sign(target.trust(), now).unwrap(),
+    };
+    change(&|cluster| start_rotation(cluster, &new, RotationOptions::default(), timestamp(now)))
+        .await;
+    let made_up = forged(&group, &target, &node_id);
+    let addr = group.sites[follower].addr();
+    let stranger = dial(&group, &addr, Arc::clone(&made_up)).await;
+    let (_messages, first) = open_session(&stranger).await.unwrap();
+    // 2. Given up, that is over, on open connections too; who is on record goes on.
+    change(&|cluster| abort_rotation(cluster, timestamp(now))).await;
+    timeout(CUT_OFF, stranger.closed()).await.unwrap();
+    for site in 0..3 {
+        let knows =
+            || at(&group, site).read(|state| !state.cluster().unwrap().past_issuers.is_empty());
+        let known = async {
+            while !knows() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(DEADLINE, known).await.unwrap();
+        let addr = group.sites[site].addr();
+        let again = dial(&group, &addr, Arc::clone(&made_up)).await;
+        let beat = HeartbeatRequest {
+            session_id: first.session_id.clone(),
+        };
+        let refused = again.dispatcher().heartbeat(beat).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+        assert!(refused.message().contains("former issuer"), "{refused}");
+        let renewal = IssueNodeCertificateRequest {
+            csr: NodeKey::generate().unwrap().csr_pem().unwrap().into_bytes(),
+            ..Default::default()
+        };
+        let refused = again.node_ca().issue_node_certificate(renewal).await;
+        assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
+    }
+    let worker = dial(&group, &addr, credentials).await;
+    open_session(&worker).await.unwrap();
     group.end().await;
 }
 
