@@ -26,7 +26,7 @@ use waxseal_cluster::{
 };
 use waxseal_raft_store::{Disk, Member, StoreError, StoreOptions};
 use waxseal_wire::{
-    Course, FEATURE_LEVEL, Listening,
+    Course, FEATURE_LEVEL, Listening, listen,
     swarmkit::{LogSelector, LogSubscriptionOptions},
 };
 
@@ -150,13 +150,10 @@ impl Manager {
         start: Start,
     ) -> Result<Manager, StartError> {
         // 1. The port first: without it there is no point in anything else.
-        let listener =
-            TcpListener::bind(config.listen)
-                .await
-                .map_err(|source| StartError::Listen {
-                    address: config.listen,
-                    source,
-                })?;
+        let listener = listen(config.listen).map_err(|source| StartError::Listen {
+            address: config.listen,
+            source,
+        })?;
         // 2. The log, the state of the newest snapshot, and the engine on both.
         let forced = matches!(start, Start::ForceNew);
         let (engine, state) = open_engine(disk, &config, forced).await?;

@@ -28,7 +28,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::{ServerConfig, pki_types::CertificateDer};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
     task::JoinHandle,
     time::{self, Instant},
@@ -123,6 +123,21 @@ impl Drop for Listening {
         self.ended.cancel();
         self.accepting.abort();
     }
+}
+
+/// Listens where members and joiners call, with room for many that do so at once.
+///
+/// # Errors
+/// What the system says, of an address that is taken for instance.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A manager that starts again finds connections of the one before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(limits::LISTEN_BACKLOG)
 }
 
 impl Acceptor {

@@ -44,7 +44,7 @@ mod updates;
 mod writes;
 
 pub use accept::{
-    Acceptor, Admit, Connections, Course, Listening, Relay, RelayClaim, ToLeader, Vouch,
+    Acceptor, Admit, Connections, Course, Listening, Relay, RelayClaim, ToLeader, Vouch, listen,
 };
 pub use bypass::{Assignments, DispatcherService};
 pub use dial::{Credentials, DialError, ManagerChannel, Unreachable, tls_cause};

@@ -20,6 +20,11 @@ pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Time for a connection's first byte: diallers send it as soon as they are connected.
 pub const FIRST_BYTE_DEADLINE: Duration = Duration::from_secs(1);
 
+/// Connections that wait to be taken, as many as Linux grants by default
+/// (`net.core.somaxconn`). For one beyond the kernel drops what the caller sent, who tries again
+/// after a second: a fleet that joins or comes back at once is not to.
+pub const LISTEN_BACKLOG: u32 = 4096;
+
 /// Handshakes at once; for one beyond, the oldest of the address that holds most
 /// gives way. A fleet that joins or comes back does so at once, and one costs about
 /// 20 KiB. A process that may have few descriptors uses a quarter of them.

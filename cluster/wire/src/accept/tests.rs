@@ -141,7 +141,7 @@ impl World {
             connections: connections.clone(),
             relay: Relay::none(),
         };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let listening = acceptor.serve(listener).unwrap();
         let address = listening.address().to_string();
         World {
@@ -209,6 +209,17 @@ async fn heartbeat(channel: &ManagerChannel) -> Result<(), Status> {
         session_id: "s".to_owned(),
     };
     channel.dispatcher().heartbeat(request).await.map(drop)
+}
+
+#[tokio::test]
+async fn more_may_call_at_once_than_systems_queue_unasked() {
+    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    // Nobody takes them. One beyond the queue would not be answered however often it tries.
+    let patience = Duration::from_secs(10);
+    let connect = |_| std::net::TcpStream::connect_timeout(&address, patience).unwrap();
+    let callers: Vec<_> = (0..200).map(connect).collect();
+    assert_eq!(callers.len(), 200);
 }
 
 #[tokio::test]
