@@ -266,8 +266,12 @@ fn set_role(node: &mut Node, role: NodeRole) -> Result<(), Refusal> {
 fn observe(node: &Node, observation: NodeObservation, stamp: &Stamp, dated: bool) -> Option<Node> {
     let mut new = node.clone();
     let state = |node: &Node| node.status.as_ref().map(NodeStatus::state);
-    if observation.description.is_some() {
-        new.description = observation.description;
+    if let Some(mut description) = observation.description {
+        // Decoded, it has room for more.
+        if let Some(engine) = &mut description.engine {
+            engine.plugins.shrink_to_fit();
+        }
+        new.description = Some(description);
     }
     if observation.status.is_some() {
         new.status = observation.status;

@@ -195,7 +195,7 @@ type Stream = Box<Prefaced<TlsStream<TcpStream>>>;
 /// What a finished handshake gives.
 struct Greeted {
     stream: Stream,
-    peer: Peer,
+    peer: Arc<Peer>,
 }
 
 impl Server {
@@ -302,18 +302,18 @@ impl Server {
         let stream = Box::new(Prefaced::read(stream).await?);
         Ok(Greeted {
             stream,
-            peer: Peer {
+            peer: Arc::new(Peer {
                 address,
                 identity,
                 chain,
                 relayed_by: None,
                 binding,
                 sealing,
-            },
+            }),
         })
     }
 
-    async fn serve_member(&self, stream: Stream, peer: Peer, registration: Registration) {
+    async fn serve_member(&self, stream: Stream, peer: Arc<Peer>, registration: Registration) {
         let closed = registration.closed.clone();
         let standing = Standing::Member(Arc::clone(&registration.budget));
         self.serve(stream, peer, standing, &closed).await;
@@ -322,7 +322,7 @@ impl Server {
 
     /// Serves who has no certificate, or one that is not admitted any more: the
     /// services tell the latter why. It waits its turn where it shook hands.
-    async fn serve_stranger(&self, stream: Stream, peer: Peer, waiting: Arc<Place>) {
+    async fn serve_stranger(&self, stream: Stream, peer: Arc<Peer>, waiting: Arc<Place>) {
         let address = peer.address;
         let turn = self.strangers.enter_in_turn(address.ip());
         let turn = time::timeout(limits::HANDSHAKE_DEADLINE, turn);
@@ -343,7 +343,7 @@ impl Server {
     async fn serve(
         &self,
         stream: Stream,
-        peer: Peer,
+        peer: Arc<Peer>,
         standing: Standing,
         closed: &CancellationToken,
     ) {
@@ -435,6 +435,9 @@ fn http2_builder(streams: StreamTasks, caller: Caller) -> http2::Builder<StreamT
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
+        // The table of headers would come to hold a date for each second that a node was answered
+        // in, and gRPC has no use for them.
+        .auto_date_header(false)
         .max_header_list_size(limits::HEADER_LIST_LIMIT)
         .max_concurrent_streams(limits::STREAMS_PER_NODE)
         .max_pending_accept_reset_streams(limits::RESETS_PER_WINDOW as usize)

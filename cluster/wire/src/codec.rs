@@ -9,8 +9,8 @@ use prost::Message;
 use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::ProstCodec;
 
-/// What a buffer has to begin with: most messages of a fleet fit. Others make it grow.
-const BUFFER_BYTES: usize = 512;
+/// What a buffer has to begin with: a beat and its answer fit. Others make it grow.
+const BUFFER_BYTES: usize = 128;
 /// A buffer is handed on at this size, as in tonic's own settings.
 const YIELD_BYTES: usize = 32 * 1024;
 

@@ -40,7 +40,8 @@ impl Peer {
     pub fn of<T>(request: &Request<T>) -> Result<&Peer, Status> {
         request
             .extensions()
-            .get::<Peer>()
+            .get::<Arc<Peer>>()
+            .map(Arc::as_ref)
             .ok_or_else(|| Status::internal("the request bears no peer"))
     }
 

@@ -57,15 +57,15 @@ struct Last {
     issuers: Vec<Vec<u8>>,
 }
 
-/// What to do about a message.
+/// What to do about a message. In a box: whoever waits to send it has room for it ever after.
 #[derive(Debug, PartialEq)]
 enum Verdict {
     /// Nothing is news.
     Same,
     /// It goes out.
-    Send(SessionMessage),
+    Send(Box<SessionMessage>),
     /// It goes out without an opinion on the root, if it goes out at all; that has to wait.
-    Later(Option<SessionMessage>),
+    Later(Option<Box<SessionMessage>>),
 }
 
 impl Shown {
@@ -74,6 +74,12 @@ impl Shown {
             hasher: RandomState::new(),
             last: None,
         }
+    }
+
+    /// Looks at what the state shows now; `None` once the node is gone.
+    fn look(&mut self, core: &Core, session: &Session, has_turn: bool) -> Option<Verdict> {
+        let message = session_message(core, session)?;
+        Some(self.judge(message, has_turn))
     }
 
     /// Judges the message that the state makes now. Only with a turn another root is shown than
@@ -86,7 +92,7 @@ impl Shown {
             message.issuers.clone_from(&last.issuers);
             let content = self.hasher.hash_one(message.encode_to_vec());
             let before = std::mem::replace(&mut last.content, content);
-            return Verdict::Later((before != content).then_some(message));
+            return Verdict::Later((before != content).then(|| Box::new(message)));
         }
         let now = Last {
             content: self.hasher.hash_one(message.encode_to_vec()),
@@ -97,7 +103,7 @@ impl Shown {
             return Verdict::Same;
         }
         self.last = Some(now);
-        Verdict::Send(SessionMessage { root_ca, ..message })
+        Verdict::Send(Box::new(SessionMessage { root_ca, ..message }))
     }
 }
 
@@ -144,8 +150,8 @@ async fn send_session(
 ) -> ControlFlow<()> {
     let mut shown = Shown::nothing();
     let mut waiting: Option<Pin<Box<dyn Future<Output = Option<Turn>> + Send>>> = None;
-    while let Some(message) = session_message(core, session) {
-        let news = match shown.judge(message, turn.is_some()) {
+    while let Some(verdict) = shown.look(core, session, turn.is_some()) {
+        let news = match verdict {
             Verdict::Same => None,
             Verdict::Send(message) => Some(message),
             Verdict::Later(message) => {
@@ -154,7 +160,7 @@ async fn send_session(
             }
         };
         if let Some(message) = news
-            && sender.send(Ok(Box::new(message))).await.is_err()
+            && sender.send(Ok(message)).await.is_err()
         {
             return ControlFlow::Break(());
         }
@@ -251,6 +257,10 @@ fn weighted_managers(core: &Core) -> Vec<WeightedPeer> {
 mod tests {
     use super::*;
 
+    fn send(message: &SessionMessage) -> Verdict {
+        Verdict::Send(Box::new(message.clone()))
+    }
+
     fn message(session_id: &str, root: &str) -> SessionMessage {
         SessionMessage {
             session_id: session_id.to_owned(),
@@ -263,14 +273,11 @@ mod tests {
     fn only_news_is_sent() {
         let mut shown = Shown::nothing();
         let first = message("s", "A");
-        assert_eq!(
-            shown.judge(first.clone(), false),
-            Verdict::Send(first.clone())
-        );
+        assert_eq!(shown.judge(first.clone(), false), send(&first));
         assert_eq!(shown.judge(first.clone(), false), Verdict::Same);
         let second = message("t", "A");
-        assert_eq!(shown.judge(second.clone(), false), Verdict::Send(second));
-        assert_eq!(shown.judge(first.clone(), true), Verdict::Send(first));
+        assert_eq!(shown.judge(second.clone(), false), send(&second));
+        assert_eq!(shown.judge(first.clone(), true), send(&first));
     }
 
     #[test]
@@ -278,7 +285,7 @@ mod tests {
         let mut shown = Shown::nothing();
         shown.judge(message("s", "A"), false);
         assert_eq!(shown.judge(message("s", "B"), false), Verdict::Later(None));
-        let without = Verdict::Later(Some(message("t", "")));
+        let without = Verdict::Later(Some(Box::new(message("t", ""))));
         assert_eq!(shown.judge(message("t", "B"), false), without);
         assert_eq!(shown.judge(message("t", "B"), false), Verdict::Later(None));
         let pinned = SessionMessage {
@@ -289,10 +296,7 @@ mod tests {
         // The rotation came to nothing: the root that it knows is no news.
         assert_eq!(shown.judge(message("t", "A"), false), Verdict::Same);
         let second = message("t", "B");
-        assert_eq!(
-            shown.judge(second.clone(), true),
-            Verdict::Send(second.clone())
-        );
+        assert_eq!(shown.judge(second.clone(), true), send(&second));
         assert_eq!(shown.judge(second, false), Verdict::Same);
     }
 }

@@ -1,7 +1,7 @@
 //! The open connections of members, so that a removal acts on them at once.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     fmt,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -45,12 +45,13 @@ struct Registry {
 #[derive(Debug)]
 struct Node {
     /// In the order of their start.
-    open: BTreeMap<u64, Entry>,
+    open: Vec<Entry>,
     budget: Arc<Budget>,
 }
 
 #[derive(Debug)]
 struct Entry {
+    number: u64,
     identity: NodeIdentity,
     address: SocketAddr,
     kind: Kind,
@@ -83,23 +84,21 @@ impl Node {
             Role::Manager => Budget::of_manager(),
         };
         Node {
-            open: BTreeMap::new(),
+            // Most nodes have one, for as long as they live.
+            open: Vec::with_capacity(1),
             budget: Arc::new(budget),
         }
     }
 
     /// Closes the oldest connection if there are as many as there may be.
     fn make_room(&mut self) {
-        let connections = || {
-            let entries = self.open.iter();
-            entries.filter(|(_, entry)| entry.kind == Kind::Connection)
-        };
-        if connections().count() < CONNECTIONS_PER_NODE {
+        let is_connection = |entry: &Entry| entry.kind == Kind::Connection;
+        let open = self.open.iter();
+        if open.filter(|entry| is_connection(entry)).count() < CONNECTIONS_PER_NODE {
             return;
         }
-        let oldest = connections().next().map(|(number, _)| *number);
-        if let Some(oldest) = oldest.and_then(|number| self.open.remove(&number)) {
-            oldest.closed.cancel();
+        if let Some(oldest) = self.open.iter().position(is_connection) {
+            self.open.remove(oldest).closed.cancel();
         }
     }
 }
@@ -132,7 +131,7 @@ impl Connections {
             return 0;
         };
         drop(registry);
-        node.open.values().for_each(|entry| entry.closed.cancel());
+        node.open.iter().for_each(|entry| entry.closed.cancel());
         node.open.len()
     }
 
@@ -143,7 +142,7 @@ impl Connections {
             return 0;
         };
         let before = node.open.len();
-        node.open.retain(|_, entry| {
+        node.open.retain(|entry| {
             let stays = entry.identity.serial != *serial;
             if !stays {
                 entry.closed.cancel();
@@ -158,7 +157,7 @@ impl Connections {
         let mut gone = Vec::new();
         for (node_id, node) in &mut self.lock().nodes {
             let before = node.open.len();
-            node.open.retain(|_, entry| {
+            node.open.retain(|entry| {
                 let stays = stays(&entry.identity);
                 if !stays {
                     entry.closed.cancel();
@@ -188,14 +187,14 @@ impl Connections {
         self.lock()
             .nodes
             .get(node_id)
-            .map(|node| node.open.values().map(|entry| entry.address).collect())
+            .map(|node| node.open.iter().map(|entry| entry.address).collect())
             .unwrap_or_default()
     }
 
     /// How many connections are open.
     pub fn count(&self) -> usize {
         let registry = self.lock();
-        let open = registry.nodes.values().flat_map(|node| node.open.values());
+        let open = registry.nodes.values().flat_map(|node| &node.open);
         open.filter(|entry| entry.kind == Kind::Connection).count()
     }
 
@@ -246,15 +245,13 @@ impl Connections {
         if kind == Kind::Connection {
             node.make_room();
         }
-        node.open.insert(
+        node.open.push(Entry {
             number,
-            Entry {
-                identity: identity.clone(),
-                address,
-                kind,
-                closed: closed.clone(),
-            },
-        );
+            identity: identity.clone(),
+            address,
+            kind,
+            closed: closed.clone(),
+        });
         let budget = Arc::clone(&node.budget);
         Registration {
             connections: self.clone(),
@@ -275,7 +272,7 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let mut registry = self.connections.lock();
         if let Some(node) = registry.nodes.get_mut(&self.node_id) {
-            node.open.remove(&self.number);
+            node.open.retain(|entry| entry.number != self.number);
             if node.open.is_empty() {
                 registry.nodes.remove(&self.node_id);
             }

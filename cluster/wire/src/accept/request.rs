@@ -76,7 +76,7 @@ pub(super) struct Door {
 #[derive(Clone)]
 pub(super) struct ConnectionService {
     pub(super) door: Arc<Door>,
-    pub(super) peer: Peer,
+    pub(super) peer: Arc<Peer>,
     pub(super) resets: Arc<Resets>,
     pub(super) standing: Standing,
     /// Past HTTP/2, for who is sent secrets.
@@ -211,14 +211,14 @@ impl ConnectionService {
             Some(registration) => Standing::Member(Arc::clone(&registration.budget)),
             None => Standing::RelayedStranger(Arc::clone(&door.relayed_strangers)),
         };
-        self.peer = Peer {
+        self.peer = Arc::new(Peer {
             address: relayed.address,
             identity: relayed.identity,
             chain: relayed.chain,
             relayed_by,
             binding: relayed.binding,
             sealing: None,
-        };
+        });
         Ok(registration)
     }
 

@@ -23,13 +23,13 @@ use waxseal_ca::{
 
 use super::*;
 use crate::{
-    Credentials, ManagerChannel, Unreachable,
+    Credentials, DispatcherService, ManagerChannel, Unreachable,
     swarmkit::{
         AssignmentsMessage, AssignmentsRequest, HeartbeatRequest, HeartbeatResponse,
         IssueNodeCertificateRequest, IssueNodeCertificateResponse, NodeCertificateStatusRequest,
         NodeCertificateStatusResponse, SessionMessage, SessionRequest, UpdateTaskStatusRequest,
         UpdateTaskStatusResponse,
-        dispatcher_server::{Dispatcher, DispatcherServer},
+        dispatcher_server::Dispatcher,
         node_ca_server::{NodeCa, NodeCaServer},
     },
 };
@@ -135,7 +135,7 @@ impl World {
         let desk = Desk::default();
         let held = Arc::clone(&desk.held);
         let acceptor = Acceptor {
-            routes: Routes::new(DispatcherServer::new(Echo)).add_service(NodeCaServer::new(desk)),
+            routes: Routes::new(DispatcherService::new(Echo)).add_service(NodeCaServer::new(desk)),
             tls: server_tls(&manager, TlsOptions::default()).unwrap(),
             clock: clock.clone(),
             connections: connections.clone(),

@@ -1,4 +1,4 @@
-//! The dispatcher, its assignments past HTTP/2.
+//! The dispatcher's streams: assignments go past HTTP/2, and no message stays behind in a buffer.
 
 use std::{
     convert::Infallible,
@@ -12,21 +12,29 @@ use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use hyper::body::{Body, Frame};
 use tokio_stream::Stream;
 use tonic::{
-    Status, Streaming, codec::Codec, codegen::StdError, metadata::MetadataMap, server::NamedService,
+    Status, Streaming,
+    codec::{Codec, Decoder},
+    codegen::StdError,
+    metadata::MetadataMap,
+    server::NamedService,
 };
-use tonic_prost::ProstCodec;
 
 use super::{ASSIGNMENTS, Lines, Sender, framed};
 use crate::{
+    codec::FrugalCodec,
     limits,
     swarmkit::{
-        AssignmentsMessage, AssignmentsRequest,
+        AssignmentsMessage, AssignmentsRequest, SessionMessage, SessionRequest,
         dispatcher_server::{Dispatcher, DispatcherServer},
     },
 };
 
+/// Swarmkit's call that a node keeps open as long as it lives.
+const SESSION: &str = "/docker.swarmkit.v1.Dispatcher/Session";
+
 /// Serves a [`Dispatcher`] as [`DispatcherServer`] does, and keeps the content of
-/// assignments out of the connection's buffers.
+/// assignments out of the connection's buffers. Messages of sessions are of one piece each that
+/// goes with them: a buffer for them would be kept as long as the node is there.
 ///
 /// That needs a connection which an [`Acceptor`](crate::Acceptor) took from a member;
 /// on others assignments are sent as anything else.
@@ -75,15 +83,34 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if request.uri().path() != ASSIGNMENTS {
-            return self.others.call(request);
-        }
         let dispatcher = Arc::clone(&self.dispatcher);
-        Box::pin(async move {
-            let answer = assignments(&*dispatcher, request).await;
-            Ok(answer.unwrap_or_else(Status::into_http))
-        })
+        match request.uri().path() {
+            ASSIGNMENTS => Box::pin(async move {
+                let answer = assignments(&*dispatcher, request).await;
+                Ok(answer.unwrap_or_else(Status::into_http))
+            }),
+            SESSION => Box::pin(async move {
+                let answer = session(&*dispatcher, request).await;
+                Ok(answer.unwrap_or_else(Status::into_http))
+            }),
+            _ => self.others.call(request),
+        }
     }
+}
+
+async fn session<D, B>(
+    dispatcher: &D,
+    request: Request<B>,
+) -> Result<Response<tonic::body::Body>, Status>
+where
+    D: Dispatcher,
+    B: Body + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    let decoder = FrugalCodec::<SessionMessage, SessionRequest>::default().decoder();
+    let request = read(decoder, request).await?;
+    let messages = dispatcher.session(request).await?.into_inner();
+    Ok(answer(messages, None))
 }
 
 async fn assignments<D, B>(
@@ -95,16 +122,9 @@ where
     B: Body + Send + 'static,
     B::Error: Into<StdError> + Send + 'static,
 {
-    let (head, body) = request.into_parts();
-    let lines = head.extensions.get::<Arc<Lines>>().map(Arc::clone);
-    let decoder = ProstCodec::<AssignmentsMessage, AssignmentsRequest>::default().decoder();
-    let limit = Some(limits::SERVER_MESSAGE_LIMIT);
-    let message = Streaming::new_request(decoder, body, None, limit)
-        .message()
-        .await?
-        .ok_or_else(|| Status::internal("the call brought no request"))?;
-    let metadata = MetadataMap::from_headers(head.headers);
-    let request = tonic::Request::from_parts(metadata, head.extensions, message);
+    let lines = request.extensions().get::<Arc<Lines>>().map(Arc::clone);
+    let decoder = FrugalCodec::<AssignmentsMessage, AssignmentsRequest>::default().decoder();
+    let request = read(decoder, request).await?;
     let messages = dispatcher.assignments(request).await?.into_inner();
     let way = match &lines {
         Some(lines) => Some(
@@ -112,6 +132,35 @@ where
         ),
         None => None,
     };
+    Ok(answer(messages, way))
+}
+
+/// The one message of a request.
+async fn read<C, B>(decoder: C, request: Request<B>) -> Result<tonic::Request<C::Item>, Status>
+where
+    C: Decoder<Error = Status> + Send + 'static,
+    B: Body + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    let (head, body) = request.into_parts();
+    let limit = Some(limits::SERVER_MESSAGE_LIMIT);
+    let message = Streaming::new_request(decoder, body, None, limit)
+        .message()
+        .await?
+        .ok_or_else(|| Status::internal("the call brought no request"))?;
+    let metadata = MetadataMap::from_headers(head.headers);
+    Ok(tonic::Request::from_parts(
+        metadata,
+        head.extensions,
+        message,
+    ))
+}
+
+fn answer<M, T>(messages: M, way: Option<Sender>) -> Response<tonic::body::Body>
+where
+    M: Stream<Item = Result<T, Status>> + Send + 'static,
+    T: prost::Message + 'static,
+{
     let body = Answer {
         messages: Box::pin(messages),
         way,
@@ -121,19 +170,20 @@ where
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    Ok(response)
+    response
 }
 
-/// The assignments of one call.
+/// The messages of one call.
 struct Answer<M> {
     messages: Pin<Box<M>>,
     way: Option<Sender>,
     is_over: bool,
 }
 
-impl<M> Body for Answer<M>
+impl<M, T> Body for Answer<M>
 where
-    M: Stream<Item = Result<AssignmentsMessage, Status>>,
+    M: Stream<Item = Result<T, Status>>,
+    T: prost::Message,
 {
     type Data = Bytes;
     type Error = Status;
