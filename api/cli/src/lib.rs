@@ -19,6 +19,7 @@ mod info;
 mod input;
 mod join_token;
 mod manager;
+mod memory;
 mod node;
 mod output;
 mod payload;
@@ -37,6 +38,7 @@ use clap::Parser;
 use waxseal_ca::{Clock, SystemClock};
 use waxseal_daemon::{Disk, OsDisk};
 
+pub use crate::memory::{MEMORY, Memory, SetAside};
 use crate::{
     args::{Args, Verb},
     failure::Failure,

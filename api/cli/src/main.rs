@@ -1,13 +1,11 @@
 //! The `waxseal` command, on the system's files.
 
-use std::{alloc::System, process::ExitCode};
+use std::process::ExitCode;
 
-use waxseal::Underlay;
-use zeroizing_alloc::ZeroAlloc;
+use waxseal::{MEMORY, Memory, Underlay};
 
-/// Wipes what is freed: secrets pass through buffers of libraries that do not wipe theirs.
 #[global_allocator]
-static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
+static ALLOCATOR: Memory = MEMORY;
 
 fn main() -> ExitCode {
     waxseal::main_on(Underlay::default)

@@ -1,18 +1,17 @@
 //! The `waxseal` command on a disk with faults, with a clock that is moved, at a feature level of
 //! choice, for scenarios; see `waxseal_tests::fault`.
 
-use std::{alloc::System, path::Path, process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode, sync::Arc};
 
-use waxseal::Underlay;
+use waxseal::{MEMORY, Memory, Underlay};
 use waxseal_ca::{Clock, SystemClock};
 use waxseal_tests::fault::{
     CLOCK_VARIABLE, FaultyDisk, LEVEL_VARIABLE, MovedClock, SOCKET_VARIABLE, serve,
 };
-use zeroizing_alloc::ZeroAlloc;
 
 /// As in `waxseal`.
 #[global_allocator]
-static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
+static ALLOCATOR: Memory = MEMORY;
 
 fn main() -> ExitCode {
     waxseal::main_on(underlay)

@@ -12,6 +12,7 @@ use crate::{
     Underlay,
     client::no_runtime,
     failure::{Failure, chain},
+    memory,
 };
 
 pub(crate) use settings::Args;
@@ -44,6 +45,7 @@ pub(crate) fn run(
     }
     log::start(&settings.log)?;
     raise_open_files();
+    memory::give_back();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores)
