@@ -32,6 +32,7 @@ mod managers;
 mod networks;
 mod nodes;
 mod openapi;
+mod reader;
 mod renew;
 mod respond;
 mod returns;

@@ -5,19 +5,25 @@
 //! frame holds one line; the CLI relies on it. With a terminal the lines are
 //! written as they are.
 
-use std::{fmt::Write as _, io};
+use std::{fmt::Write as _, time::Duration};
 
 use axum::{extract::State as Shares, response::Response};
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::StreamExt;
+use futures::{
+    StreamExt,
+    future::{self, Either},
+    stream::BoxStream,
+};
 use http::HeaderValue;
 use time::OffsetDateTime;
+use tokio::task::JoinSet;
 use waxseal_cluster::objects::{Service, Task, TaskSpec};
 
 use crate::{
     cluster::{Cluster, ClusterError, LogLine, LogRequest},
     error::{ApiError, found},
     extract::{Id, Params},
+    reader::{self, Inlet},
     respond,
     server::Shared,
     table::{Routes, doc},
@@ -38,6 +44,11 @@ const STDERR: u8 = 2;
 const SYSTEM_ERROR: u8 = 3;
 /// Room for time and details before a line.
 const PREFIX_BYTES: usize = 200;
+/// How long what a task prints now waits for a reader that lets all room fill up.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The last words to one that takes nothing for longer.
+const TOO_SLOW: &str =
+    "lines came faster than they were read, and none was read for 10 s; ask again with since";
 
 /// What a caller may ask for.
 const QUERY: [&str; 8] = [
@@ -84,11 +95,7 @@ async fn of_service<C: Cluster>(
             Ok::<_, ApiError>((service.id.clone(), service_has_tty(&service)))
         })
         .await??;
-    let request = LogRequest {
-        service_ids: vec![id],
-        ..query.request.clone()
-    };
-    answer(&api, version, query.form(tty), request).await
+    answer(&api, version, tty, query.of_service(id)).await
 }
 
 async fn of_task<C: Cluster>(
@@ -105,11 +112,7 @@ async fn of_task<C: Cluster>(
             Ok::<_, ApiError>((task.id.clone(), task_has_tty(&task)))
         })
         .await??;
-    let request = LogRequest {
-        task_ids: vec![id],
-        ..query.request.clone()
-    };
-    answer(&api, version, query.form(tty), request).await
+    answer(&api, version, tty, query.of_task(id)).await
 }
 
 fn service_has_tty(service: &Service) -> bool {
@@ -133,27 +136,87 @@ fn has_tty(spec: &TaskSpec) -> bool {
 async fn answer<C: Cluster>(
     api: &Shared<C>,
     version: ApiVersion,
-    form: Form,
-    request: LogRequest,
+    tty: bool,
+    mut query: Query,
 ) -> Result<Response, ApiError> {
     let place = api.place_for_reader()?;
-    let lines = api.cluster.logs(request).await?;
+    let now = api.cluster.now();
+    let until = query.until;
+    // Nothing is printed in the past.
+    query.request.follow &= until.is_none_or(|until| until > now);
+    let follow = query.request.follow;
+    let (inlet, chunks) = reader::queue();
+    let reading = Reading {
+        form: query.form(tty),
+        until,
+        live_since: follow.then_some(now),
+        inlet,
+    };
+    let lines = api.cluster.logs(query.request).await?;
+    let ended = match until.filter(|_| follow) {
+        Some(until) => Either::Left(tokio::time::sleep((until - now).unsigned_abs())),
+        None => Either::Right(future::pending()),
+    };
+    // Also while the client takes nothing; it goes with the body.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(reading.run(lines.take_until(ended).boxed()));
     let content_type = version
         .is_modern()
-        .then_some(if form.tty { RAW } else { FRAMES });
-    // A failure is the last thing that is written.
-    let chunks = lines.scan(false, move |failed, line| {
-        let _place = &place;
-        let chunk = (!*failed).then(|| form.chunk(&line));
-        *failed |= line.is_err();
-        std::future::ready(chunk.map(Ok::<_, io::Error>))
+        .then_some(if tty { RAW } else { FRAMES });
+    let chunks = chunks.map(move |chunk| {
+        let _held = (&place, &tasks);
+        Ok(chunk)
     });
     Ok(respond::stream(api, content_type, chunks))
+}
+
+/// Turns lines into what waits for a reader.
+struct Reading {
+    form: Form,
+    /// Later lines are left out.
+    until: Option<OffsetDateTime>,
+    /// Lines newer than this come from tasks that go on; `None` for a reader that does
+    /// not follow.
+    live_since: Option<OffsetDateTime>,
+    inlet: Inlet,
+}
+
+impl Reading {
+    /// What was printed before waits for its reader, and the nodes with it; what is printed
+    /// now ends a reader that takes nothing of what waits.
+    async fn run(self, mut lines: BoxStream<'static, Result<LogLine, ClusterError>>) {
+        while let Some(line) = lines.next().await {
+            let is_after = |limit: Option<OffsetDateTime>| {
+                let time = line.as_ref().ok().map(|line| line.time);
+                time.zip(limit).is_some_and(|(time, limit)| time > limit)
+            };
+            if is_after(self.until) {
+                continue;
+            }
+            let putting = self.inlet.put(self.form.chunk(&line));
+            let is_read = match is_after(self.live_since) {
+                true => tokio::time::timeout(PATIENCE, putting).await,
+                false => Ok(putting.await),
+            };
+            match is_read {
+                // A failure is the last thing that is written.
+                Ok(true) if line.is_ok() => {}
+                Ok(_) => return,
+                Err(_) => {
+                    let error = ClusterError::Unavailable(TOO_SLOW.to_owned());
+                    self.inlet.put_last(self.form.error(&error));
+                    return;
+                }
+            }
+        }
+    }
 }
 
 /// What the query asks for.
 struct Query {
     request: LogRequest,
+    /// Of the lines that are asked for: a Docker Engine looks at the last ones first, too.
+    until: Option<OffsetDateTime>,
     timestamps: bool,
     details: bool,
 }
@@ -167,11 +230,6 @@ impl Query {
                 "Bad parameters: you must choose at least one stream",
             ));
         }
-        if !["", "0"].contains(&params.text("until")) {
-            return Err(ApiError::not_implemented(
-                "until is not offered for logs of services and tasks: leave it out and stop reading",
-            ));
-        }
         Ok(Query {
             request: LogRequest {
                 service_ids: Vec::new(),
@@ -180,11 +238,22 @@ impl Query {
                 stderr,
                 follow: params.loose("follow"),
                 tail: tail(params.text("tail"))?,
-                since: since(params.text("since"))?,
+                since: unix_time("since", params)?,
             },
+            until: unix_time("until", params)?,
             timestamps: params.loose("timestamps"),
             details: params.loose("details"),
         })
+    }
+
+    fn of_service(mut self, id: String) -> Query {
+        self.request.service_ids = vec![id];
+        self
+    }
+
+    fn of_task(mut self, id: String) -> Query {
+        self.request.task_ids = vec![id];
+        self
     }
 
     fn form(&self, tty: bool) -> Form {
@@ -210,14 +279,15 @@ fn tail(text: &str) -> Result<Option<u64>, ApiError> {
 }
 
 /// `<unix seconds>[.<fraction>]`; empty or 0 is no limit.
-fn since(text: &str) -> Result<Option<OffsetDateTime>, ApiError> {
+fn unix_time(name: &str, params: &Params) -> Result<Option<OffsetDateTime>, ApiError> {
+    let text = params.text(name);
     if ["", "0"].contains(&text) {
         return Ok(None);
     }
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let wrong = |part: &str| {
         ApiError::internal(format!(
-            "could not parse since timestamp: strconv.ParseInt: parsing \"{part}\": invalid syntax"
+            "could not parse {name} timestamp: strconv.ParseInt: parsing \"{part}\": invalid syntax"
         ))
     };
     let seconds = seconds.parse::<i64>().map_err(|_| wrong(seconds))?;
@@ -231,7 +301,7 @@ fn since(text: &str) -> Result<Option<OffsetDateTime>, ApiError> {
         .map(|time| Some(time + time::Duration::nanoseconds(nanos)))
         .map_err(|_| {
             ApiError::internal(format!(
-                "could not parse since timestamp: {seconds} is no time in seconds since 1970"
+                "could not parse {name} timestamp: {seconds} is no time in seconds since 1970"
             ))
         })
 }
@@ -358,23 +428,28 @@ mod tests {
         for since in ["1.", "1.x", "1.0123456789", "9223372036854775807", "1.-5"] {
             assert!(refused(&format!("stdout=1&since={since}")).contains("since"));
         }
-        assert!(refused("stdout=1&until=5").starts_with("501 until is not offered"));
+        assert_eq!(
+            refused("stdout=1&until=5.x"),
+            "500 could not parse until timestamp: strconv.ParseInt: parsing \"x\": invalid syntax"
+        );
     }
 
     #[test]
     fn reads_what_clients_send() {
-        let query = Query::of(
-            &Params::parse("details=1&follow=1&since=10.5&stderr=True&stdout=1&tail=2").unwrap(),
-        )
-        .unwrap();
+        let text = "details=1&follow=1&since=10.5&until=11&stderr=True&stdout=1&tail=2";
+        let query = Query::of(&Params::parse(text).unwrap()).unwrap();
         assert!(query.details && !query.timestamps);
+        assert_eq!(query.until.unwrap().unix_timestamp(), 11);
         let request = query.request;
         assert!(request.follow && request.stdout && request.stderr);
         assert_eq!(request.tail, Some(2));
         let since = request.since.unwrap();
         assert_eq!(since.unix_timestamp_nanos(), 10_500_000_000);
-        let all = Query::of(&Params::parse("stdout=1&tail=all&since=0").unwrap()).unwrap();
-        assert_eq!((all.request.tail, all.request.since), (None, None));
+        let all = Query::of(&Params::parse("stdout=1&tail=all&since=0&until=0").unwrap()).unwrap();
+        assert_eq!(
+            (all.request.tail, all.request.since, all.until),
+            (None, None, None)
+        );
         assert!(!all.request.stderr);
     }
 

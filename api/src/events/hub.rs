@@ -2,30 +2,25 @@
 
 use std::{
     collections::VecDeque,
-    pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::{Context, Poll},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures::Stream;
 use serde::Serialize;
-use tokio::sync::{broadcast::error::RecvError, mpsc};
+use tokio::sync::broadcast::error::RecvError;
 use tracing::warn;
 use waxseal_cluster::{ChangeRecord, events::Event};
 
 use super::Wanted;
-use crate::cluster::Cluster;
+use crate::{
+    cluster::Cluster,
+    reader::{self, Inlet, NotTaken, Waiting},
+};
 
 /// Events kept for `since` (the Docker Engine's number).
 const RECENT: usize = 256;
-/// Bytes that may wait for one reader; one that lets more pile up is cut off.
-const READER_BYTES: usize = 1 << 20;
-/// The last line of one that was cut off, in the form of errors in an engine's streams.
+/// The last line of a reader that let too much pile up, in the form of errors in an engine's streams.
 const TOO_SLOW: &[u8] = b"{\"errorDetail\":{\"message\":\"events came faster than they were read; ask again with since\"},\"error\":\"events came faster than they were read; ask again with since\"}\n";
 /// Pause before following a cluster anew whose changes ended.
 const FOLLOW_AGAIN: Duration = Duration::from_secs(1);
@@ -44,26 +39,7 @@ struct Inner {
 
 struct Reader {
     wanted: Arc<Wanted>,
-    lines: mpsc::UnboundedSender<Bytes>,
-    waiting_bytes: Arc<AtomicUsize>,
-}
-
-/// New events for one reader, as lines. Ends when the reader was too slow.
-pub(crate) struct Live {
-    lines: mpsc::UnboundedReceiver<Bytes>,
-    waiting_bytes: Arc<AtomicUsize>,
-}
-
-impl Stream for Live {
-    type Item = Bytes;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let line = self.lines.poll_recv(cx);
-        if let Poll::Ready(Some(line)) = &line {
-            self.waiting_bytes.fetch_sub(line.len(), Ordering::Relaxed);
-        }
-        line
-    }
+    lines: Inlet,
 }
 
 impl Hub {
@@ -104,25 +80,15 @@ impl Hub {
         self.lock().recent(wanted)
     }
 
-    /// The events kept and all new ones, with none between them lost.
-    pub(super) fn subscribe(&self, wanted: Arc<Wanted>) -> (Vec<Bytes>, Live) {
+    /// The events kept and all new ones, as lines, with none between them lost. They end
+    /// when they are read too slowly.
+    pub(super) fn subscribe(&self, wanted: Arc<Wanted>) -> (Vec<Bytes>, Waiting) {
         let mut inner = self.lock();
         inner.readers.retain(|reader| !reader.lines.is_closed());
         let past = inner.recent(&wanted);
-        let (sender, lines) = mpsc::unbounded_channel();
-        let waiting_bytes = Arc::new(AtomicUsize::new(0));
-        inner.readers.push(Reader {
-            wanted,
-            lines: sender,
-            waiting_bytes: Arc::clone(&waiting_bytes),
-        });
-        (
-            past,
-            Live {
-                lines,
-                waiting_bytes,
-            },
-        )
+        let (lines, live) = reader::queue();
+        inner.readers.push(Reader { wanted, lines });
+        (past, live)
     }
 
     fn publish(&self, record: &ChangeRecord) {
@@ -161,14 +127,11 @@ impl Inner {
                 return !reader.lines.is_closed();
             }
             let line = rendered.get_or_insert_with(|| line(&event)).clone();
-            let bytes = line.len();
-            let waiting = reader.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-            if waiting + bytes > READER_BYTES {
-                // Gone already is fine.
-                let _ = reader.lines.send(Bytes::from_static(TOO_SLOW));
-                return false;
+            let taken = reader.lines.try_put(line);
+            if taken == Err(NotTaken::Full) {
+                reader.lines.put_last(Bytes::from_static(TOO_SLOW));
             }
-            reader.lines.send(line).is_ok()
+            taken.is_ok()
         });
         if self.recent.len() == RECENT {
             self.recent.pop_front();
@@ -228,7 +191,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::filters::Filters;
+    use crate::{filters::Filters, reader::READER_BYTES};
 
     fn created(name: &str, second: i64) -> ChangeRecord {
         let secret = Secret {

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use axum::body::Body;
 use bytes::Bytes;
 use futures::{
     StreamExt,
@@ -14,7 +15,10 @@ use futures::{
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-use tokio::sync::{broadcast, oneshot};
+use tokio::{
+    sync::{broadcast, oneshot},
+    time::Instant,
+};
 use waxseal_cluster::{
     Applied, ChangeRecord, State,
     objects::{self, Actor, command::Op},
@@ -30,21 +34,34 @@ use crate::{
 };
 
 /// The fake cluster, with two lines of output that go on without end, if asked
-/// to follow, or fail.
+/// to follow, and then more.
 struct Talkative {
     inner: Arc<FakeCluster>,
     asked: Mutex<Vec<LogRequest>>,
-    fails: bool,
+    more: More,
     dropped: Mutex<Option<oneshot::Sender<()>>>,
 }
 
+/// What comes after the two lines.
+#[derive(Clone, Copy)]
+enum More {
+    Nothing,
+    /// Two failures.
+    Failures,
+    /// Long lines, so many, printed so long after now.
+    Lines(usize, time::Duration),
+}
+
+/// Bytes of a long line.
+const LONG: usize = 16 * 1024;
+
 impl Talkative {
-    async fn new(fails: bool) -> (Arc<Talkative>, oneshot::Receiver<()>) {
+    async fn new(more: More) -> (Arc<Talkative>, oneshot::Receiver<()>) {
         let (dropped, is_dropped) = oneshot::channel();
         let cluster = Talkative {
             inner: FakeCluster::manager().await,
             asked: Mutex::new(Vec::new()),
-            fails,
+            more,
             dropped: Mutex::new(Some(dropped)),
         };
         (Arc::new(cluster), is_dropped)
@@ -112,10 +129,21 @@ impl Cluster for Talkative {
     ) -> Result<BoxStream<'static, Result<LogLine, ClusterError>>, ClusterError> {
         let dropped = self.dropped.lock().unwrap().take();
         let lines = stream::iter([Ok(line("out\n", false)), Ok(line("err\n", true))]);
-        let end = if self.fails {
-            let failure = || Err(ClusterError::Internal("node is gone".to_owned()));
-            stream::iter([failure(), failure()]).boxed()
-        } else if request.follow {
+        let more: Vec<_> = match self.more {
+            More::Nothing => Vec::new(),
+            More::Failures => (0..2)
+                .map(|_| Err(ClusterError::Internal("node is gone".to_owned())))
+                .collect(),
+            More::Lines(count, after) => {
+                let long = LogLine {
+                    time: self.now() + after,
+                    data: Bytes::from_static(&[b'x'; LONG]),
+                    ..line("", false)
+                };
+                (0..count).map(|_| Ok(long.clone())).collect()
+            }
+        };
+        let end = if request.follow {
             stream::pending().boxed()
         } else {
             stream::empty().boxed()
@@ -123,6 +151,7 @@ impl Cluster for Talkative {
         self.asked.lock().unwrap().push(request);
         // The sender goes away with the stream.
         Ok(lines
+            .chain(stream::iter(more))
             .chain(end)
             .map(move |item| {
                 let _held = &dropped;
@@ -147,7 +176,7 @@ async fn body(client: &Client, path: &str) -> (u16, Option<String>, Bytes) {
 
 #[tokio::test]
 async fn a_failure_ends_the_stream_with_a_frame_of_its_own() {
-    let (cluster, _) = Talkative::new(true).await;
+    let (cluster, _) = Talkative::new(More::Failures).await;
     let client = Client::of(&cluster);
     client.create(&service(false)).await;
     let (status, _, body) = body(&client, "/services/web/logs?stdout=1").await;
@@ -161,7 +190,7 @@ async fn a_failure_ends_the_stream_with_a_frame_of_its_own() {
 
 #[tokio::test]
 async fn frames_have_the_content_type_of_the_version() {
-    let (cluster, _) = Talkative::new(false).await;
+    let (cluster, _) = Talkative::new(More::Nothing).await;
     let client = Client::of(&cluster);
     let id = client.create(&service(false)).await;
     let frames: &[u8] = b"\x01\0\0\0\0\0\0\x04out\n\x02\0\0\0\0\0\0\x04err\n";
@@ -182,7 +211,7 @@ async fn frames_have_the_content_type_of_the_version() {
 
 #[tokio::test]
 async fn a_terminal_has_bare_lines() {
-    let (cluster, _) = Talkative::new(false).await;
+    let (cluster, _) = Talkative::new(More::Nothing).await;
     let client = Client::of(&cluster);
     client.create(&service(true)).await;
     let (_, content_type, body) = body(&client, "/services/web/logs?stdout=1&stderr=1").await;
@@ -195,7 +224,7 @@ async fn a_terminal_has_bare_lines() {
 
 #[tokio::test]
 async fn lines_are_not_asked_for_when_the_client_is_gone() {
-    let (cluster, is_dropped) = Talkative::new(false).await;
+    let (cluster, is_dropped) = Talkative::new(More::Nothing).await;
     let client = Client::of(&cluster);
     client.create(&service(false)).await;
     let path = "/services/web/logs?stdout=1&stderr=1&follow=1";
@@ -209,4 +238,101 @@ async fn lines_are_not_asked_for_when_the_client_is_gone() {
         .await
         .unwrap();
     assert!(gone.is_err());
+}
+
+/// What the daemon says last.
+fn frame(stream: u8, text: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(text.len()).unwrap();
+    let mut frame = vec![stream, 0, 0, 0];
+    frame.extend(length.to_be_bytes());
+    frame.extend(text);
+    frame
+}
+
+async fn opened(client: &Client, query: &str) -> Body {
+    let path = format!("/services/web/logs?stdout=1&stderr=1{query}");
+    let response = client.open("GET", &path, &[], &Value::Null).await;
+    assert_eq!(response.status(), 200);
+    response.into_body()
+}
+
+async fn rest(body: Body) -> Bytes {
+    body.collect().await.unwrap().to_bytes()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_that_reads_nothing_of_what_is_printed_now_is_ended() {
+    let now = More::Lines(1000, time::Duration::SECOND);
+    let (cluster, is_dropped) = Talkative::new(now).await;
+    let client = Client::of(&cluster);
+    client.create(&service(false)).await;
+    let begin = Instant::now();
+    let body = opened(&client, "&follow=1").await;
+    // Nobody asks for lines any more, though the client is there still.
+    assert!(is_dropped.await.is_err());
+    assert_eq!(begin.elapsed(), Duration::from_secs(10));
+    let all = rest(body).await;
+    let last = frame(
+        3,
+        b"Error grabbing logs: lines came faster than they were read, and none was read for 10 s; ask again with since\n",
+    );
+    assert!(all.ends_with(&last));
+    let waited = all.len() - last.len();
+    assert!(
+        waited <= 1 << 20 && waited > (1 << 20) - 2 * LONG,
+        "{waited}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_printed_before_waits_for_its_reader() {
+    for (query, age) in [("&follow=1", -1), ("", 1)] {
+        let lines = More::Lines(200, time::Duration::seconds(age));
+        let (cluster, is_dropped) = Talkative::new(lines).await;
+        let client = Client::of(&cluster);
+        client.create(&service(false)).await;
+        let mut body = opened(&client, query).await;
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        let mut bytes = 0;
+        while bytes < 200 * LONG {
+            bytes += body
+                .frame()
+                .await
+                .unwrap()
+                .unwrap()
+                .into_data()
+                .unwrap()
+                .len();
+        }
+        drop(body);
+        assert!(is_dropped.await.is_err());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_after_until_are_left_out_and_following_ends_there() {
+    let (cluster, _) = Talkative::new(More::Lines(1, time::Duration::seconds(30))).await;
+    let client = Client::of(&cluster);
+    client.create(&service(false)).await;
+    let two = [frame(1, b"out\n"), frame(2, b"err\n")].concat();
+    let now = cluster.now().unix_timestamp();
+    for until in [now - 10, now + 10] {
+        let left = OffsetDateTime::from_unix_timestamp(until).unwrap() - cluster.now();
+        let begin = Instant::now();
+        let body = opened(&client, &format!("&follow=1&until={until}")).await;
+        assert_eq!(&rest(body).await[..], two);
+        // Timers count in milliseconds.
+        let (left, spent) = (left.max(time::Duration::ZERO), begin.elapsed());
+        assert!(spent >= left && spent < left + Duration::from_millis(2));
+    }
+    let follow: Vec<bool> = cluster
+        .asked
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|asked| asked.follow)
+        .collect();
+    assert_eq!(follow, [false, true]);
+    let body = opened(&client, &format!("&until={}", now + 31)).await;
+    assert_eq!(rest(body).await.len(), two.len() + 8 + LONG);
 }

@@ -14,8 +14,8 @@ use waxseal_wire::{
 
 use crate::log_broker::{IncompleteLogs, LogLines, TooManyReaders};
 
-/// Messages of lines that may wait for the reader; then the leader waits, and the nodes.
-const BACKLOG: usize = 64;
+/// Lines on their way to the reader; then the leader waits, and the nodes.
+const BACKLOG: usize = 4;
 
 /// The output of tasks cannot be read.
 #[derive(Debug, thiserror::Error)]

@@ -28,8 +28,8 @@ const MAX_SUBSCRIPTIONS: usize = 256;
 /// Messages that may wait for a node to read them: each subscription is begun and
 /// ended once.
 const LISTENER_BACKLOG: usize = 2 * MAX_SUBSCRIPTIONS;
-/// Messages of lines that may wait for the reader; then the nodes wait.
-const LINE_BACKLOG: usize = 64;
+/// Lines on their way to a reader, for whom more waits where it is answered; then the nodes wait.
+const LINE_BACKLOG: usize = 4;
 
 /// Output of tasks, as nodes send it; the error names nodes that did not.
 pub type LogLines = mpsc::Receiver<Result<LogMessage, IncompleteLogs>>;
