@@ -82,6 +82,15 @@ impl Cli {
         }
     }
 
+    /// The same client with another directory of settings and credentials.
+    #[must_use]
+    pub fn with_config(&self, dir: &Path) -> Cli {
+        Cli {
+            config: dir.to_owned(),
+            ..self.clone()
+        }
+    }
+
     /// Runs a command, however it ends.
     ///
     /// # Errors

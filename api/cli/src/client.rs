@@ -3,7 +3,7 @@
 use std::{future::Future, io, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -16,6 +16,7 @@ use tokio::{
 
 use crate::{
     failure::{Exit, Failure, chain, from_answer},
+    registry::Credentials,
     socket::Socket,
     tls,
 };
@@ -26,6 +27,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(90);
 /// Largest answer that is read: some ten thousand services.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+/// Header of a registry's credentials.
+const REGISTRY_AUTH: &str = "x-registry-auth";
 
 /// Runs a client's work on one thread.
 pub(crate) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
@@ -67,7 +71,7 @@ impl Client {
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        let answer = self.call(Method::GET, path, None).await?;
+        let answer = self.call(Method::GET, path, None, None).await?;
         parse(path, &answer)
     }
 
@@ -76,7 +80,19 @@ impl Client {
         path: &str,
         body: &B,
     ) -> Result<T, Failure> {
-        let answer = self.call(Method::POST, path, Some(json(body)?)).await?;
+        self.post_with(path, body, None).await
+    }
+
+    /// Posts with credentials of a registry.
+    pub(crate) async fn post_with<B: Serialize + ?Sized, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+        credentials: Option<&Credentials>,
+    ) -> Result<T, Failure> {
+        let credentials = credentials.map(Credentials::header).transpose()?;
+        let body = Some(json(body)?);
+        let answer = self.call(Method::POST, path, body, credentials).await?;
         parse(path, &answer)
     }
 
@@ -86,23 +102,23 @@ impl Client {
         path: &str,
         body: &B,
     ) -> Result<(), Failure> {
-        self.call(Method::POST, path, Some(json(body)?))
+        self.call(Method::POST, path, Some(json(body)?), None)
             .await
             .map(drop)
     }
 
     /// Posts nothing.
     pub(crate) async fn post_empty(&self, path: &str) -> Result<(), Failure> {
-        self.call(Method::POST, path, None).await.map(drop)
+        self.call(Method::POST, path, None, None).await.map(drop)
     }
 
     pub(crate) async fn delete(&self, path: &str) -> Result<(), Failure> {
-        self.call(Method::DELETE, path, None).await.map(drop)
+        self.call(Method::DELETE, path, None, None).await.map(drop)
     }
 
     /// The body of an answer as it comes.
     pub(crate) async fn stream(&self, path: &str) -> Result<Incoming, Failure> {
-        let response = self.send(Method::GET, path, None).await?;
+        let response = self.send(Method::GET, path, None, None).await?;
         if response.status().is_success() {
             return Ok(response.into_body());
         }
@@ -115,9 +131,10 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<Bytes>,
+        credentials: Option<HeaderValue>,
     ) -> Result<Bytes, Failure> {
         let answered = timeout(ANSWER, async {
-            let response = self.send(method, path, body).await?;
+            let response = self.send(method, path, body, credentials).await?;
             let status = response.status();
             Ok((status, self.whole(response.into_body()).await?))
         });
@@ -136,6 +153,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<Bytes>,
+        credentials: Option<HeaderValue>,
     ) -> Result<http::Response<Incoming>, Failure> {
         let stream = match timeout(CONNECT, self.connect()).await {
             Ok(stream) => stream?,
@@ -152,6 +170,9 @@ impl Client {
             .header(header::HOST, "waxseal");
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        if let Some(credentials) = credentials {
+            request = request.header(REGISTRY_AUTH, credentials);
         }
         let request = request
             .body(Full::new(body.unwrap_or_default()))

@@ -23,6 +23,7 @@ mod memory;
 mod node;
 mod output;
 mod payload;
+mod registry;
 mod secret;
 mod service;
 mod socket;

@@ -33,6 +33,9 @@ pub(crate) struct CreateArgs {
     /// A label
     #[arg(short, long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
+    /// The data is a template, expanded for each task where it runs; golang is the driver offered
+    #[arg(long, value_name = "DRIVER")]
+    template_driver: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -67,12 +70,21 @@ struct Spec<'a> {
     name: &'a str,
     labels: serde_json::Map<String, serde_json::Value>,
     data: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    templating: Option<Driver<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Driver<'a> {
+    name: &'a str,
 }
 
 pub(crate) async fn create(client: &Client, kind: Kind, args: CreateArgs) -> Result<(), Failure> {
     let labels = pairs(&args.labels, "--label")?;
     let data = input::payload(&args.file, kind.noun, kind.max_bytes)?;
-    let created = send(client, kind, &args.name, labels, &data).await?;
+    let driver = args.template_driver.as_deref();
+    let created = send(client, kind, &args.name, labels, driver, &data).await?;
     output::line(&created.id)
 }
 
@@ -82,6 +94,7 @@ pub(crate) async fn send(
     kind: Kind,
     name: &str,
     labels: serde_json::Map<String, serde_json::Value>,
+    template_driver: Option<&str>,
     data: &[u8],
 ) -> Result<Created, Failure> {
     let data = Zeroizing::new(STANDARD.encode(data));
@@ -92,6 +105,7 @@ pub(crate) async fn send(
                 name,
                 labels,
                 data: &data,
+                templating: template_driver.map(|name| Driver { name }),
             },
         )
         .await

@@ -291,6 +291,19 @@ fn secrets_and_configs(scene: &Scene, manager: &Waxseal) -> Result<()> {
     manager.cli.ok_with_input(&create, b"hunter2")?;
     let said = manager.cli.fails_with_input(&create, b"hunter2")?;
     ensure!(said.contains("already exists\nhint: "), "{said}");
+    let template = ["secret", "create", "greeting", "--template-driver"];
+    let text = b"{{ .Service.Name }}";
+    let none = [&template[..], &["nosuch"]].concat();
+    let said = manager.cli.fails_with_input(&none, text)?;
+    ensure!(said.contains("nosuch") && said.contains("golang"), "{said}");
+    let golang = [&template[..], &["golang"]].concat();
+    manager.cli.ok_with_input(&golang, text)?;
+    let shown = json(manager, &["secret", "inspect", "greeting"])?;
+    ensure!(
+        shown[0]["Spec"]["Templating"]["Name"] == "golang",
+        "{shown}"
+    );
+    manager.cli.ok(&["secret", "rm", "greeting"])?;
     let file = scene.dir().join("app.conf");
     std::fs::write(&file, "colour = green")?;
     manager

@@ -60,8 +60,11 @@ fn an_engine_pulls_with_the_credentials_of_the_service() -> Result<()> {
         registry.set_password("second");
         let three = image("three");
         let update = ["service", "update", "-d", "--with-registry-auth", "--image"];
-        let config = ["--config", second.as_str()];
-        docker(&[&config[..], &update, &[&three, "web"]].concat())?;
+        let update = [&update[..], &[&three, "web"]].concat();
+        let said = manager.cli.run(&update)?;
+        let none = format!("there are no credentials for {} in", registry.host);
+        ensure!(said.code == 2 && said.err().contains(&none), "{said:?}");
+        manager.cli.with_config(second.as_ref()).ok(&update)?;
         runs(&manager, &three)?;
         // 5. What rolls back has those of the version before, which nobody grants any more.
         let refused = registry.refused();

@@ -223,7 +223,7 @@ async fn secret_and_task(
 }
 
 async fn create_secret(client: &Client, data: &[u8]) -> Result<Told<String>, Failure> {
-    let created = payload::send(client, SECRET, SECRET_NAME, Map::new(), data).await?;
+    let created = payload::send(client, SECRET, SECRET_NAME, Map::new(), None, data).await?;
     let told = format!(
         "secret {}; its data is in no answer from now on",
         created.id
@@ -247,7 +247,7 @@ async fn create_service(client: &Client, secret_id: &str) -> Result<Told<(String
         },
         "Mode": { "Replicated": { "Replicas": 1 } },
     });
-    let created = service::create(client, &spec).await?;
+    let created = service::create(client, &spec, None).await?;
     let task = until("the task to run", async || {
         let tasks = tasks_of(client, &created.id).await?;
         let Some(task) = tasks.into_iter().next() else {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     ROUTE, Service, WaitArgs,
-    flags::{TaskFlags, add_env, list, part, remove_env},
+    flags::{RegistryFlags, TaskFlags, add_env, list, part, remove_env},
     progress,
     reference::{name_key, resolve},
 };
@@ -15,6 +15,7 @@ use crate::{
     info::Created,
     output::{self, shown},
     payload::{Kind, pairs},
+    registry::Credentials,
     secret::SECRET,
 };
 
@@ -62,11 +63,13 @@ pub(super) struct Args {
     /// Remove a label of the service
     #[arg(long, value_name = "KEY")]
     label_rm: Vec<String>,
+    #[command(flatten)]
+    registry: RegistryFlags,
     /// Replace all tasks, though nothing changed
     #[arg(long)]
     force: bool,
     /// Back to the specification before the last change
-    #[arg(long)]
+    #[arg(long, conflicts_with = "with_registry_auth")]
     rollback: bool,
     #[command(flatten)]
     task: TaskFlags,
@@ -90,13 +93,15 @@ pub(super) struct ScaleArgs {
 pub(super) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
     let service = Service::read(client, &args.service).await?;
     let mut spec = service.spec.clone();
+    let image = args.image.as_deref().unwrap_or(service.image());
+    let credentials = args.registry.credentials(image).await?;
     let suffix = if args.rollback {
         "&rollback=previous"
     } else {
         edit(client, &service, &mut spec, &args).await?;
         ""
     };
-    replace(client, &service, &spec, suffix).await?;
+    replace(client, &service, &spec, suffix, credentials.as_ref()).await?;
     output::line(shown(&service.id))?;
     progress::wait(client, &service.id, &args.wait).await
 }
@@ -120,7 +125,7 @@ pub(super) async fn scale(client: &Client, args: ScaleArgs) -> Result<(), Failur
         let service = Service::read(client, name).await?;
         let mut spec = service.spec.clone();
         set_replicas(&service, &mut spec, count)?;
-        replace(client, &service, &spec, "").await?;
+        replace(client, &service, &spec, "", None).await?;
         output::line(format!("{} scaled to {count}", shown(service.name())))?;
         ids.push(service.id);
     }
@@ -135,12 +140,13 @@ async fn replace(
     service: &Service,
     spec: &Value,
     suffix: &str,
+    credentials: Option<&Credentials>,
 ) -> Result<(), Failure> {
     let path = format!(
         "{ROUTE}/{}/update?registryAuthFrom=spec&version={}{suffix}",
         service.id, service.version.index
     );
-    let answer: Created = client.post(&path, spec).await?;
+    let answer: Created = client.post_with(&path, spec, credentials).await?;
     for warning in answer.warnings.iter().flatten() {
         eprintln!("warning: {}", shown(warning));
     }

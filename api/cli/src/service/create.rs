@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    ROUTE, WaitArgs,
-    flags::{TaskFlags, add_env, list, part},
+    HOST_IMAGE, ROUTE, WaitArgs,
+    flags::{RegistryFlags, TaskFlags, add_env, list, part},
     progress,
     reference::resolve,
 };
@@ -15,11 +15,9 @@ use crate::{
     info::Created,
     output::{self, shown},
     payload::pairs,
+    registry::Credentials,
     secret::SECRET,
 };
-
-/// The reserved image of commands that run on the node itself.
-pub(crate) const HOST_IMAGE: &str = "host";
 
 /// Create a service: a command that runs on the nodes themselves, or in an image's containers
 #[derive(Debug, clap::Args)]
@@ -66,6 +64,8 @@ pub(super) struct Args {
     #[arg(long = "network", value_name = "NETWORK")]
     networks: Vec<String>,
     #[command(flatten)]
+    registry: RegistryFlags,
+    #[command(flatten)]
     task: TaskFlags,
     #[command(flatten)]
     wait: WaitArgs,
@@ -79,15 +79,21 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(client: &Client, args: Args) -> Result<(), Failure> {
+    let credentials = args.registry.credentials(&args.image).await?;
     let spec = spec(client, &args).await?;
-    let created = create(client, &spec).await?;
+    let created = create(client, &spec, credentials.as_ref()).await?;
     output::line(&created.id)?;
     progress::wait(client, &created.id, &args.wait).await
 }
 
 /// Creates a service from a whole specification.
-pub(crate) async fn create(client: &Client, spec: &Value) -> Result<Created, Failure> {
-    let created: Created = client.post(&format!("{ROUTE}/create"), spec).await?;
+pub(crate) async fn create(
+    client: &Client,
+    spec: &Value,
+    credentials: Option<&Credentials>,
+) -> Result<Created, Failure> {
+    let path = format!("{ROUTE}/create");
+    let created: Created = client.post_with(&path, spec, credentials).await?;
     for warning in created.warnings.iter().flatten() {
         eprintln!("warning: {}", shown(warning));
     }

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::failure::Failure;
+use super::HOST_IMAGE;
+use crate::{failure::Failure, registry::Credentials};
 
 /// Flags of both verbs; what is not given stays as it is.
 #[derive(Debug, Default, clap::Args)]
@@ -33,6 +34,30 @@ pub(super) struct TaskFlags {
     /// Time that a task has to stop by itself
     #[arg(long, value_name = "SPAN", value_parser = humantime::parse_duration)]
     pub(super) stop_grace_period: Option<std::time::Duration>,
+}
+
+/// Flags of both verbs, about the registry of the image.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct RegistryFlags {
+    /// Send the nodes what `docker login` keeps for the image's registry
+    #[arg(long)]
+    with_registry_auth: bool,
+}
+
+impl RegistryFlags {
+    /// The credentials, if they are asked for.
+    pub(super) async fn credentials(&self, image: &str) -> Result<Option<Credentials>, Failure> {
+        if !self.with_registry_auth {
+            return Ok(None);
+        }
+        if image == HOST_IMAGE {
+            return Err(Failure::usage(format!(
+                "--with-registry-auth does not go with image {HOST_IMAGE}"
+            ))
+            .hint("its commands are on the nodes already; only images of containers are pulled"));
+        }
+        Credentials::read(image).await.map(Some)
+    }
 }
 
 impl TaskFlags {

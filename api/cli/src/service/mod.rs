@@ -20,9 +20,11 @@ use crate::{
     payload::remove_each,
 };
 
-pub(crate) use create::{HOST_IMAGE, create};
+pub(crate) use create::create;
 
 const ROUTE: &str = "/services";
+/// The reserved image of commands that run on the node itself.
+pub(crate) const HOST_IMAGE: &str = "host";
 
 /// Run tasks on the cluster and keep them running
 #[derive(Debug, clap::Args)]
