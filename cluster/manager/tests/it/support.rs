@@ -32,9 +32,11 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
 /// Who is no member is cut off everywhere within that time.
 pub(crate) const CUT_OFF: Duration = Duration::from_secs(1);
 
-/// Whether a call ended with its connection, not by an answer.
+/// Whether a call ended with its connection, not by an answer: one that had not been sent yet is
+/// told to be cancelled.
 pub(crate) fn is_cut(code: tonic::Code) -> bool {
-    matches!(code, tonic::Code::Unknown | tonic::Code::Unavailable)
+    use tonic::Code;
+    matches!(code, Code::Unknown | Code::Unavailable | Code::Cancelled)
 }
 
 /// What outlives a manager: its disk, its root, the time.
