@@ -157,7 +157,10 @@ pub(super) fn settle<'a>(
     }
     let current = keep_best(current, changes);
     let runs = |task: &Task| observed_state(task) == TaskState::Running;
-    let stale = if current.is_some_and(runs) {
+    // It was made to start once the earlier one has stopped. That was told so in the same plan,
+    // in vain if its node reported just then; neither would start for the other.
+    let waits = |task: &Task| task.desired_state < TaskState::Running as i32;
+    let stale = if current.is_some_and(|task| runs(task) || waits(task)) {
         for task in stale {
             changes.want(task, TaskState::Shutdown);
         }

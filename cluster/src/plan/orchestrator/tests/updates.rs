@@ -4,7 +4,7 @@ use time::Duration;
 
 use crate::{
     objects::{
-        Availability, ServiceSpec, Task, TaskState, UpdateConfig, UpdateService,
+        Availability, ChangeTasks, ServiceSpec, Task, TaskState, UpdateConfig, UpdateService,
         command::Op,
         update_config::{FailureAction, Order},
         update_status::State,
@@ -90,6 +90,39 @@ fn let_one_run(world: &mut World, wanted: &str) {
     let one = newcomer(world, wanted);
     assert_eq!(one.desired_state(), TaskState::Running);
     assert!(world.report(&one.id, TaskState::Running));
+}
+
+/// Its node reports of it between plan and change: the change to it is not made, that to
+/// its successor is.
+#[test]
+fn a_task_that_was_not_told_to_stop_is_told_again() {
+    for reported in [TaskState::Running, TaskState::Ready] {
+        let mut world = world(None);
+        update(&mut world, "v2");
+        if reported == TaskState::Ready {
+            // Another version, while the first of these has yet to start.
+            world.settle();
+            assert!(world.report(&newcomer(&world, "v2").id, TaskState::Preparing));
+        }
+        update(&mut world, "v3");
+        for started in world.plan().service_updates {
+            world.apply(started);
+        }
+        let planned = world.plan().changes;
+        assert!(!planned.is_empty());
+        world.pass(Duration::SECOND);
+        let ids: Vec<String> = world
+            .wanted("web")
+            .iter()
+            .map(|task| task.id.clone())
+            .collect();
+        let taken = ids.iter().filter(|id| world.report(id, reported)).count();
+        assert!(taken > 0);
+        world.apply(Op::ChangeTasks(ChangeTasks { changes: planned }));
+        world.run_for(Duration::minutes(1));
+        assert_eq!((count(&world, "v3"), world.running("web")), (3, 3));
+        assert_eq!(state(&world).0, State::Completed);
+    }
 }
 
 #[test]
