@@ -94,13 +94,7 @@ fn rotates(manager: &Waxseal, name: &str) -> Result<()> {
 fn an_update_outlives_a_drain_and_a_kill_of_engines() -> Result<()> {
     scenario("fleet", |scene| {
         let mut fleet = Fleet::of_engines(scene)?;
-        fleet.during_an_update("drained", |fleet| fleet.available(0, "drain"))?;
-        fleet.settled("drained", &[1])?;
-        fleet.available(0, "active")?;
-        fleet.during_an_update("killed", |fleet| fleet.workers[1].kill())?;
-        fleet.settled("killed", &[0])?;
-        fleet.workers[1].up()?;
-        fleet.settled("killed", &[0, 1])?;
+        fleet.survives_a_drain_and_a_kill()?;
         fleet.removed()
     })
 }
@@ -124,13 +118,7 @@ fn an_update_outlives_restarts_of_engine_and_manager() -> Result<()> {
 fn an_update_of_native_tasks_outlives_what_happens_to_nodes() -> Result<()> {
     scenario("natives", |scene| {
         let mut fleet = Fleet::of_natives(scene)?;
-        fleet.during_an_update("drained", |fleet| fleet.available(0, "drain"))?;
-        fleet.settled("drained", &[1])?;
-        fleet.available(0, "active")?;
-        fleet.during_an_update("killed", |fleet| fleet.workers[1].kill())?;
-        fleet.settled("killed", &[0])?;
-        fleet.workers[1].up()?;
-        fleet.settled("killed", &[0, 1])?;
+        fleet.survives_a_drain_and_a_kill()?;
         fleet.during_an_update("worker", |fleet| {
             fleet.workers[0].stop()?;
             fleet.workers[0].up()
@@ -265,6 +253,17 @@ impl Fleet {
         })?;
         updated(&self.manager, "web", "updating")?;
         trouble(self)
+    }
+
+    /// One worker is drained during an update, the other one killed during the next.
+    fn survives_a_drain_and_a_kill(&mut self) -> Result<()> {
+        self.during_an_update("drained", |fleet| fleet.available(0, "drain"))?;
+        self.settled("drained", &[1])?;
+        self.available(0, "active")?;
+        self.during_an_update("killed", |fleet| fleet.workers[1].kill())?;
+        self.settled("killed", &[0])?;
+        self.workers[1].up()?;
+        self.settled("killed", &[0, 1])
     }
 
     /// Waits until the update has completed on the workers that are left, and nothing
