@@ -202,6 +202,11 @@ impl Client {
         }
     }
 
+    /// Whether an object of ours that was learnt of has an id that begins so.
+    pub(super) fn begins_an_id(&self, name: &str) -> bool {
+        self.ids.values().any(|id| id.starts_with(name))
+    }
+
     /// An id's prefix serves as the name of a secret in one place.
     pub(super) fn translate(&self, value: &mut Value) {
         match value {
