@@ -24,7 +24,7 @@ pub type Memory = ZeroAlloc<SetAside<System>>;
 /// The allocator of the binaries.
 pub const MEMORY: Memory = ZeroAlloc(SetAside(System));
 
-/// An allocator whose blocks of [`SET_ASIDE_BYTES`] hold no page until it is written to.
+/// An allocator whose blocks of 16 KiB hold no page until it is written to.
 ///
 /// Such a block is mostly made of what others have freed, whose pages are still there: three of
 /// its four would stay with it for as long as its connection, with nothing in them.
