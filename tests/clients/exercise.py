@@ -89,6 +89,15 @@ def running(service, count):
     return len(tasks) == count and all(task["Status"]["State"] == "running" for task in tasks)
 
 
+def updated(service, **changes):
+    try:
+        service.update(fetch_current_spec=True, **changes)
+    except APIError as error:
+        assert "update out of sequence" in str(error), error
+        return False
+    return True
+
+
 def services(client, secret, config):
     service = client.services.create(
         "host",
@@ -120,9 +129,10 @@ def services(client, secret, config):
 
     service.scale(1)
     eventually("one task runs", lambda: running(client.services.get("web"), 1))
+    # The library sends defaults along, which is an update of its own: its progress is written to
+    # the service, so that who changes it next may have to look again.
+    eventually("the update is taken", lambda: updated(client.services.get("web"), env=["A=2"]))
     service = client.services.get("web")
-    service.update(env=["A=2"], fetch_current_spec=True)
-    service.reload()
     assert service.attrs["Spec"]["TaskTemplate"]["ContainerSpec"]["Env"] == ["A=2"]
     assert service.attrs["PreviousSpec"]["TaskTemplate"]["ContainerSpec"]["Env"] == ["A=1"]
     eventually(

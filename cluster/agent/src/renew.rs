@@ -7,10 +7,10 @@ use time::OffsetDateTime;
 use tokio::time as timer;
 use tracing::{debug, info, warn};
 use waxseal_ca::{
-    ChainError, NodeCredentials, Purpose, TrustBundle, TrustError, chain_from_pem, renewal_backoff,
-    renewal_time, verify_chain,
+    ChainError, NodeCredentials, Purpose, Role, TrustBundle, TrustError, chain_from_pem,
+    renewal_backoff, renewal_time, verify_chain,
 };
-use waxseal_cluster::objects::{Availability, IssuanceState, Node};
+use waxseal_cluster::objects::{Availability, IssuanceState, Node, NodeRole};
 use waxseal_wire::{DialError, ManagerChannel, peer_text, swarmkit::GetRootCaCertificateRequest};
 
 use crate::{
@@ -179,13 +179,40 @@ async fn wait_until_due(shared: &Shared, renewed_at: Option<OffsetDateTime>) -> 
         }
         tokio::select! {
             () = timer::sleep(left.min(CLOCK_CHECK)) => {}
-            () = shared.renew.notified() => break,
+            () = shared.renew.notified() => {
+                timer::sleep(DEMAND_DELAY).await;
+                if is_wanted(shared) {
+                    return Wanted::Renewal;
+                }
+                debug!("a manager wanted a renewal that the others know nothing of");
+            }
             () = shared.absent.notified() => return Wanted::Return,
-            () = shared.renewal_requests.wait() => break,
+            () = shared.renewal_requests.wait() => {
+                timer::sleep(DEMAND_DELAY).await;
+                return Wanted::Renewal;
+            }
         }
     }
-    timer::sleep(DEMAND_DELAY).await;
-    Wanted::Renewal
+}
+
+/// Whether managers want a renewal: what the session that there is shows, if there is one. A manager
+/// that relays calls and has become a worker tells its callers what is meant for itself.
+fn is_wanted(shared: &Shared) -> bool {
+    let status = shared.status.borrow();
+    match (&status.node, shared.tls.identity()) {
+        (Some(node), Some(identity)) if status.session.is_registered() => {
+            role_of(node) != identity.role || wants_renewal(node, shared.newest_csr().as_deref())
+        }
+        _ => true,
+    }
+}
+
+/// The role on a node's record.
+pub(crate) fn role_of(node: &Node) -> Role {
+    match node.role() {
+        NodeRole::Worker => Role::Worker,
+        NodeRole::Manager => Role::Manager,
+    }
 }
 
 async fn renew_in_time(

@@ -23,7 +23,7 @@ use crate::{
     logs,
     managers::managers_of,
     random::spread,
-    renew::{vouches_for_us, wants_renewal},
+    renew::{role_of, vouches_for_us, wants_renewal},
     shared::Shared,
     status::SessionStatus,
 };
@@ -404,10 +404,7 @@ async fn follow_role(shared: &Shared, channel: &ManagerChannel, node: &Node) {
     let Some(identity) = shared.tls.identity() else {
         return;
     };
-    let recorded = match node.role() {
-        NodeRole::Worker => Role::Worker,
-        NodeRole::Manager => Role::Manager,
-    };
+    let recorded = role_of(node);
     let desired = node.spec.as_ref().map(NodeSpec::desired_role);
     let promoted = recorded == Role::Manager || desired == Some(NodeRole::Manager);
     let refused = promoted && identity.role == Role::Worker && is_stock(channel).await;
