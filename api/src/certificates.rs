@@ -112,7 +112,11 @@ async fn list<C: Cluster>(
                 .filter(|record| passes(&filters, state, record, now))
                 .collect();
             let total = matching.len();
-            matching.sort_by_key(|record| std::cmp::Reverse(record.requested_at));
+            // Of one second, the one that took the other's place.
+            matching.sort_by_key(|record| {
+                let is_superseded = record.superseded_at != 0;
+                (std::cmp::Reverse(record.requested_at), is_superseded)
+            });
             matching.truncate(limit);
             let shown = |record| Certificate::of(state, record, now);
             let certificates = matching.into_iter().map(|record| shown(record)).collect();

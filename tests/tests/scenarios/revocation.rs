@@ -94,8 +94,11 @@ fn certificates_are_on_record_and_are_revoked_everywhere() -> Result<()> {
         // newest: what it is to run reaches it.
         eventually("the engine uses its new certificate", SOON, || {
             let all = certificates(follower, &engine_id)?;
-            ensure!(all.len() == 2 && !all[0]["used_at"].is_null(), "{all:?}");
-            ensure!(!all[1]["superseded_at"].is_null(), "{all:?}");
+            let of = |origin| all.iter().find(move |one| one["origin"] == origin);
+            let (joined, newest) = (of("join"), of("operator"));
+            let is_used = newest.is_some_and(|one| !one["used_at"].is_null());
+            let is_past = joined.is_some_and(|one| !one["superseded_at"].is_null());
+            ensure!(all.len() == 2 && is_used && is_past, "{all:?}");
             Ok(())
         })?;
         let constraint = format!("node.id=={engine_id}");
