@@ -20,7 +20,7 @@ use crate::{
     objects::{
         ContainerSpec, Service, ServiceSpec, Task, TaskSpec, TaskState, container_spec::PullOptions,
     },
-    plan::is_host_image,
+    plan::{is_host_image, is_wanted},
     state::State,
     vault::Vault,
 };
@@ -170,9 +170,8 @@ fn needs_registry_auth(state: &State, task: &Task) -> bool {
     let is_pulled = container.is_some_and(|container| !is_host_image(&container.image));
     let node = state.node(&task.node_id);
     let is_engine = node.is_some_and(|node| node.description.is_some() && !is_ours(node));
-    let has_yet_to_pull = !is_final(task)
-        && observed_state(task) < TaskState::Ready
-        && task.desired_state() <= TaskState::Running;
+    let has_yet_to_pull =
+        !is_final(task) && observed_state(task) < TaskState::Ready && is_wanted(task);
     is_pulled && is_engine && has_yet_to_pull
 }
 
@@ -314,6 +313,16 @@ mod tests {
         });
         run(&mut state, gone).unwrap();
         assert_eq!(sent(&state, "t1"), None);
+    }
+
+    #[test]
+    fn an_engine_gets_them_for_a_job_too() {
+        let mut state = with_service("marker1");
+        let mut task = task_of(&state, "svc1", "t1", "w1");
+        task.set_desired_state(TaskState::Complete);
+        state.open_in(task.spec.as_mut());
+        run(&mut state, change_tasks([Wanted::Create(task)])).unwrap();
+        assert_eq!(sent(&state, "t1").as_deref(), Some("marker1"));
     }
 
     #[test]
