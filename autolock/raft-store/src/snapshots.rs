@@ -38,10 +38,20 @@ struct Shared {
     owner: Owner,
     keys: Arc<Keys>,
     latest: Mutex<Option<StoredSnapshot>>,
+    older: Mutex<Older>,
     /// The number of the next snapshot; a higher one is newer. Locked while one is installed.
     next_number: Mutex<u64>,
     /// Space for the next draft, allocated beforehand.
     reserved: Mutex<Option<Draft>>,
+}
+
+/// Those before the newest. Nothing here reads them; they are there for who asked for them.
+#[derive(Debug, Default)]
+struct Older {
+    /// How many stay.
+    keep: usize,
+    /// The oldest first.
+    files: Vec<StoredSnapshot>,
 }
 
 /// openraft's `SnapshotData`.
@@ -104,13 +114,17 @@ impl SnapshotStore {
             }
             None => None,
         };
-        // The newest is whole, so the older ones are leftovers.
-        for (_, name) in &numbered {
+        // The newest is whole, so nobody needs the older ones: what cannot be read goes.
+        let mut older = Older::default();
+        for (number, name) in numbered {
             let path = options.dir.join(name);
-            options
-                .disk
-                .remove(&path)
-                .map_err(|err| StoreError::io(&path, "remove", err))?;
+            match open_stored(&*options.disk, path.clone(), number, keys, &options.owner) {
+                Ok(stored) => older.files.push(stored),
+                Err(_) => options
+                    .disk
+                    .remove(&path)
+                    .map_err(|err| StoreError::io(&path, "remove", err))?,
+            }
         }
         let next_number = newest.map_or(1, |(number, _)| number + 1);
         Ok(Self(Arc::new(Shared {
@@ -119,6 +133,7 @@ impl SnapshotStore {
             owner: options.owner.clone(),
             keys: keys.clone(),
             latest: Mutex::new(latest),
+            older: Mutex::new(older),
             next_number: Mutex::new(next_number),
             reserved: Mutex::default(),
         })))
@@ -154,7 +169,18 @@ impl SnapshotStore {
         Ok(())
     }
 
-    /// Makes `data` the newest snapshot: durable when this returns. Older ones are removed.
+    /// From now on so many snapshots stay beside the newest; none before this is called.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if one that is too many cannot be removed.
+    pub fn keep_older(&self, keep: usize) -> Result<(), StoreError> {
+        let mut older = lock(&self.0.older);
+        older.keep = keep;
+        self.prune(&mut older)
+    }
+
+    /// Makes `data` the newest snapshot: durable when this returns. Of the older ones those
+    /// stay that [`Self::keep_older`] says.
     /// A snapshot of another store, or under other words than `meta`, is sealed anew.
     ///
     /// # Errors
@@ -182,23 +208,27 @@ impl SnapshotStore {
         }
     }
 
-    /// Seals the newest snapshot anew if it is under a retired key.
+    /// Seals the newest snapshot anew if it is under a retired key, and removes older ones
+    /// that are.
     ///
     /// # Errors
     /// As [`Self::install`].
     pub fn reseal(&self) -> Result<(), StoreError> {
         let current = self.0.keys.ring().current().id();
-        match self.latest() {
-            Some(latest) if latest.dek_id() != current => {
-                self.copy(latest.meta(), &latest).map(|_| ())
-            }
-            _ => Ok(()),
+        if let Some(latest) = self.latest().filter(|latest| latest.dek_id() != current) {
+            self.copy(latest.meta(), &latest)?;
         }
+        let mut older = lock(&self.0.older);
+        let mut retired = older.files.extract_if(.., |one| one.dek_id() != current);
+        self.remove(&mut retired)
     }
 
     /// The keys that snapshots on disk are sealed under.
     pub fn deks_in_use(&self) -> Vec<DekId> {
-        self.latest().iter().map(StoredSnapshot::dek_id).collect()
+        let latest = self.latest();
+        let older = lock(&self.0.older);
+        let all = latest.iter().chain(&older.files);
+        all.map(StoredSnapshot::dek_id).collect()
     }
 
     fn copy(&self, meta: &Meta, source: &StoredSnapshot) -> Result<StoredSnapshot, StoreError> {
@@ -223,17 +253,30 @@ impl SnapshotStore {
         self.0.disk.sync_dir(&self.0.dir).map_err(fail)?;
         *next_number += 1;
         let stored = open_stored(&*self.0.disk, path, number, &self.0.keys, &self.0.owner)?;
-        // 3. Only now the one before goes.
+        // 3. Only now the one before may go.
         let former = lock(&self.0.latest).replace(stored.clone());
-        if let Some(former) = former {
-            let path = &former.0.path;
+        let mut older = lock(&self.0.older);
+        older.files.extend(former);
+        self.prune(&mut older)?;
+        Ok(stored)
+    }
+
+    /// Removes the oldest of those that are too many.
+    fn prune(&self, older: &mut Older) -> Result<(), StoreError> {
+        let surplus = older.files.len().saturating_sub(older.keep);
+        self.remove(&mut older.files.drain(..surplus))
+    }
+
+    fn remove(&self, gone: &mut dyn Iterator<Item = StoredSnapshot>) -> Result<(), StoreError> {
+        for stored in gone {
+            let path = &stored.0.path;
             self.0
                 .disk
                 .remove(path)
                 .and_then(|()| self.0.disk.sync_dir(&self.0.dir))
                 .map_err(|err| StoreError::io(path, "remove", err))?;
         }
-        Ok(stored)
+        Ok(())
     }
 
     fn unusable(&self, what: &str) -> StoreError {

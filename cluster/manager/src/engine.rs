@@ -16,10 +16,11 @@ use openraft::{
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use waxseal_autolock::{Dek, Owner};
-use waxseal_cluster::MAX_COMMAND_BYTES;
+use waxseal_cluster::{MAX_COMMAND_BYTES, objects::RaftConfig};
 use waxseal_raft_store::{LogLimits, LogStore, Member, SnapshotPolicy, SnapshotStore, StoreError};
 
 use crate::{
+    core::Core,
     error::{RotateError, StartError},
     leadership::Leader,
     monitor::Monitor,
@@ -166,16 +167,27 @@ impl Engine {
         }
     }
 
-    /// Takes snapshots and purges the log behind them, by bytes and by entries,
-    /// until the manager stops.
-    pub(crate) async fn keep_snapshots(self, stopped: CancellationToken) {
-        let policy = SnapshotPolicy::default();
+    /// Takes snapshots and purges the log behind them, by bytes and by the entries that the
+    /// cluster's settings name, until the manager stops.
+    pub(crate) async fn keep_snapshots(self, core: Arc<Core>, stopped: CancellationToken) {
         let mut tick = tokio::time::interval(SNAPSHOT_CHECK);
-        let mut waits = false;
+        let (mut waits, mut kept) = (false, None);
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
                 () = stopped.cancelled() => return,
+            }
+            let (policy, older) = core.read(|state| {
+                let spec = state.cluster().and_then(|cluster| cluster.spec.as_ref());
+                snapshot_settings(spec.and_then(|spec| spec.raft.as_ref()))
+            });
+            if kept != Some(older) {
+                let snapshots = self.snapshots.clone();
+                let keeping = move || snapshots.keep_older(older);
+                match self.monitor.blocking(keeping).await {
+                    Ok(()) => kept = Some(older),
+                    Err(error) => tracing::warn!(%error, "an older snapshot stays"),
+                }
             }
             let (taken, purged) = {
                 let metrics = self.raft.metrics();
@@ -384,6 +396,23 @@ async fn force_alone(
     };
     log.append_synced(entry).await?;
     Ok(true)
+}
+
+/// When snapshots are due, and how many older ones stay (`--snapshot-interval`,
+/// `--max-snapshots`). Zero entries are what clients send for "not set".
+fn snapshot_settings(raft: Option<&RaftConfig>) -> (SnapshotPolicy, usize) {
+    let mut policy = SnapshotPolicy::default();
+    let Some(raft) = raft else {
+        return (policy, 0);
+    };
+    if raft.snapshot_interval != 0 {
+        policy.max_entries = raft.snapshot_interval;
+    }
+    if raft.log_entries_for_slow_followers != 0 {
+        policy.keep_entries = raft.log_entries_for_slow_followers;
+    }
+    let older = usize::try_from(raft.keep_old_snapshots).unwrap_or(usize::MAX);
+    (policy, older)
 }
 
 pub(crate) fn refused(error: impl std::fmt::Display) -> StartError {

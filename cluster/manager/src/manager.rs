@@ -665,7 +665,10 @@ fn keep(
     guard.learn();
     tasks.spawn(guard.clone().follow(changes.subscribe()));
     tasks.spawn(guard::announce(guard, changes.clone()));
-    tasks.spawn(engine.clone().keep_snapshots(stopped.clone()));
+    let keeping = engine
+        .clone()
+        .keep_snapshots(Arc::clone(core), stopped.clone());
+    tasks.spawn(keeping);
     // A leader stays one until calls under way have ended.
     tasks.spawn(engine.clone().keep_leadership(time, ended.clone()));
     let clock = Arc::clone(&config.clock);

@@ -158,3 +158,38 @@ fn drafts_leave_nothing_behind() {
     );
     remove_all(&OsDisk, &dir.path().join("nowhere")).unwrap();
 }
+
+#[test]
+fn as_many_older_snapshots_stay_as_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = || {
+        let names = files(dir.path()).unwrap().into_keys();
+        let names = names.filter(|name| name.contains("snapshot"));
+        names.collect::<Vec<_>>()
+    };
+    let name = |number: u64| format!("snapshot-{number:016x}.snap");
+    let opened = open::<TypeConfig>(options(dir.path(), 1, &[])).unwrap();
+    opened.snapshots.keep_older(2).unwrap();
+    for index in 1..=5 {
+        snapshot(&opened, index);
+    }
+    assert_eq!(names(), [3, 4, 5].map(name));
+    opened.snapshots.keep_older(1).unwrap();
+    assert_eq!(names(), [4, 5].map(name));
+    // A start does not know yet how many; what cannot be read is of no use.
+    drop(opened);
+    std::fs::write(dir.path().join(name(2)), b"damaged").unwrap();
+    let opened = open::<TypeConfig>(options(dir.path(), 1, &[])).unwrap();
+    assert_eq!(names(), [4, 5].map(name));
+    opened.snapshots.keep_older(1).unwrap();
+    snapshot(&opened, 6);
+    assert_eq!(names(), [5, 6].map(name));
+    // They do not outlive their key.
+    run(opened.log.rotate_dek(dek(2))).unwrap();
+    snapshot(&opened, 7);
+    assert_eq!(names(), [6, 7].map(name));
+    assert!(opened.snapshots.deks_in_use().contains(&dek(1).id()));
+    opened.snapshots.reseal().unwrap();
+    assert_eq!(names(), [name(7)]);
+    assert_eq!(opened.snapshots.deks_in_use(), [dek(2).id()]);
+}

@@ -1,11 +1,16 @@
 //! Start, stop, restart; a full disk.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
 use tonic::Code;
-use waxseal_manager::{ProposeError, RotateError, Start};
+use waxseal_cluster::objects::{UpdateCluster, command::Op};
+use waxseal_manager::{ProposeError, RotateError, Start, component};
+use waxseal_raft_store::Disk as _;
 use waxseal_wire::swarmkit::{AssignmentsRequest, ListenSubscriptionsRequest};
 
 use crate::support::{DEADLINE, World, create_secret, dek, open_session};
@@ -29,6 +34,49 @@ async fn a_restart_keeps_the_state() {
         assert_eq!(*state.secret_payload("s49").unwrap(), [7; 1_000]);
         assert!(state.node("w1").is_some());
     });
+    manager.shutdown(DEADLINE).await;
+}
+
+/// Of `--snapshot-interval` and `--max-snapshots`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_are_taken_and_kept_as_the_settings_say() {
+    let world = World::new();
+    let manager = world.found().await;
+    let set = async |interval: u64, older: u64| {
+        let cluster = manager.read(|state| state.cluster().cloned()).unwrap();
+        let mut cluster = (*cluster).clone();
+        let spec = cluster.spec.as_mut().unwrap();
+        let raft = spec.raft.as_mut().unwrap();
+        (raft.snapshot_interval, raft.keep_old_snapshots) = (interval, older);
+        let update = UpdateCluster {
+            cluster: Some(cluster),
+            expected_version: 0,
+        };
+        let updating = manager.propose(component("test"), Op::UpdateCluster(update));
+        updating.await.unwrap();
+    };
+    let stored = async |wanted: usize| {
+        let count = || {
+            let names = world.disk.list(Path::new("/sim")).unwrap();
+            names.iter().filter(|name| name.ends_with(".snap")).count()
+        };
+        let seen = async {
+            while count() != wanted {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(DEADLINE, seen).await.unwrap();
+    };
+    set(20, 1).await;
+    for round in 0..3 {
+        for n in 0..25 {
+            let id = format!("s{round}x{n}");
+            create_secret(&manager, &id, 10).await.unwrap();
+        }
+        stored(2.min(round + 1)).await;
+    }
+    set(0, 0).await;
+    stored(1).await;
     manager.shutdown(DEADLINE).await;
 }
 
