@@ -52,6 +52,19 @@ fn an_engine_pulls_with_the_credentials_of_the_service() -> Result<()> {
             "pulled {}",
             registry.granted("one")
         );
+        // So it is for a task that is to end.
+        let job = image("job");
+        let words = [
+            &["--config", &first, "service", "create", "-d"][..],
+            &["--mode", "replicated-job", "--with-registry-auth", &job],
+            &["sh", "-c", "exit 0"],
+        ]
+        .concat();
+        docker(&words)?;
+        eventually("the job has an image to run", SOON, || {
+            ensure!(registry.granted("job") == 1);
+            Ok(())
+        })?;
         // 3. An update without the flag goes on with those of the service.
         let two = image("two");
         docker(&["service", "update", "-d", "--image", &two, "web"])?;
