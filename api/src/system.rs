@@ -3,11 +3,14 @@
 use axum::{body::Body, extract::State, response::Response};
 use http::{HeaderValue, header};
 use serde::Serialize;
+use time::OffsetDateTime;
 
 use crate::{
     cluster::{Cluster, LocalNode, LocalState},
     error::ApiError,
-    info, respond,
+    info,
+    json::common::Time,
+    respond,
     server::Shared,
     table::{Routes, doc},
     version::ApiVersion,
@@ -82,17 +85,27 @@ fn swarm_header(local: &LocalNode) -> &'static str {
 /// This program's version.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// Where the build does not say it.
+const UNKNOWN: &str = "unknown";
+
 /// The commit that it was built from, if the build says.
 const COMMIT: &str = match option_env!("WAXSEAL_COMMIT") {
     Some(commit) => commit,
-    None => "unknown",
+    None => UNKNOWN,
 };
 
-/// When it was built (RFC 3339), if the build says.
-const BUILD_TIME: &str = match option_env!("WAXSEAL_BUILD_TIME") {
-    Some(time) => time,
-    None => "",
-};
+/// The compiler, where clients look for that of an engine written in Go.
+const COMPILER: &str = env!("WAXSEAL_COMPILER");
+
+/// The time of what it was built from (RFC 3339), if the build says; builds with one are
+/// the same (<https://reproducible-builds.org/specs/source-date-epoch/>).
+fn build_time(epoch: Option<&str>) -> String {
+    let seconds = epoch.and_then(|epoch| epoch.parse().ok());
+    match seconds.map(OffsetDateTime::from_unix_timestamp) {
+        Some(Ok(time)) => Time::from(time).to_string(),
+        _ => UNKNOWN.to_owned(),
+    }
+}
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -144,6 +157,7 @@ async fn version<C: Cluster>(State(api): State<Shared<C>>) -> Result<Response, A
     let daemon = api.cluster.daemon();
     let arch = go_arch(&daemon.architecture);
     let kernel_version = &daemon.kernel_version;
+    let build_time = &build_time(option_env!("SOURCE_DATE_EPOCH"));
     respond::ok(&VersionAnswer {
         platform: Platform { name: "Waxseal" },
         components: [Component {
@@ -153,10 +167,10 @@ async fn version<C: Cluster>(State(api): State<Shared<C>>) -> Result<Response, A
             details: Details {
                 api_version: ApiVersion::MAX.to_string(),
                 arch,
-                build_time: BUILD_TIME,
+                build_time,
                 experimental: "false",
                 git_commit: COMMIT,
-                go_version: "",
+                go_version: COMPILER,
                 kernel_version,
                 min_api_version: ApiVersion::MIN.to_string(),
                 os: "linux",
@@ -166,11 +180,11 @@ async fn version<C: Cluster>(State(api): State<Shared<C>>) -> Result<Response, A
         api_version: ApiVersion::MAX.to_string(),
         min_api_version: ApiVersion::MIN.to_string(),
         git_commit: COMMIT,
-        go_version: "",
+        go_version: COMPILER,
         os: "linux",
         arch,
         kernel_version,
-        build_time: BUILD_TIME,
+        build_time,
     })
 }
 
@@ -182,5 +196,19 @@ fn go_arch(machine: &str) -> &str {
         "armv7l" | "armv6l" => "arm",
         "i686" | "i386" => "386",
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_has_the_time_that_it_was_given() {
+        assert_eq!(build_time(Some("1795149566")), "2026-11-20T04:39:26Z");
+        for none in [None, Some(""), Some("today"), Some("99999999999999999")] {
+            assert_eq!(build_time(none), "unknown");
+        }
+        assert!(COMPILER.starts_with("rustc 1."), "{COMPILER}");
     }
 }
