@@ -179,6 +179,18 @@ impl Params {
         }
     }
 
+    /// A strict boolean of the query.
+    ///
+    /// # Errors
+    /// 400 in the engine's words.
+    pub(crate) fn flag(&self, key: &str) -> Result<bool, ApiError> {
+        self.strict(key).map_err(|value| {
+            ApiError::bad_request(format!(
+                "invalid value for {key}: {value}: strconv.ParseBool: parsing \"{value}\": invalid syntax"
+            ))
+        })
+    }
+
     /// The object version `?version=`, required.
     ///
     /// # Errors

@@ -96,7 +96,7 @@ pub(crate) fn routes<C: Cluster>() -> Routes<C> {
         )
         .get(
             "/networks/{id}",
-            doc("A network").query(&["scope"]),
+            doc("A network").query(&["scope", "verbose"]),
             inspect,
         )
         .delete(
@@ -247,6 +247,8 @@ async fn inspect<C: Cluster>(
     Id(id): Id,
     params: Params,
 ) -> Result<Response, ApiError> {
+    // It asks for the services of an overlay network.
+    params.flag("verbose")?;
     let created = created(&api).await?;
     // In both scopes, of which the local one comes first.
     let scope = match params.text("scope") {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::{extract::State, response::Response};
 use http::StatusCode;
 use waxseal_cluster::{
-    date_time, hostname,
+    Lookup, date_time, hostname,
     objects::{self, Membership, NodeRole, RemoveNode, UpdateNode, command::Op},
     returns, timestamp,
 };
@@ -122,9 +122,15 @@ fn passes(filters: &Filters, node: &objects::Node) -> bool {
 }
 
 async fn find<C: Cluster>(api: &Shared<C>, input: &str) -> Result<Arc<objects::Node>, ApiError> {
+    found(look_up(api, input).await?, KIND, input)
+}
+
+async fn look_up<C: Cluster>(
+    api: &Shared<C>,
+    input: &str,
+) -> Result<Lookup<objects::Node>, ApiError> {
     let wanted = input.to_owned();
-    let lookup = api.read(move |state| state.find_node(&wanted)).await?;
-    found(lookup, KIND, input)
+    api.read(move |state| state.find_node(&wanted)).await
 }
 
 async fn inspect<C: Cluster>(
@@ -146,8 +152,10 @@ async fn update<C: Cluster>(
     Json(spec): Json<NodeSpec>,
 ) -> Result<Response, ApiError> {
     let expected_version = params.version(KIND)?;
-    let node = find(&api, &id).await?;
-    let spec = spec.into_object(node.spec.as_ref())?;
+    let lookup = look_up(&api, &id).await?;
+    let mut spec = spec.into_object()?;
+    let node = found(lookup, KIND, &id)?;
+    spec.membership = node.spec.as_ref().map_or(0, |spec| spec.membership);
     let op = Op::UpdateNode(UpdateNode {
         node_id: node.id.clone(),
         expected_version,

@@ -265,14 +265,11 @@ pub(crate) struct NodeSpec {
 }
 
 impl NodeSpec {
-    /// The object, which keeps its membership.
+    /// The object, but for the membership, which clients do not set.
     ///
     /// # Errors
     /// 400 for a role or availability that is none.
-    pub(crate) fn into_object(
-        self,
-        old: Option<&objects::NodeSpec>,
-    ) -> Result<objects::NodeSpec, ApiError> {
+    pub(crate) fn into_object(self) -> Result<objects::NodeSpec, ApiError> {
         let role = match self.role.as_str() {
             "worker" => NodeRole::Worker,
             "manager" => NodeRole::Manager,
@@ -290,7 +287,6 @@ impl NodeSpec {
         };
         let mut spec = objects::NodeSpec {
             annotations: Some(annotations(self.name, self.labels)),
-            membership: old.map_or(0, |old| old.membership),
             ..objects::NodeSpec::default()
         };
         spec.set_desired_role(role);

@@ -85,15 +85,6 @@ pub(crate) fn routes<C: Cluster>() -> Routes<C> {
         )
 }
 
-/// What a strict boolean of the query is, or 400 in the engine's words.
-fn strict(params: &Params, key: &str) -> Result<bool, ApiError> {
-    params.strict(key).map_err(|value| {
-        ApiError::bad_request(format!(
-            "invalid value for {key}: {value}: strconv.ParseBool: parsing \"{value}\": invalid syntax"
-        ))
-    })
-}
-
 async fn list<C: Cluster>(
     Shares(api): Shares<Shared<C>>,
     version: ApiVersion,
@@ -104,7 +95,7 @@ async fn list<C: Cluster>(
         .filters(&FILTERS)
         .map_err(|error| ApiError::bad_request(error.message))?;
     // Clients before 1.41 do not know the field.
-    let with_status = version >= ApiVersion::new(41) && strict(&params, "status")?;
+    let with_status = version >= ApiVersion::new(41) && params.flag("status")?;
     let services = api
         .cluster
         .read(move |state| {
@@ -149,7 +140,7 @@ async fn inspect<C: Cluster>(
     Id(id): Id,
     params: Params,
 ) -> Result<Response, ApiError> {
-    let fill = strict(&params, "insertDefaults")?;
+    let fill = params.flag("insertDefaults")?;
     let service = api
         .cluster
         .read(move |state| found(state.find_service(&id), "service", &id))

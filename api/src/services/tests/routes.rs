@@ -503,6 +503,10 @@ async fn networks_are_the_predefined_ones() {
         assert_eq!(host["Scope"], of);
         assert_eq!(host["Created"], "2026-11-20T04:35:42.143203612Z");
     }
+    let path = "/networks/host?verbose=maybe";
+    let text =
+        "invalid value for verbose: maybe: strconv.ParseBool: parsing \"maybe\": invalid syntax";
+    assert_eq!(client.get(path).await, error(400, text));
     assert_eq!(
         client.get("/networks/host?scope=global").await,
         error(404, "network host not found")

@@ -123,6 +123,10 @@ async fn nodes_change_within_their_rules() {
         )
         .await;
     assert_eq!(missing.message(), "node nosuch not found");
+    let bare = client
+        .post("/nodes/nosuch/update?version=1", &json!({}))
+        .await;
+    assert_eq!(bare.message(), "invalid Role: \"\"");
     let unversioned = client
         .post(&format!("/nodes/{ours}/update"), &json!({}))
         .await;
