@@ -6,8 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::broadcast;
 use waxseal_ca::{Clock, test_util::ManualClock};
-use waxseal_cluster::objects::NodeRole;
+use waxseal_cluster::{ChangeRecord, objects::NodeRole};
 use waxseal_manager::{JoinCluster, Leader, Manager, ManagerConfig, NewCluster, Start, StartError};
 use waxseal_raft_store::DangerSimDisk;
 
@@ -35,6 +36,8 @@ pub(crate) struct Site {
     /// How the others reach it, if not directly.
     pub(crate) way: Option<Way>,
     pub(crate) manager: Option<Manager>,
+    /// What it tells of changes, over its starts.
+    pub(crate) changes: broadcast::Sender<ChangeRecord>,
 }
 
 impl Site {
@@ -48,6 +51,7 @@ impl Site {
             ahead: Duration::ZERO,
             way: None,
             manager: None,
+            changes: broadcast::channel(1024).0,
         }
     }
 
@@ -98,6 +102,7 @@ impl Group {
         ManagerConfig {
             clock,
             advertise_addr: site.addr(),
+            changes: site.changes.clone(),
             ..config
         }
     }

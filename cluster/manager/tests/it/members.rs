@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
+use tokio::sync::broadcast;
 use tonic::Code;
 use waxseal_ca::Role;
-use waxseal_cluster::objects::{NodeRole, RemoveNode, command::Op};
+use waxseal_cluster::{
+    ChangeRecord,
+    events::Event,
+    objects::{NodeRole, RemoveNode, command::Op},
+};
 use waxseal_manager::{JoinCluster, Leader, Manager, ProposeError, Start, StartError, component};
 use waxseal_wire::{
     Credentials, ManagerChannel,
@@ -112,6 +117,8 @@ async fn only_managers_of_this_membership_are_heard() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_managers_replicate_and_survive_their_leader() {
     let mut group = Group::of(3).await;
+    let watched = group.sites.iter().map(|site| site.changes.subscribe());
+    let mut watched: Vec<_> = watched.collect();
     let mut ids: Vec<_> = (0..20).map(|n| format!("s{n}")).collect();
     for id in &ids {
         group.write(id).await;
@@ -132,10 +139,27 @@ async fn three_managers_replicate_and_survive_their_leader() {
     assert!(pause < Duration::from_secs(5), "{pause:?}");
     ids.push("after".into());
     group.all_have(&ids).await;
+    // Events go on, and are the same whoever tells them.
+    watched.remove(leader);
+    let one = secret_events(&mut watched[0], "after").await;
+    assert_eq!(one, secret_events(&mut watched[1], "after").await);
+    let told: Vec<_> = one.into_iter().map(|event| event.id).collect();
+    assert_eq!(told, ids);
 
     group.start(leader, Start::Resume).await.unwrap();
     group.all_have(&ids).await;
     group.end().await;
+}
+
+/// What is told of secrets, until one of them is there.
+async fn secret_events(changes: &mut broadcast::Receiver<ChangeRecord>, last: &str) -> Vec<Event> {
+    let mut events = Vec::<Event>::new();
+    while events.last().is_none_or(|event| event.id != last) {
+        let record = tokio::time::timeout(DEADLINE, changes.recv()).await;
+        let of_record: Vec<_> = Event::of_record(&record.unwrap().unwrap()).collect();
+        events.extend(of_record.into_iter().filter(|event| event.kind == "secret"));
+    }
+    events
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
