@@ -18,13 +18,12 @@ use crate::{
     filters::Filters,
     json::{
         common::{Labels, Meta, Time},
+        node::node_generic,
         node_text::node_text,
     },
     respond,
     server::Shared,
-    services::{
-        GenericResourceJson, IterationJson, PortConfigJson, TaskSpecJson, generic, port, task_spec,
-    },
+    services::{GenericResourceJson, IterationJson, PortConfigJson, TaskSpecJson, port, task_spec},
     table::{Routes, doc},
     version::ApiVersion,
 };
@@ -174,7 +173,7 @@ fn task_json(task: &Task, version: ApiVersion) -> TaskJson {
         generic_resources: task
             .assigned_generic_resources
             .iter()
-            .map(generic)
+            .map(node_generic)
             .collect(),
         job_iteration: task.job_iteration.as_ref().map(Into::into),
         volumes: version.is_modern().then_some(()),

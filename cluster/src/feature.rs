@@ -22,7 +22,8 @@ use crate::{
 /// | 2 | several managers: roles that change, manager statuses that go |
 /// | 3 | the life of trust: rotation of the root, records of certificates, limited join tokens |
 /// | 4 | services in full: jobs, since when tasks run, templates; another issuer below the same root |
-pub const FEATURE_LEVEL: u32 = 4;
+/// | 5 | generic resources: what tasks are given of them |
+pub const FEATURE_LEVEL: u32 = 5;
 
 /// The level from which certificates are recorded and join tokens may have limits.
 pub const RECORDS_LEVEL: u32 = 3;
@@ -39,6 +40,9 @@ pub const ISSUERS_LEVEL: u32 = 4;
 /// The level from which secrets and configs may be templates, and from which nodes of ours
 /// expand these and all that is offered in fields.
 pub const TEMPLATES_LEVEL: u32 = 4;
+
+/// The level from which services reserve generic resources, and tasks have their own on record.
+pub const GENERIC_LEVEL: u32 = 5;
 
 /// The level of nodes of ours that do not name one.
 const UNNAMED_LEVEL: u32 = 1;

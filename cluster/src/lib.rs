@@ -23,6 +23,7 @@ mod credentials;
 mod defaults;
 pub mod events;
 mod feature;
+pub mod generic;
 mod ids;
 mod index;
 mod join_tokens;
@@ -59,8 +60,8 @@ pub use codec::{
 pub use credentials::MAX_REGISTRY_AUTH_BYTES;
 pub use defaults::{NewCluster, default_cluster_spec, new_cluster};
 pub use feature::{
-    FEATURE_LEVEL, ISSUERS_LEVEL, RECORDS_LEVEL, ROTATION_LEVEL, SERVICES_LEVEL, TEMPLATES_LEVEL,
-    described_level, feature_level_plugin, is_ours,
+    FEATURE_LEVEL, GENERIC_LEVEL, ISSUERS_LEVEL, RECORDS_LEVEL, ROTATION_LEVEL, SERVICES_LEVEL,
+    TEMPLATES_LEVEL, described_level, feature_level_plugin, is_ours,
 };
 pub use ids::new_id;
 pub use join_tokens::{

@@ -46,6 +46,8 @@ pub struct Dockerd {
     program: Vec<String>,
     environment: &'static [(&'static str, &'static str)],
     network: &'static [&'static str],
+    /// Generic resources that it offers.
+    resources: Vec<String>,
     dir: PathBuf,
     running: Option<Running>,
 }
@@ -70,6 +72,21 @@ impl Dockerd {
     /// When it does not answer, with the end of its log.
     pub fn start_pulling(scene: &Scene, name: &str) -> Result<Dockerd> {
         Dockerd::start_with(scene, name, None, &[])
+    }
+
+    /// The same for an engine that offers generic resources, `KIND=VALUE` each.
+    ///
+    /// # Errors
+    /// When it does not answer, with the end of its log.
+    pub fn start_offering(scene: &Scene, name: &str, resources: &[&str]) -> Result<Dockerd> {
+        let mut engine = Dockerd::prepare(scene, name, None, OFFLINE)?;
+        let flags = resources
+            .iter()
+            .map(|one| format!("--node-generic-resource={one}"));
+        engine.resources = flags.collect();
+        engine.up()?;
+        engine.import_image()?;
+        Ok(engine)
     }
 
     fn start_with(
@@ -102,6 +119,7 @@ impl Dockerd {
             program,
             environment,
             network: NO_NETWORK,
+            resources: Vec::new(),
             dir,
             running: None,
         })
@@ -135,6 +153,7 @@ impl Dockerd {
                 .chain(self.network)
                 .map(|word| (*word).to_owned()),
         );
+        words.extend_from_slice(&self.resources);
         words.extend([
             format!("--data-root={}", path("data")),
             format!("--exec-root={}", path("exec")),

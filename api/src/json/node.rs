@@ -9,7 +9,10 @@ use super::{
     common::{AsBase64, Labels, Meta, Time, annotations, no_labels},
     node_text::{node_labels, node_name, node_text},
 };
-use crate::error::ApiError;
+use crate::{
+    error::ApiError,
+    services::{GenericResourceJson, generic},
+};
 
 /// A node.
 #[derive(Serialize)]
@@ -76,6 +79,8 @@ struct Resources {
     nano_cpus: i64,
     #[serde(rename = "MemoryBytes", skip_serializing_if = "is_zero")]
     memory_bytes: i64,
+    #[serde(rename = "GenericResources", skip_serializing_if = "Vec::is_empty")]
+    generic: Vec<GenericResourceJson>,
 }
 
 #[expect(
@@ -199,6 +204,9 @@ impl<'a> From<&'a objects::NodeDescription> for Description<'a> {
             resources: Resources {
                 nano_cpus: resources.map_or(0, |resources| resources.nano_cpus),
                 memory_bytes: resources.map_or(0, |resources| resources.memory_bytes),
+                generic: resources.map_or_else(Vec::new, |resources| {
+                    resources.generic.iter().map(node_generic).collect()
+                }),
             },
             engine: Engine {
                 engine_version: node_text(engine.map_or("", |engine| &engine.engine_version)),
@@ -223,6 +231,19 @@ impl<'a> From<&'a objects::NodeDescription> for Description<'a> {
             },
         }
     }
+}
+
+/// A generic resource that a node names, in a task too.
+pub(crate) fn node_generic(resource: &objects::GenericResource) -> GenericResourceJson {
+    let mut shown = generic(resource);
+    if let Some(named) = &mut shown.named_resource_spec {
+        named.kind = node_text(&named.kind).into_owned();
+        named.value = node_text(&named.value).into_owned();
+    }
+    if let Some(discrete) = &mut shown.discrete_resource_spec {
+        discrete.kind = node_text(&discrete.kind).into_owned();
+    }
+    shown
 }
 
 impl<'a> Node<'a> {
@@ -297,6 +318,8 @@ impl NodeSpec {
 
 #[cfg(test)]
 mod tests {
+    use waxseal_cluster::generic::{discrete, named};
+
     use super::*;
 
     const EVIL: &str = "h\x1b]0;owned\x07\u{202e}";
@@ -310,6 +333,10 @@ mod tests {
                 platform: Some(objects::Platform {
                     architecture: evil(),
                     os: evil(),
+                }),
+                resources: Some(objects::Resources {
+                    generic: vec![named(EVIL, EVIL), discrete(EVIL, 4)],
+                    ..objects::Resources::default()
                 }),
                 engine: Some(objects::EngineDescription {
                     engine_version: evil(),
@@ -341,6 +368,18 @@ mod tests {
             (&shown["Status"]["Message"], "message"),
             (&description["Platform"]["Architecture"], "architecture"),
             (&description["Platform"]["OS"], "system"),
+            (
+                &description["Resources"]["GenericResources"][0]["NamedResourceSpec"]["Kind"],
+                "kind",
+            ),
+            (
+                &description["Resources"]["GenericResources"][0]["NamedResourceSpec"]["Value"],
+                "value",
+            ),
+            (
+                &description["Resources"]["GenericResources"][1]["DiscreteResourceSpec"]["Kind"],
+                "kind",
+            ),
             (&description["Engine"]["EngineVersion"], "version"),
             (&description["Engine"]["Labels"][SHOWN], "label"),
             (&description["Engine"]["Plugins"][0]["Type"], "type"),

@@ -49,13 +49,6 @@ fn task(task: &TaskSpecJson, faults: &mut Vec<String>) {
             ));
         }
     }
-    let resources = task.resources.as_ref();
-    let reservations = resources.and_then(|resources| resources.reservations.as_ref());
-    if reservations.is_some_and(|reservations| !reservations.generic_resources.is_empty()) {
-        faults.push(
-            "generic resources are not counted (--generic-resource, Resources.Reservations.GenericResources): label the nodes that have them and use --constraint node.labels.KEY==VALUE".to_owned(),
-        );
-    }
 }
 
 fn networks(networks: &[NetworkAttachmentConfigJson], faults: &mut Vec<String>) {

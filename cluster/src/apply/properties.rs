@@ -214,6 +214,7 @@ fn op(state: &State, step: &Step) -> Option<Op> {
                 desired_state: desired.map(Into::into),
                 node_id: node.map(|node| format!("w{node}")),
                 status: observed.map(status),
+                ..TaskUpdate::default()
             })])
         }
         Step::RemoveTask(id) => change_tasks([task_change::Change::Remove(format!("t{id}"))]),

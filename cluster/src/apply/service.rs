@@ -5,7 +5,7 @@ use std::{mem::discriminant, sync::Arc};
 use super::{Effect, check_version_if_given};
 use crate::{
     change::Refusal,
-    feature::{SERVICES_LEVEL, check_feature},
+    feature::{GENERIC_LEVEL, SERVICES_LEVEL, check_feature},
     meta::Stamp,
     naming,
     objects::{
@@ -74,6 +74,7 @@ impl State {
             if let Some(spec) = op.spec {
                 check_whole(&spec)?;
                 check_kept(old.spec.as_ref(), &spec)?;
+                self.check_level(&spec)?;
                 replace_spec(&mut new, spec, stamp);
             }
             if op.update_status.is_some() {
@@ -117,8 +118,14 @@ impl State {
         Ok(changes.into())
     }
 
-    /// Jobs need managers that all know how to run them.
+    /// Jobs need managers that all know how to run them, generic resources such that know which
+    /// task has which.
     fn check_level(&self, spec: &ServiceSpec) -> Result<(), Refusal> {
+        let resources = spec.task.as_ref().and_then(|task| task.resources.as_ref());
+        let reserved = resources.and_then(|resources| resources.reservations.as_ref());
+        if reserved.is_some_and(|reserved| !reserved.generic.is_empty()) {
+            check_feature(self, GENERIC_LEVEL, "a reservation of generic resources")?;
+        }
         match spec.mode {
             Some(Mode::ReplicatedJob(_) | Mode::GlobalJob(_)) => {
                 check_feature(self, SERVICES_LEVEL, "a job")
@@ -265,6 +272,7 @@ fn job_status(spec: &ServiceSpec, iteration: Version, stamp: &Stamp) -> Option<J
 mod tests {
     use super::*;
     use crate::{
+        generic::discrete,
         meta::version_of,
         objects::{GlobalService, command::Op},
         testing::{
@@ -312,6 +320,36 @@ mod tests {
         let mut hollow = service_spec("a", &[], &[]);
         hollow.task.as_mut().unwrap().container = None;
         assert!(run(&mut state, create_service("svc2", hollow)).is_err());
+    }
+
+    #[test]
+    fn resources_are_reserved_once_all_managers_count_them() {
+        let mut state = with_running_service();
+        let mut cluster = crate::objects::Cluster::clone(state.cluster().unwrap());
+        cluster.feature_level = GENERIC_LEVEL - 1;
+        state.set_cluster(cluster.clone());
+        let reserving = |name: &str| {
+            let mut spec = service_spec(name, &[], &[]);
+            let resources = spec
+                .task
+                .as_mut()
+                .unwrap()
+                .resources
+                .get_or_insert_default();
+            let reserved = resources.reservations.get_or_insert_default();
+            reserved.generic = vec![discrete("gpu", 1)];
+            spec
+        };
+        let behind = "a reservation of generic resources needs feature level 5";
+        let created = run(&mut state, create_service("svc2", reserving("gpus"))).unwrap_err();
+        assert!(created.to_string().contains(behind), "{created}");
+        let updated = refused(&mut state, update(Some(reserving("web")), 0));
+        assert!(updated.to_string().contains(behind), "{updated}");
+        cluster.feature_level = GENERIC_LEVEL;
+        state.set_cluster(cluster);
+        run(&mut state, create_service("svc2", reserving("gpus"))).unwrap();
+        let op = update(Some(reserving("web")), 0);
+        run(&mut state, Op::UpdateService(op)).unwrap();
     }
 
     #[test]

@@ -6,11 +6,12 @@ use super::Effect;
 use crate::{
     change::Change,
     feature::SERVICES_LEVEL,
+    generic::GenericStock,
     meta::{Stamp, version_of},
     needs,
     objects::{
-        ChangeTasks, ReportTasks, Task, TaskChange, TaskReport, TaskState, TaskStatus, TaskUpdate,
-        task_change,
+        ChangeTasks, GenericResource, ReportTasks, Task, TaskChange, TaskReport, TaskState,
+        TaskStatus, TaskUpdate, task_change,
     },
     port_status::MAX_STATUS_PORTS,
     state::State,
@@ -86,10 +87,13 @@ impl State {
         if let Some(node_id) = update.node_id {
             // A task is assigned once; another place is another task's.
             let free = old.node_id.is_empty() || old.node_id == node_id;
-            if !free || !self.nodes.contains_key(&node_id) {
+            let given = update.assigned_generic_resources;
+            if !free || !self.nodes.contains_key(&node_id) || !self.may_give(&old, &node_id, &given)
+            {
                 return None;
             }
             new.node_id = node_id;
+            new.assigned_generic_resources = given;
         }
         if let Some(status) = update.status {
             let state = TaskState::try_from(status.state).ok()?;
@@ -103,6 +107,22 @@ impl State {
         }
         new.meta = stamp.updated(old.meta.as_ref());
         Some(self.set_task(&update.task_id, Some(new)))
+    }
+
+    /// Whether the node has all of it, and no other task there that has not ended.
+    fn may_give(&self, task: &Task, node_id: &str, given: &[GenericResource]) -> bool {
+        if given.is_empty() {
+            return true;
+        }
+        let Some(node) = self.node(node_id) else {
+            return false;
+        };
+        let mut stock = GenericStock::of(node);
+        let others = self.tasks_of_node(node_id);
+        for other in others.filter(|other| other.id != task.id && !needs::is_final(other)) {
+            stock.take(&other.assigned_generic_resources);
+        }
+        stock.take(given)
     }
 
     /// A task that may still run on a node stays until it is final.
@@ -185,7 +205,8 @@ mod tests {
     use super::*;
     use crate::{
         change::Applied,
-        objects::{Cluster, UpdateService, command::Op, task_change::Change as Wanted},
+        generic::{discrete, named},
+        objects::{Cluster, Node, UpdateService, command::Op, task_change::Change as Wanted},
         testing::{
             change_tasks, create_secret, create_service, create_worker, report, run, service_spec,
             status, task_of, with_running_service,
@@ -321,6 +342,73 @@ mod tests {
             .collect();
         assert_eq!(on_w2, ["t2"]);
         assert!(state.assignment_set("w2").needs_secret("s1"));
+    }
+
+    /// `t1` runs on `w1`, which offers two names and a number; so many more wait.
+    fn with_resources(waiting: usize) -> State {
+        let mut state = with_running_service();
+        let mut node = Node::clone(state.node("w1").unwrap());
+        let description = node.description.get_or_insert_default();
+        description.resources.get_or_insert_default().generic =
+            vec![named("gpu", "a"), named("gpu", "b"), discrete("fpga", 3)];
+        state.set_node("w1", Some(node));
+        for index in 0..waiting {
+            let mut task = task_of(&state, "svc1", &format!("p{index}"), "");
+            task.status = Some(status(TaskState::Pending));
+            run(&mut state, change_tasks([Wanted::Create(task)])).unwrap();
+        }
+        state
+    }
+
+    fn give(state: &mut State, index: usize, given: Vec<GenericResource>) -> Applied {
+        let id = format!("p{index}");
+        let place = TaskUpdate {
+            expected_version: version_of(state.task(&id).unwrap().meta.as_ref()),
+            task_id: id,
+            node_id: Some("w1".into()),
+            status: Some(status(TaskState::Assigned)),
+            assigned_generic_resources: given,
+            ..TaskUpdate::default()
+        };
+        run(state, change_tasks([Wanted::Update(place)])).unwrap()
+    }
+
+    #[test]
+    fn what_one_task_has_no_other_gets() {
+        let mut state = with_resources(4);
+        give(&mut state, 0, vec![named("gpu", "a"), discrete("fpga", 2)]);
+        let first = vec![named("gpu", "a"), discrete("fpga", 2)];
+        assert_eq!(
+            state.task("p0").unwrap().assigned_generic_resources,
+            first,
+            "on record, for whoever leads next"
+        );
+        for bad in [
+            vec![named("gpu", "a")],
+            vec![named("gpu", "b"), named("gpu", "b")],
+            vec![named("gpu", "c")],
+            vec![named("fpga", "b")],
+            vec![discrete("gpu", 1)],
+            vec![discrete("fpga", 2)],
+            vec![discrete("fpga", 1), discrete("fpga", 1)],
+            vec![discrete("tpu", 1)],
+        ] {
+            assert_skipped(&give(&mut state, 1, bad));
+        }
+        give(&mut state, 1, vec![named("gpu", "b"), discrete("fpga", 1)]);
+        assert_eq!(state.tasks_of_node("w1").count(), 3);
+        // What is told to stop has it until it has stopped.
+        let stop = TaskUpdate {
+            task_id: "p0".into(),
+            expected_version: version_of(state.task("p0").unwrap().meta.as_ref()),
+            desired_state: Some(TaskState::Shutdown.into()),
+            ..TaskUpdate::default()
+        };
+        run(&mut state, change_tasks([Wanted::Update(stop)])).unwrap();
+        assert_skipped(&give(&mut state, 2, first.clone()));
+        run(&mut state, report("w1", "p0", TaskState::Shutdown)).unwrap();
+        give(&mut state, 2, first.clone());
+        assert_eq!(state.task("p2").unwrap().assigned_generic_resources, first);
     }
 
     #[test]

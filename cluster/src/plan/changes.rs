@@ -7,28 +7,28 @@ use prost::Message;
 use super::{MAX_CHANGES, MAX_TASK_BYTES};
 use crate::{
     MAX_COMMAND_BYTES,
-    objects::{Task, TaskChange, TaskState, TaskStatus, TaskUpdate, task_change},
+    objects::{GenericResource, Task, TaskChange, TaskState, TaskStatus, TaskUpdate, task_change},
     version_of,
 };
 
-/// No slot is added to a plan whose new tasks have so many bytes: with the largest
-/// task on top it still fits into one command.
-const MAX_CREATED_BYTES: usize = 256 * 1024;
-const _: () = assert!(MAX_CREATED_BYTES + MAX_TASK_BYTES + 200 * MAX_CHANGES < MAX_COMMAND_BYTES);
+/// Nothing is added to a plan whose new tasks, and what others are given of generic
+/// resources, have so many bytes: with the largest task on top it still fits into one
+/// command, and what a node offers is no larger than that.
+const MAX_BYTES: usize = 256 * 1024;
+const _: () = assert!(MAX_BYTES + MAX_TASK_BYTES + 200 * MAX_CHANGES < MAX_COMMAND_BYTES);
 
 /// Changes of tasks, at most one for each task that exists.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     existing: BTreeMap<String, task_change::Change>,
     created: Vec<Task>,
-    created_bytes: usize,
+    bytes: usize,
 }
 
 impl Changes {
     /// Whether the plan may grow. What belongs together may still be added whole.
     pub(super) fn has_room(&self) -> bool {
-        self.existing.len() + self.created.len() < MAX_CHANGES
-            && self.created_bytes < MAX_CREATED_BYTES
+        self.existing.len() + self.created.len() < MAX_CHANGES && self.bytes < MAX_BYTES
     }
 
     /// Raises what is desired of a task; it never sinks.
@@ -48,11 +48,20 @@ impl Changes {
         }
     }
 
-    /// Hands a task to a node.
-    pub(super) fn assign(&mut self, task: &Task, node_id: &str, status: TaskStatus) {
+    /// Hands a task to a node, with what it is given of the node's generic resources.
+    pub(super) fn assign(
+        &mut self,
+        task: &Task,
+        node_id: &str,
+        given: Vec<GenericResource>,
+        status: TaskStatus,
+    ) {
+        let bytes: usize = given.iter().map(Message::encoded_len).sum();
         if let Some(update) = self.update(task) {
             update.node_id = Some(node_id.to_owned());
             update.status = Some(status);
+            update.assigned_generic_resources = given;
+            self.bytes += bytes;
         }
     }
 
@@ -67,7 +76,7 @@ impl Changes {
     pub(super) fn create(&mut self, task: Task) {
         let bytes = task.encoded_len();
         if bytes <= MAX_TASK_BYTES {
-            self.created_bytes += bytes;
+            self.bytes += bytes;
             self.created.push(task);
         }
     }

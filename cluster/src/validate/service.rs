@@ -7,10 +7,10 @@ use crate::{
     change::Refusal,
     naming::name_of,
     objects::{
-        ConfigReference, ContainerSpec, EndpointSpec, FileTarget, HealthConfig, PortConfig,
-        Resources, RestartPolicy, SecretReference, ServiceSpec, TaskSpec, UpdateConfig,
-        config_reference, endpoint_spec::ResolutionMode, port_config::PublishMode,
-        privileges::credential_spec, service_spec::Mode,
+        ConfigReference, ContainerSpec, EndpointSpec, FileTarget, GenericResource, HealthConfig,
+        PortConfig, Resources, RestartPolicy, SecretReference, ServiceSpec, TaskSpec, UpdateConfig,
+        config_reference, endpoint_spec::ResolutionMode, generic_resource::Resource,
+        port_config::PublishMode, privileges::credential_spec, service_spec::Mode,
     },
     plan,
     templates::faulty_field,
@@ -73,6 +73,9 @@ fn check_task(task: &TaskSpec) -> Result<(), Refusal> {
         for part in [resources.limits.as_ref(), resources.reservations.as_ref()] {
             part.map_or(Ok(()), check_resources)?;
         }
+        if let Some(reserved) = &resources.reservations {
+            reserved.generic.iter().try_for_each(check_generic)?;
+        }
     }
     task.restart.as_ref().map_or(Ok(()), check_restart)?;
     if let Some(placement) = &task.placement {
@@ -102,6 +105,31 @@ fn check_resources(resources: &Resources) -> Result<(), Refusal> {
         )));
     }
     Ok(())
+}
+
+/// A name cannot be asked for, nor less than nothing: no node would ever have it. The words are
+/// those of the stock CLI.
+fn check_generic(resource: &GenericResource) -> Result<(), Refusal> {
+    match &resource.resource {
+        Some(Resource::NamedResourceSpec(named)) => Err(Refusal::invalid(format!(
+            "invalid generic-resource request `{}={}`, Named Generic Resources is not supported \
+             for service create or update; ask for a number of them",
+            named.kind, named.value
+        ))),
+        Some(Resource::DiscreteResourceSpec(wanted)) if wanted.value < 0 => {
+            Err(Refusal::invalid(format!(
+                "invalid generic resource specification: cannot ask for negative resource {}",
+                wanted.kind
+            )))
+        }
+        Some(Resource::DiscreteResourceSpec(wanted)) if wanted.kind.is_empty() => Err(
+            Refusal::invalid("invalid generic resource specification: a resource has no kind"),
+        ),
+        Some(Resource::DiscreteResourceSpec(_)) => Ok(()),
+        None => Err(Refusal::invalid(
+            "invalid generic resource specification: a resource is neither named nor discrete",
+        )),
+    }
 }
 
 fn check_restart(policy: &RestartPolicy) -> Result<(), Refusal> {
@@ -343,6 +371,7 @@ fn nanos_of(duration: &Duration) -> i128 {
 mod tests {
     use super::*;
     use crate::{
+        generic::{discrete, named},
         objects::{
             GlobalJob, Mount, NetworkAttachmentConfig, Placement, Privileges, ReplicatedJob,
             ReplicatedService, ResourceRequirements, RuntimeTarget, mount, port_config,
@@ -625,6 +654,29 @@ mod tests {
             cpus,
             "invalid cpu value 0.000999999: Must be at least 0.001"
         );
+        let generic = |one| {
+            refused_task(|task| {
+                let resources = task.resources.get_or_insert_default();
+                let reserved = resources.reservations.get_or_insert_default();
+                reserved.generic = vec![discrete("fpga", 0), one];
+            })
+        };
+        assert_eq!(
+            generic(named("gpu", "a")),
+            "invalid generic-resource request `gpu=a`, Named Generic Resources is not supported \
+             for service create or update; ask for a number of them"
+        );
+        for (bad, why) in [
+            (discrete("gpu", -1), "cannot ask for negative resource gpu"),
+            (discrete("", 1), "a resource has no kind"),
+            (
+                GenericResource::default(),
+                "a resource is neither named nor discrete",
+            ),
+        ] {
+            let expected = format!("invalid generic resource specification: {why}");
+            assert_eq!(generic(bad), expected);
+        }
         let replicas = refused(|spec| {
             let replicas = u64::MAX;
             spec.mode = Some(Mode::Replicated(ReplicatedService { replicas }));

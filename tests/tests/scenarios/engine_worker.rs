@@ -24,9 +24,14 @@ pub(super) struct Pair {
 
 impl Pair {
     pub(super) fn new(scene: &Scene, init: &[&str]) -> Result<Pair> {
+        Pair::offering(scene, init, &[])
+    }
+
+    /// The same with generic resources of the engine.
+    fn offering(scene: &Scene, init: &[&str], resources: &[&str]) -> Result<Pair> {
         let manager = scene.waxseal("manager")?;
         manager.init(init)?;
-        let engine = scene.dockerd("engine")?;
+        let engine = Dockerd::start_offering(scene, "engine", resources)?;
         engine.join(&manager.worker_token()?, &manager.remote())?;
         let id = engine.node_id()?;
         let pair = Pair {
@@ -105,9 +110,10 @@ impl Pair {
         Ok(self.engine.containers()?.into_iter().collect())
     }
 
-    /// Removes the service and waits until the engine has no container.
-    fn clear(&self) -> Result<()> {
-        self.manager.docker.ok(&["service", "rm", "web"])?;
+    /// Removes services and waits until the engine has no container.
+    fn clear(&self, services: &[&str]) -> Result<()> {
+        let words = [&["service", "rm"], services].concat();
+        self.manager.docker.ok(&words)?;
         eventually("no container is left", SOON, || {
             let left = self.engine.docker.ok(&["ps", "-aq"])?;
             ensure!(left.is_empty(), "{left}");
@@ -194,8 +200,9 @@ fn other(text: &str) -> String {
 #[test]
 fn an_engine_runs_services_with_secrets() -> Result<()> {
     scenario("worker", |scene| {
-        let pair = Pair::new(scene, &[])?;
+        let pair = Pair::offering(scene, &[], &["gpu=g1", "gpu=g2", "gpu=g3", "fpga=2"])?;
         joined(&pair)?;
+        generic_resources(&pair)?;
         pair.service("2")?;
         pair.replicas("2/2")?;
         for container in pair.containers()? {
@@ -207,7 +214,7 @@ fn an_engine_runs_services_with_secrets() -> Result<()> {
         exit_code(&pair)?;
         drain(&pair)?;
         renewal(&pair)?;
-        pair.clear()?;
+        pair.clear(&["web"])?;
         leaves(&pair)?;
         pair.manager.docker.ok(&["swarm", "leave", "--force"])?;
         Ok(())
@@ -248,6 +255,77 @@ fn joined(pair: &Pair) -> Result<()> {
             .docker
             .ok(&["node", "inspect", &pair.id, "--format", "{{.Spec.Role}}"])?;
     ensure!(role == "worker", "{role}");
+    Ok(())
+}
+
+/// What tasks of a service reserve is counted, given to them by name, and known to the container.
+fn generic_resources(pair: &Pair) -> Result<()> {
+    let docker = &pair.manager.docker;
+    let offered = [
+        "node",
+        "inspect",
+        &pair.id,
+        "--format",
+        "{{json .Description.Resources.GenericResources}}",
+    ];
+    let offered = docker.ok(&offered)?;
+    let names = ["g1", "g2", "g3"]
+        .map(|name| format!(r#"{{"NamedResourceSpec":{{"Kind":"gpu","Value":"{name}"}}}}"#));
+    ensure!(offered.contains(&names.join(",")), "{offered}");
+    let number = r#"{"DiscreteResourceSpec":{"Kind":"fpga","Value":2}}"#;
+    ensure!(offered.contains(number), "{offered}");
+    let create = |name: &str, resources: &[&str]| -> Result<String> {
+        let begin = "service create -d --no-resolve-image --network host --name";
+        let mut words: Vec<&str> = begin.split(' ').chain([name]).collect();
+        for one in resources {
+            words.extend(["--generic-resource", one]);
+        }
+        words.extend(["bb:1", "sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait"]);
+        docker.ok(&words)
+    };
+    create("one", &["gpu=2", "fpga=1"])?;
+    given(
+        pair,
+        "one",
+        &["DOCKER_RESOURCE_FPGA=1", "DOCKER_RESOURCE_GPU=g1,g2"],
+    )?;
+    create("two", &["gpu=2"])?;
+    eventually("two waits", SOON, || {
+        let row = docker.ok(&[
+            "service",
+            "ps",
+            "two",
+            "--no-trunc",
+            "--format",
+            "{{.Error}}",
+        ])?;
+        ensure!(row.contains("insufficient resources on 1 node"), "{row}");
+        Ok(())
+    })?;
+    let change = "service update -d --generic-resource-rm gpu --generic-resource-add fpga=1 two";
+    docker.ok(&change.split(' ').collect::<Vec<_>>())?;
+    given(pair, "two", &["DOCKER_RESOURCE_FPGA=1"])?;
+    pair.clear(&["one", "two"])
+}
+
+/// Waits for the container of a service, which must have these variables and no other of the kind.
+fn given(pair: &Pair, service: &str, expected: &[&str]) -> Result<()> {
+    let label = format!("label=com.docker.swarm.service.name={service}");
+    let container = eventually(format!("{service} runs"), SOON, || {
+        let id = pair.engine.docker.ok(&["ps", "-q", "--filter", &label])?;
+        ensure!(!id.is_empty(), "no container");
+        Ok(id)
+    })?;
+    let env = "{{range .Config.Env}}{{println .}}{{end}}";
+    let env = pair
+        .engine
+        .docker
+        .ok(&["inspect", "--format", env, &container])?;
+    let found = env
+        .lines()
+        .filter(|line| line.starts_with("DOCKER_RESOURCE_"));
+    let found: BTreeSet<&str> = found.collect();
+    ensure!(found == expected.iter().copied().collect(), "{env}");
     Ok(())
 }
 
@@ -443,7 +521,7 @@ fn containers_outlive_restarts_of_the_manager() -> Result<()> {
             secret_in(&pair.engine, &container)?;
         }
         secret_on_no_disk(&pair)?;
-        pair.clear()?;
+        pair.clear(&["web"])?;
         pair.engine.docker.ok(&["swarm", "leave"])?;
         pair.manager.docker.ok(&["swarm", "leave", "--force"])?;
         Ok(())

@@ -89,6 +89,19 @@ fn what_the_engine_refuses_is_refused_in_its_words() {
 }
 
 #[test]
+fn numbers_of_generic_resources_are_read_back_as_sent() {
+    let reserved = json!({"NanoCPUs": 2_000_000, "GenericResources": [
+        {"DiscreteResourceSpec": {"Kind": "gpu", "Value": 2}},
+        // As the CLI sends none of them.
+        {"DiscreteResourceSpec": {"Kind": "fpga"}},
+    ]});
+    let sent = minimal(json!({"TaskTemplate": {"Resources": {"Reservations": reserved}}}));
+    let spec = object(&sent).unwrap();
+    let read = rendered(&from_object::task_spec(spec.task.as_ref().unwrap()));
+    assert_eq!(read["Resources"]["Reservations"], reserved);
+}
+
+#[test]
 fn what_is_not_offered_is_refused_by_name() {
     let container = |part: Value| json!({"TaskTemplate": {"ContainerSpec": part}});
     let host = |part: Value| {
@@ -114,9 +127,20 @@ fn what_is_not_offered_is_refused_by_name() {
         ),
         (
             json!({"TaskTemplate": {"Resources": {"Reservations": {"GenericResources": [
-                {"DiscreteResourceSpec": {"Kind": "gpu", "Value": 1}}]}}}}),
-            501,
-            "--generic-resource, Resources.Reservations.GenericResources",
+                {"NamedResourceSpec": {"Kind": "gpu", "Value": "a"}}]}}}}),
+            400,
+            "`gpu=a`, Named Generic Resources is not supported",
+        ),
+        (
+            json!({"TaskTemplate": {"Resources": {"Reservations": {"GenericResources": [
+                {"DiscreteResourceSpec": {"Kind": "gpu", "Value": -1}}]}}}}),
+            400,
+            "cannot ask for negative resource gpu",
+        ),
+        (
+            json!({"TaskTemplate": {"Resources": {"Reservations": {"GenericResources": [{}]}}}}),
+            400,
+            "either NamedResourceSpec or DiscreteResourceSpec should be set",
         ),
         (
             json!({"TaskTemplate": {"Networks": [{"Target": "host", "Aliases": ["a"]}]}}),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use waxseal_cluster::{
+    generic::{discrete, named},
     objects::{
         Actor, ChangeTasks, ContainerStatus, Task, TaskChange, TaskState, TaskStatus, actor::Who,
         command::Op, task_change,
@@ -244,4 +245,20 @@ async fn a_task_looks_as_in_the_engine() {
     assert_eq!(newer["Volumes"], Value::Null);
     assert!(newer.as_object().unwrap().contains_key("Volumes"));
     assert_eq!(newer.get("NetworksAttachments"), None);
+}
+
+#[tokio::test]
+async fn a_task_shows_what_it_was_given() {
+    let (cluster, client) = cluster().await;
+    let mut task = cluster.look(|state| Task::clone(state.task("task1a").unwrap()));
+    task.id = "task3".to_owned();
+    task.assigned_generic_resources = vec![named("gpu", "a\u{1b}"), discrete("fpga", 2)];
+    create(&cluster, task).await;
+    assert_eq!(
+        client.get("/tasks/task3").await.1["GenericResources"],
+        json!([
+            {"NamedResourceSpec": {"Kind": "gpu", "Value": "a\\u{1b}"}},
+            {"DiscreteResourceSpec": {"Kind": "fpga", "Value": 2}},
+        ])
+    );
 }

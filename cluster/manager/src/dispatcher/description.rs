@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use tonic::Status;
-use waxseal_cluster::objects::{EngineDescription, NodeDescription};
+use waxseal_cluster::objects::{
+    EngineDescription, GenericResource, NodeDescription, generic_resource::Resource,
+};
 use waxseal_wire::clean_name;
 
 /// The most bytes of a node description, as sent and as kept; a stock engine's has
@@ -27,12 +29,26 @@ pub(super) fn kept(
         clean_name(&mut platform.architecture);
         clean_name(&mut platform.os);
     }
+    if let Some(resources) = &mut description.resources {
+        resources.generic.iter_mut().for_each(clean_generic);
+    }
     if let Some(engine) = &mut description.engine {
         clean_engine(engine);
     }
     // Escapes are longer than what they stand for.
     check_size(&description)?;
     Ok(Some(description))
+}
+
+fn clean_generic(resource: &mut GenericResource) {
+    match &mut resource.resource {
+        Some(Resource::NamedResourceSpec(named)) => {
+            clean_name(&mut named.kind);
+            clean_name(&mut named.value);
+        }
+        Some(Resource::DiscreteResourceSpec(discrete)) => clean_name(&mut discrete.kind),
+        None => {}
+    }
 }
 
 fn clean_engine(engine: &mut EngineDescription) {
@@ -63,11 +79,14 @@ fn check_size(description: &NodeDescription) -> Result<(), Status> {
 #[cfg(test)]
 mod tests {
     use tonic::Code;
-    use waxseal_cluster::objects::{Platform, PluginDescription};
+    use waxseal_cluster::{
+        generic::{discrete, named},
+        objects::{Platform, PluginDescription, Resources},
+    };
 
     use super::*;
 
-    fn named(hostname: &str) -> Option<NodeDescription> {
+    fn of_host(hostname: &str) -> Option<NodeDescription> {
         Some(NodeDescription {
             hostname: hostname.into(),
             ..NodeDescription::default()
@@ -77,10 +96,10 @@ mod tests {
     #[test]
     fn too_much_is_refused_before_and_after_escaping() {
         for hostname in ["h".repeat(MAX_DESCRIPTION_BYTES), "\x1b".repeat(20_000)] {
-            let refused = kept(named(&hostname)).unwrap_err();
+            let refused = kept(of_host(&hostname)).unwrap_err();
             assert_eq!(refused.code(), Code::InvalidArgument);
         }
-        assert!(kept(named(&"h".repeat(20_000))).is_ok());
+        assert!(kept(of_host(&"h".repeat(20_000))).is_ok());
     }
 
     #[test]
@@ -95,6 +114,10 @@ mod tests {
             platform: Some(Platform {
                 architecture: evil(),
                 os: evil(),
+            }),
+            resources: Some(Resources {
+                generic: vec![named(&evil(), &evil()), discrete(&evil(), 1)],
+                ..Resources::default()
             }),
             engine: Some(EngineDescription {
                 engine_version: evil(),
@@ -126,5 +149,7 @@ mod tests {
         )
         .chain(labels);
         assert_eq!(all.collect::<Vec<_>>(), vec![shown; 8]);
+        let generic = kept.resources.unwrap().generic;
+        assert_eq!(generic, [named(shown, shown), discrete(shown, 1)]);
     }
 }

@@ -6,8 +6,13 @@ use time::{Duration, OffsetDateTime};
 
 use super::filter::reservations;
 use crate::{
-    State, is_final,
-    objects::{Node, PortConfig, Resources, Task, TaskSpec, TaskState, port_config::PublishMode},
+    State,
+    generic::GenericStock,
+    is_final,
+    objects::{
+        GenericResource, Node, PortConfig, Resources, Task, TaskSpec, TaskState,
+        port_config::PublishMode,
+    },
     observed_state,
     plan::{is_wanted, task::status_time},
 };
@@ -24,6 +29,7 @@ pub(super) struct Load<'a> {
     failures_by_service: BTreeMap<&'a str, u32>,
     nano_cpus: i64,
     memory_bytes: i64,
+    generic: GenericStock<'a>,
     ports: BTreeSet<(i32, u32)>,
 }
 
@@ -36,6 +42,7 @@ impl<'a> Load<'a> {
             failures_by_service: BTreeMap::new(),
             nano_cpus: 0,
             memory_bytes: 0,
+            generic: GenericStock::of(node),
             ports: BTreeSet::new(),
         }
     }
@@ -53,8 +60,7 @@ impl<'a> Load<'a> {
             .unwrap_or(0)
     }
 
-    /// Whether so much is not reserved yet. Generic resources cannot be handed out
-    /// to tasks, so no node has any.
+    /// Whether so much is not reserved yet.
     pub(super) fn has_resources(&self, wanted: Option<&Resources>) -> bool {
         let Some(wanted) = wanted else { return true };
         let description = self.node.description.as_ref();
@@ -64,7 +70,7 @@ impl<'a> Load<'a> {
         let fits = |wanted: i64, total: i64, used: i64| {
             wanted <= 0 || wanted <= total.saturating_sub(used)
         };
-        wanted.generic.is_empty()
+        self.generic.covers(&wanted.generic)
             && fits(wanted.nano_cpus, nano_cpus, self.nano_cpus)
             && fits(wanted.memory_bytes, memory_bytes, self.memory_bytes)
     }
@@ -74,8 +80,15 @@ impl<'a> Load<'a> {
         host_ports(task).any(|port| self.ports.contains(&port))
     }
 
-    /// Notes a task that was handed to the node and has not ended.
-    pub(super) fn add(&mut self, task: &'a Task) {
+    /// What of the node's generic resources the task is given if it is handed to the node.
+    pub(super) fn pick(&self, wanted: Option<&Resources>) -> Vec<GenericResource> {
+        let picked = wanted.and_then(|wanted| self.generic.pick(&wanted.generic));
+        picked.unwrap_or_default()
+    }
+
+    /// Notes a task that was handed to the node, with this of its generic resources, and has
+    /// not ended.
+    pub(super) fn add(&mut self, task: &'a Task, given: &[GenericResource]) {
         if is_wanted(task) {
             self.tasks += 1;
             *self.tasks_by_service.entry(&task.service_id).or_default() += 1;
@@ -88,6 +101,7 @@ impl<'a> Load<'a> {
                 .memory_bytes
                 .saturating_add(reserved.memory_bytes.max(0));
         }
+        self.generic.take(given);
         self.ports.extend(host_ports(task));
     }
 
@@ -151,7 +165,7 @@ impl<'a> Fleet<'a> {
             if is_final(task) {
                 load.add_ended(task, now);
             } else if observed_state(task) >= TaskState::Assigned {
-                load.add(task);
+                load.add(task, &task.assigned_generic_resources);
             }
         }
         Fleet { loads, index }

@@ -163,8 +163,7 @@ fn place_group<'a>(
                 *unfit.entry(reason).or_default() += 1;
                 return false;
             }
-            load.add(task);
-            changes.assign(task, &load.node.id, assigned(now));
+            hand_over(task, load, now, changes);
             true
         };
         if !spread.place(&mut fleet.loads, &task.service_id, &mut take) {
@@ -195,12 +194,15 @@ fn confirm_group<'a>(
         let load = &mut fleet.loads[position];
         match needs.unfit(load) {
             Some(reason) => suspend(task, explain(&BTreeMap::from([(reason, 1)])), now, changes),
-            None => {
-                load.add(task);
-                changes.assign(task, &load.node.id, assigned(now));
-            }
+            None => hand_over(task, load, now, changes),
         }
     }
+}
+
+fn hand_over<'a>(task: &'a Task, load: &mut Load<'a>, now: OffsetDateTime, changes: &mut Changes) {
+    let given = load.pick(task.spec.as_ref().and_then(reservations));
+    load.add(task, &given);
+    changes.assign(task, &load.node.id, given, assigned(now));
 }
 
 /// Says why a task waits, unless that is known.

@@ -1,16 +1,19 @@
 //! What goes where, and in what words a task is told that nothing fits.
 
+mod generic;
+
 use std::collections::BTreeMap;
 
 use time::Duration;
 
 use super::schedule;
 use crate::{
+    generic::{discrete, named},
     objects::{
-        Availability, ContainerSpec, Driver, EndpointSpec, GenericResource, GlobalJob,
+        Availability, ChangeTasks, ContainerSpec, Driver, EndpointSpec, GenericResource, GlobalJob,
         GlobalService, Mount, Node, NodeState, Placement, PlacementPreference, Platform,
         PortConfig, ReplicatedJob, ReplicatedService, ResourceRequirements, Resources, Service,
-        ServiceSpec, SpreadOver, TaskState, mount, port_config, service_spec::Mode,
+        ServiceSpec, SpreadOver, TaskState, command::Op, mount, port_config, service_spec::Mode,
     },
     observed_state,
     plan::testing::{
@@ -67,6 +70,22 @@ fn reserving(resources: Resources) -> ServiceSpec {
             ..ResourceRequirements::default()
         });
     })
+}
+
+fn wanting(name: &str, replicas: u64, generic: Vec<GenericResource>) -> ServiceSpec {
+    let mut spec = reserving(Resources {
+        generic,
+        ..Resources::default()
+    });
+    spec.annotations.as_mut().unwrap().name = name.to_owned();
+    spec.mode = replicated(name, replicas).mode;
+    spec
+}
+
+fn offering(id: &str, generic: Vec<GenericResource>) -> Node {
+    let mut node = native_node(id);
+    description(&mut node).resources.as_mut().unwrap().generic = generic;
+    node
 }
 
 fn limited(change: impl FnOnce(&mut Resources)) -> ServiceSpec {
@@ -212,6 +231,28 @@ fn no_node_fits() {
                 generic: vec![GenericResource::default()],
                 ..Resources::default()
             }),
+            also_manager("insufficient resources on 1 node"),
+        ),
+        (
+            one(offering("n1", vec![named("gpu", "a"), discrete("fpga", 4)])),
+            wanting("web", 1, vec![discrete("gpu", 2)]),
+            also_manager("insufficient resources on 1 node"),
+        ),
+        (
+            one(offering("n1", vec![named("gpu", "a"), discrete("fpga", 4)])),
+            wanting("web", 1, vec![discrete("gpu", 1), discrete("fpga", 5)]),
+            also_manager("insufficient resources on 1 node"),
+        ),
+        // None of them, of a kind that the node does not know.
+        (
+            one(offering("n1", vec![named("gpu", "a")])),
+            wanting("web", 1, vec![discrete("tpu", 0)]),
+            also_manager("insufficient resources on 1 node"),
+        ),
+        // By name: nobody may.
+        (
+            one(offering("n1", vec![named("gpu", "a")])),
+            wanting("web", 1, vec![named("gpu", "a")]),
             also_manager("insufficient resources on 1 node"),
         ),
         (
@@ -649,11 +690,9 @@ fn the_same_state_gives_the_same_plan() {
     let mut world = World::with_nodes(20);
     world.add_service(replicated("web", 50));
     let planned = world.plan();
-    world.apply(crate::objects::command::Op::ChangeTasks(
-        crate::objects::ChangeTasks {
-            changes: planned.changes,
-        },
-    ));
+    world.apply(Op::ChangeTasks(ChangeTasks {
+        changes: planned.changes,
+    }));
     let once = schedule(&world.state, world.now);
     assert_eq!(once.len(), 50);
     assert_eq!(once, schedule(&world.state.clone(), world.now));

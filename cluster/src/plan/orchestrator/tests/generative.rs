@@ -7,18 +7,20 @@ use proptest::prelude::*;
 use time::Duration;
 
 use crate::{
+    generic::{GenericStock, discrete, named},
     is_final,
     objects::{
-        Availability, NodeState, RemoveNode, RemoveService, RestartPolicy, Service, ServiceSpec,
-        Task, TaskState, UpdateConfig, UpdateService, command::Op, restart_policy::Condition,
-        service_spec::Mode, update_config::Order,
+        Availability, GenericResource, NodeState, RemoveNode, RemoveService, RestartPolicy,
+        Service, ServiceSpec, Task, TaskState, UpdateConfig, UpdateService, command::Op,
+        generic_resource::Resource, restart_policy::Condition, service_spec::Mode,
+        update_config::Order,
     },
     observed_state,
     plan::{
         is_current, is_wanted, schedule,
         testing::{
-            World, container, engine_node, global, global_job, native_node, replicated,
-            replicated_job, task_spec,
+            World, container, description, engine_node, global, global_job, native_node,
+            replicated, replicated_job, task_spec,
         },
     },
 };
@@ -65,6 +67,8 @@ struct Shape {
     failure_action: i32,
     constrained: bool,
     engine: bool,
+    /// Of a generic resource.
+    gpus: i64,
 }
 
 fn shape() -> impl Strategy<Value = Shape> {
@@ -81,7 +85,8 @@ fn shape() -> impl Strategy<Value = Shape> {
         1 => Just(Kind::ReplicatedJob),
         1 => Just(Kind::GlobalJob)
     ];
-    let place = (kinds, 0..6u64, any::<bool>(), any::<bool>());
+    let gpus = prop_oneof![2 => Just(0i64), 1 => 1..4i64];
+    let place = (kinds, 0..6u64, any::<bool>(), any::<bool>(), gpus);
     (restart, update, place).prop_map(|((condition, max_attempts), update, place)| Shape {
         mode: place.0,
         replicas: place.1,
@@ -96,6 +101,7 @@ fn shape() -> impl Strategy<Value = Shape> {
         failure_action: update.2,
         constrained: place.2,
         engine: place.3,
+        gpus: place.4,
     })
 }
 
@@ -161,6 +167,11 @@ fn spec_of(name: &str, shape: &Shape) -> ServiceSpec {
         max_attempts: shape.max_attempts,
         ..RestartPolicy::default()
     });
+    if shape.gpus > 0 {
+        let resources = task.resources.get_or_insert_default();
+        let reserved = resources.reservations.get_or_insert_default();
+        reserved.generic = vec![discrete("gpu", shape.gpus)];
+    }
     if shape.constrained {
         let placement = task.placement.get_or_insert_default();
         placement.constraints = vec!["node.labels.disk==ssd".to_owned()];
@@ -175,11 +186,21 @@ fn add_node(world: &mut World, index: usize) {
     if world.state.node(&id).is_some() || world.state.is_banned(&id) {
         return;
     }
-    world.add_node(if index % 2 == 1 {
+    let mut node = if index % 2 == 1 {
         native_node(&id)
     } else {
         engine_node(&id)
-    });
+    };
+    let offered = &mut description(&mut node)
+        .resources
+        .get_or_insert_default()
+        .generic;
+    if index > 2 {
+        offered.push(discrete("gpu", 5));
+    } else {
+        offered.extend(["a", "b", "c", "d"].map(|name| named("gpu", name)));
+    }
+    world.add_node(node);
 }
 
 fn happen(world: &mut World, event: &Event) {
@@ -427,6 +448,36 @@ fn nothing_is_left_of_removed_services_but_what_runs(world: &World) {
     }
 }
 
+/// What live tasks of a node were given is offered there, and is theirs alone; each has as much
+/// as it reserves.
+fn what_is_given_is_given_once(world: &World) {
+    for node in world.state.nodes() {
+        let mut stock = GenericStock::of(node);
+        for task in world.state.tasks_of_node(&node.id) {
+            if is_final(task) {
+                continue;
+            }
+            let given = &task.assigned_generic_resources;
+            assert!(stock.take(given), "{node:#?} {task:#?}");
+            let resources = task.spec.as_ref().unwrap().resources.as_ref();
+            let reserved = resources.and_then(|resources| resources.reservations.as_ref());
+            let wanted = reserved.map_or(0, |reserved| number_of(&reserved.generic));
+            let has_been_handed_over = observed_state(task) >= TaskState::Assigned;
+            let expected = if has_been_handed_over { wanted } else { 0 };
+            assert_eq!(number_of(given), expected, "{task:#?}");
+        }
+    }
+}
+
+fn number_of(resources: &[GenericResource]) -> i64 {
+    let numbers = resources.iter().map(|one| match &one.resource {
+        Some(Resource::DiscreteResourceSpec(discrete)) => discrete.value,
+        Some(Resource::NamedResourceSpec(_)) => 1,
+        None => 0,
+    });
+    numbers.sum()
+}
+
 fn plans_ask_for_nothing(world: &mut World) {
     let planned = world.plan();
     assert!(planned.changes.is_empty(), "{:#?}", planned.changes);
@@ -444,6 +495,7 @@ fn check(world: &mut World) {
     as_many_places_as_asked_for(world);
     history_is_bounded(world);
     jobs_stay_within_bounds(world);
+    what_is_given_is_given_once(world);
     nothing_is_left_of_removed_services_but_what_runs(world);
 }
 
@@ -487,6 +539,10 @@ fn converges(world: &mut World) {
         };
         let able = world.state.nodes().filter(|node| can_run(node)).count();
         if restart.condition() != Condition::Any || restart.max_attempts > 0 {
+            continue;
+        }
+        // There may never be enough of what these reserve.
+        if task.resources.is_some() {
             continue;
         }
         let (expected, is_job) = match spec.mode.unwrap() {
