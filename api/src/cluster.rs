@@ -9,7 +9,9 @@ use tokio::sync::broadcast;
 use waxseal_ca::rotation::UnsignedRoot;
 use waxseal_cluster::{
     Applied, ChangeRecord, Refusal, State,
-    objects::{Actor, Cluster as ClusterObject, ClusterSpec, ContainerSpec, command::Op},
+    objects::{
+        Actor, Cluster as ClusterObject, ClusterSpec, ContainerSpec, GenericResource, command::Op,
+    },
     plan::MemberView,
 };
 use zeroize::Zeroizing;
@@ -61,6 +63,8 @@ pub struct DaemonInfo {
     pub data_root: String,
     /// Engine labels (`--label`), `key=value`.
     pub labels: Vec<String>,
+    /// Generic resources (`--node-generic-resource`).
+    pub generic_resources: Vec<GenericResource>,
     /// Whether debug logging is on.
     pub debug: bool,
     /// `uname -r`.

@@ -13,6 +13,7 @@ use crate::{
     json::{common::Time, swarm::Swarm},
     respond,
     server::Shared,
+    services::generic,
     system::VERSION,
 };
 
@@ -165,6 +166,9 @@ pub(crate) fn state_word(state: LocalState) -> &'static str {
 /// What is not about the swarm. All that an engine answers is there, since
 /// clients print what they find; what only an engine has is empty.
 fn engine_facts(daemon: &DaemonInfo, hub: &crate::events::Hub, now: Time) -> Map<String, Value> {
+    let offers: Vec<_> = daemon.generic_resources.iter().map(generic).collect();
+    // An engine without any says so.
+    let offers = (!offers.is_empty()).then_some(offers);
     let own = json!({
         "ID": daemon.id,
         "Name": daemon.name,
@@ -195,6 +199,7 @@ fn engine_facts(daemon: &DaemonInfo, hub: &crate::events::Hub, now: Time) -> Map
             "Log": ["json-file", "local"],
         },
         "LoggingDriver": "json-file",
+        "GenericResources": offers,
     });
     let mut facts = Map::new();
     for part in [own, of_containers(), of_registries(), of_kernel(daemon)] {
@@ -216,7 +221,6 @@ fn of_containers() -> Value {
         "Images": 0,
         "Driver": "none",
         "DriverStatus": [],
-        "GenericResources": null,
         "InitBinary": "",
         "ContainerdCommit": commit,
         "RuncCommit": commit,

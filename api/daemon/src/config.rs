@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use waxseal_cluster::objects::GenericResource;
 use waxseal_raft_store::Disk;
 
 /// A daemon's configuration, checked. The flags are in `waxseal daemon --help`.
@@ -24,6 +25,8 @@ pub struct DaemonConfig {
     pub group: Option<String>,
     /// Engine labels, `key=value`.
     pub labels: Vec<String>,
+    /// Generic resources that this node offers.
+    pub generic_resources: Vec<GenericResource>,
     /// Whether debug logging is on.
     pub debug: bool,
     /// Address or interface to advertise if `swarm init` names none.

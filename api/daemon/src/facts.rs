@@ -20,6 +20,7 @@ pub(crate) fn daemon_info(
         name: system.nodename().to_string_lossy().into_owned(),
         data_root: config.data_root.display().to_string(),
         labels: config.labels.clone(),
+        generic_resources: config.generic_resources.clone(),
         debug: config.debug,
         kernel_version: system.release().to_string_lossy().into_owned(),
         operating_system: operating_system(Path::new("/etc/os-release")),

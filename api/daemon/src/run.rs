@@ -92,6 +92,9 @@ pub async fn run(
         config.native_tasks,
         native.limits_enforceable(),
     );
+    facts
+        .generic_resources
+        .clone_from(&config.generic_resources);
     if let Some(level) = config.danger_feature_level {
         facts.feature_level = level;
     }

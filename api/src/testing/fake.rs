@@ -326,6 +326,7 @@ impl Cluster for FakeCluster {
             name: "vm".to_owned(),
             data_root: "/var/lib/waxseal".to_owned(),
             labels: Vec::new(),
+            generic_resources: Vec::new(),
             debug: false,
             kernel_version: "6.1.0".to_owned(),
             operating_system: "Debian GNU/Linux 12 (bookworm)".to_owned(),

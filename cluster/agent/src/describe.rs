@@ -6,7 +6,8 @@ use waxseal_ca::LiveTls;
 use waxseal_cluster::{
     FEATURE_LEVEL, feature_level_plugin,
     objects::{
-        EngineDescription, NodeDescription, NodeTlsInfo, Platform, PluginDescription, Resources,
+        EngineDescription, GenericResource, NodeDescription, NodeTlsInfo, Platform,
+        PluginDescription, Resources,
     },
     plan::{LABEL_NATIVE_TASKS, PLUGIN_HOST, PLUGIN_LIMITS, PLUGIN_TYPE},
 };
@@ -42,6 +43,8 @@ pub struct HostFacts {
     pub nano_cpus: i64,
     /// Memory of the host.
     pub memory_bytes: i64,
+    /// `--node-generic-resource` of the daemon.
+    pub generic_resources: Vec<GenericResource>,
     /// As the kernel names it, `x86_64`.
     pub architecture: String,
 }
@@ -70,6 +73,7 @@ impl HostFacts {
                 .ok()
                 .and_then(|text| total_memory(&text))
                 .unwrap_or(0),
+            generic_resources: Vec::new(),
             architecture: system.machine().to_string_lossy().into_owned(),
         }
     }
@@ -87,7 +91,7 @@ impl HostFacts {
             resources: Some(Resources {
                 nano_cpus: self.nano_cpus,
                 memory_bytes: self.memory_bytes,
-                generic: Vec::new(),
+                generic: self.generic_resources.clone(),
             }),
             engine: Some(EngineDescription {
                 engine_version: self.engine_version.clone(),

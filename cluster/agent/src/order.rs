@@ -10,6 +10,7 @@ use waxseal_secrets::Kind;
 use crate::{
     assignments::{AssignedSet, Payload},
     expand::Expander,
+    generic,
     native::{FileKind, Network, TaskFile, TaskLaunch},
 };
 
@@ -77,8 +78,10 @@ pub(crate) fn order(
     }
     let network = network_of(&task.networks)?;
     let expander = Expander::new(task, set, node);
-    let spec = expander.container(spec)?;
+    let mut spec = expander.container(spec)?;
     let files = files_of(task, &spec, set, &expander)?;
+    // After the payloads, whose templates do not reach it: so it is on an engine.
+    spec.env.extend(generic::environment(task));
     Ok(TaskLaunch {
         task_id: task.id.clone(),
         service_id: task.service_id.clone(),
@@ -194,7 +197,10 @@ fn file(
 
 #[cfg(test)]
 mod tests {
-    use waxseal_cluster::objects::{Driver, Network as WireNetwork, SecretReference, TaskSpec};
+    use waxseal_cluster::{
+        generic::discrete,
+        objects::{Driver, Network as WireNetwork, SecretReference, TaskSpec},
+    };
     use zeroize::Zeroizing;
 
     use super::*;
@@ -342,6 +348,14 @@ mod tests {
             order(&task, &set(), &NODE, |_| true).unwrap().network,
             Network::None
         );
+    }
+
+    #[test]
+    fn what_the_task_was_given_is_the_last_in_its_environment() {
+        let mut task = task(|container| container.env = vec!["A=b".to_owned()]);
+        task.assigned_generic_resources = vec![discrete("gpu", 2)];
+        let launch = order(&task, &set(), &NODE, |_| true).unwrap();
+        assert_eq!(launch.spec.env, ["A=b", "DOCKER_RESOURCE_GPU=2"]);
     }
 
     #[test]

@@ -24,6 +24,9 @@ fn our_agent_serves_a_stock_manager() -> Result<()> {
         let manager = Dockerd::start(scene, "manager", Some(&namespace))?;
         let options = DaemonOptions {
             wrapper: namespace.enter(),
+            arguments: ["gpu=g1", "gpu=g2"]
+                .map(|one| format!("--node-generic-resource={one}"))
+                .to_vec(),
             ..DaemonOptions::default()
         };
         let mut worker = Waxseal::start(scene, "worker", &options)?;
@@ -131,14 +134,16 @@ fn small_task(manager: &Dockerd, worker: &Waxseal) -> Result<()> {
         "1s",
         "--stop-signal",
         "KILL",
+        "--generic-resource",
+        "gpu=1",
         "host",
         "sh",
         "-c",
-        "cat /run/secrets/db_pass; exec sleep 1000",
+        "cat /run/secrets/db_pass; echo $DOCKER_RESOURCE_GPU; exec sleep 1000",
     ])?;
     eventually("the log has the secret", SOON, || {
         let text = docker.ok(&["service", "logs", "--raw", "web"])?;
-        ensure!(text == "from stock", "{text}");
+        ensure!(text == "from stock\ng1", "{text}");
         Ok(())
     })?;
     // Any other image is refused with its reason.

@@ -26,6 +26,7 @@ pub(super) struct FileSettings {
     pub(super) pidfile: Option<String>,
     pub(super) group: Option<String>,
     pub(super) labels: Option<Vec<String>>,
+    pub(super) node_generic_resources: Option<Vec<String>>,
     pub(super) debug: Option<bool>,
     pub(super) log_level: Option<Level>,
     pub(super) log_format: Option<LogFormat>,
@@ -41,13 +42,14 @@ pub(super) struct FileSettings {
 }
 
 /// All keys, for the answer to an unknown one.
-pub(super) const KEYS: [&str; 18] = [
+pub(super) const KEYS: [&str; 19] = [
     "hosts",
     "data-root",
     "exec-root",
     "pidfile",
     "group",
     "labels",
+    "node-generic-resources",
     "debug",
     "log-level",
     "log-format",

@@ -4,7 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 use serde::Deserialize;
-use waxseal_agent::native::{OrphanPolicy, UserPolicy};
+use waxseal_agent::{
+    native::{OrphanPolicy, UserPolicy},
+    parse_generic_resources,
+};
 use waxseal_daemon::{DaemonConfig, TlsFiles};
 
 use super::{
@@ -51,6 +54,10 @@ pub(crate) struct Args {
     /// An engine label: what this node says of itself (repeatable)
     #[arg(long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
+    /// Offer so many of a kind, or one that has a name, to services that reserve them with
+    /// --generic-resource (repeatable)
+    #[arg(long = "node-generic-resource", value_name = "KIND=NUMBER|KIND=NAME")]
+    generic_resources: Vec<String>,
     /// Log more; the same as -l debug
     #[arg(short = 'D', long)]
     debug: bool,
@@ -63,8 +70,9 @@ pub(crate) struct Args {
     /// Address or interface that `swarm init` and `swarm join` advertise if they name none
     #[arg(long, value_name = "ADDRESS")]
     swarm_default_advertise_addr: Option<String>,
-    /// Settings as JSON, with the names of these flags as keys (hosts and labels are lists); no
-    /// setting may stand in both [default: /etc/waxseal/daemon.json, if it is there]
+    /// Settings as JSON, with the names of these flags as keys (hosts, labels and
+    /// node-generic-resources are lists); no setting may stand in both
+    /// [default: /etc/waxseal/daemon.json, if it is there]
     #[arg(long, value_name = "FILE")]
     config_file: Option<PathBuf>,
     /// Seconds that a stop may take [default: 15]
@@ -168,6 +176,14 @@ impl Settings {
             false => args.labels,
         };
         check_labels(&labels)?;
+        let generic = match args.generic_resources.is_empty() {
+            true => from_file.node_generic_resources.unwrap_or_default(),
+            false => args.generic_resources,
+        };
+        let generic_resources = parse_generic_resources(&generic).map_err(|error| {
+            Failure::usage(error.to_string())
+                .hint("write KIND=NUMBER once, or KIND=NAME for each name")
+        })?;
         let path = |flag: Option<String>, file: Option<String>, default: &str| {
             absolute(PathBuf::from(
                 flag.or(file).unwrap_or_else(|| default.to_owned()),
@@ -202,6 +218,7 @@ impl Settings {
                 .transpose()?,
             group: args.group.or(from_file.group),
             labels,
+            generic_resources,
             debug: matches!(level, Level::Debug | Level::Trace),
             default_advertise_addr: args
                 .swarm_default_advertise_addr
@@ -224,7 +241,7 @@ impl Settings {
 
 /// A setting in both places is refused, as dockerd does: nobody knows which was meant.
 fn refuse_both(args: &Args, hosts: &[String], file: &ConfigFile) -> Result<(), Failure> {
-    let flags: [(&str, Option<String>); 18] = [
+    let flags: [(&str, Option<String>); 19] = [
         ("hosts", (!hosts.is_empty()).then(|| hosts.join(" "))),
         ("data-root", args.data_root.clone()),
         ("exec-root", args.exec_root.clone()),
@@ -233,6 +250,10 @@ fn refuse_both(args: &Args, hosts: &[String], file: &ConfigFile) -> Result<(), F
         (
             "labels",
             (!args.labels.is_empty()).then(|| args.labels.join(" ")),
+        ),
+        (
+            "node-generic-resources",
+            (!args.generic_resources.is_empty()).then(|| args.generic_resources.join(" ")),
         ),
         ("debug", args.debug.then(|| "true".to_owned())),
         (
