@@ -125,7 +125,7 @@ impl Credentials {
         let helper = helper.unwrap_or(&config.creds_store);
         let found = match helper.as_str() {
             "" => config.stored(registry)?,
-            helper => ask(helper, registry).await?,
+            helper => ask(&format!("docker-credential-{helper}"), registry).await?,
         };
         found.ok_or_else(|| {
             Failure::usage(format!(
@@ -228,9 +228,17 @@ fn read(path: &Path) -> Result<Config, Failure> {
         .map_err(|error| wrong(format!("line {} is not as expected", error.line())))
 }
 
-/// Asks `docker-credential-NAME`; `None` if it knows none.
-async fn ask(name: &str, registry: &str) -> Result<Option<Credentials>, Failure> {
-    let program = format!("docker-credential-{name}");
+/// Asks a credential helper; `None` if it knows none.
+async fn ask(program: &str, registry: &str) -> Result<Option<Credentials>, Failure> {
+    answer_of(Command::new(program), program, registry).await
+}
+
+/// What the helper that this command starts answers.
+async fn answer_of(
+    mut helper: Command,
+    program: &str,
+    registry: &str,
+) -> Result<Option<Credentials>, Failure> {
     let wrong = |what: String| {
         Failure::usage(format!(
             "{program} gives no credentials for {registry}: {what}"
@@ -239,7 +247,7 @@ async fn ask(name: &str, registry: &str) -> Result<Option<Credentials>, Failure>
     };
     let failed = |error: io::Error| wrong(error.to_string());
     let asked = async {
-        let mut helper = Command::new(&program)
+        let mut helper = helper
             .arg("get")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -332,6 +340,54 @@ mod tests {
         assert_eq!(
             found(DOCKER_HUB),
             r#"{"username":"","password":"","identitytoken":"t","serveraddress":"https://index.docker.io/v1/"}"#
+        );
+    }
+
+    /// What a helper gives that is this script.
+    async fn helped(script: &str) -> Result<Option<Credentials>, String> {
+        let mut helper = Command::new("sh");
+        helper.args(["-c", script]);
+        let answer = answer_of(helper, "docker-credential-x", "r.example:5000").await;
+        answer.map_err(|failure| failure.message)
+    }
+
+    #[tokio::test]
+    async fn a_helper_that_does_not_help_is_named() {
+        let refused = |why: &str| {
+            format!("docker-credential-x gives no credentials for r.example:5000: {why}")
+        };
+        for (script, why) in [
+            ("echo secret >&2; exit 1", "exit status: 1"),
+            ("echo secret; exit 2", "exit status: 2"),
+            ("kill -9 $$", "signal: 9 (SIGKILL)"),
+            ("echo secret", "its answer is not understood"),
+            ("exit 0", "its answer is not understood"),
+        ] {
+            let said = helped(script).await.err();
+            assert_eq!(said, Some(refused(why)), "{script}");
+        }
+        assert!(helped("yes").await.is_err(), "an answer without an end");
+        let missing = ask("docker-credential-nonesuch", "r").await.err().unwrap();
+        assert!(missing.message.contains("docker-credential-nonesuch"));
+        assert!(
+            missing.message.contains("No such file"),
+            "{}",
+            missing.message
+        );
+    }
+
+    #[tokio::test]
+    async fn a_helper_is_asked_for_the_registry_as_docker_asks() {
+        let none = "echo credentials not found in native keychain; exit 1";
+        assert!(helped(none).await.unwrap().is_none());
+        // Its argument is the one that follows the script's.
+        let script = r#"test "$0" = get || exit 9
+            printf '{"ServerURL":"%s","Username":"u at %s","Secret":"pass"}' x "$(cat)""#;
+        let found = helped(script).await.unwrap().unwrap();
+        assert_eq!(found.username, "u at r.example:5000");
+        assert_eq!(
+            (&*found.password, &*found.serveraddress),
+            ("pass", "r.example:5000")
         );
     }
 
