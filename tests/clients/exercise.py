@@ -37,6 +37,36 @@ def eventually(what, check, seconds=30):
         time.sleep(0.1)
 
 
+def swarm_updated(client, **settings):
+    def update():
+        client.swarm.reload()
+        try:
+            client.swarm.update(**settings)
+        except APIError as error:
+            assert "update out of sequence" in str(error), error
+            return False
+        return True
+
+    eventually("the swarm is updated", update)
+    client.swarm.reload()
+
+
+def unlock_keys(client):
+    def key():
+        return client.swarm.get_unlock_key()["UnlockKey"]
+
+    assert key() == ""
+    refused(409, client.swarm.unlock, "SWMKEY-1-x")
+    swarm_updated(client, autolock_managers=True)
+    assert client.swarm.attrs["Spec"]["EncryptionConfig"]["AutoLockManagers"]
+    first = key()
+    assert first.startswith("SWMKEY-1-") and len(first) == 52, len(first)
+    swarm_updated(client, autolock_managers=True, rotate_manager_unlock_key=True)
+    assert key() not in ("", first)
+    swarm_updated(client, autolock_managers=False)
+    assert key() == ""
+
+
 def swarm(client, address):
     assert client.ping()
     assert client.version()["ApiVersion"] == client.api.api_version
@@ -51,8 +81,7 @@ def swarm(client, address):
     assert client.swarm.attrs["JoinTokens"]["Worker"] != tokens["Worker"]
     assert client.swarm.attrs["JoinTokens"]["Manager"] == tokens["Manager"]
     assert client.swarm.attrs["Spec"]["Orchestration"]["TaskHistoryRetentionLimit"] == 3
-    assert client.swarm.get_unlock_key()["UnlockKey"] == ""
-    refused(409, client.swarm.unlock, "SWMKEY-1-x")
+    unlock_keys(client)
     refused(503, client.swarm.init, advertise_addr=address)
     return node_id
 

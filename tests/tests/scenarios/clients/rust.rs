@@ -180,7 +180,24 @@ fn swarm(client: &Client, address: Ipv4Addr) -> Result<String> {
     let (before, after) = (before.join_tokens, after.join_tokens);
     let (before, after) = (before.context("tokens")?, after.context("tokens")?);
     ensure!(before.worker != after.worker && before.manager == after.manager);
+    // The library has no call for the unlock key.
+    for wanted in [true, false] {
+        eventually("autolock is switched", LIMIT, || autolock(client, wanted))?;
+    }
     Ok(node_id)
+}
+
+fn autolock(client: &Client, wanted: bool) -> Result<()> {
+    let docker = &client.docker;
+    let swarm = client.ask(docker.inspect_swarm())?;
+    let mut spec = swarm.spec.context("a specification")?;
+    let encryption = spec.encryption_config.as_mut().context("encryption")?;
+    encryption.auto_lock_managers = Some(wanted);
+    let version = index(swarm.version.as_ref())?;
+    let options = UpdateSwarmOptionsBuilder::new().version(version).build();
+    client.ask(docker.update_swarm(spec.clone(), options))?;
+    ensure!(client.ask(docker.inspect_swarm())?.spec == Some(spec));
+    Ok(())
 }
 
 fn nodes(client: &Client, node_id: &str) -> Result<()> {
