@@ -13,7 +13,7 @@ use crate::{
         CreateNode, CreateService, EngineDescription, GlobalJob, GlobalService, Membership, Node,
         NodeDescription, NodeSpec, NodeState, NodeStatus, Platform, PluginDescription,
         ReplicatedJob, ReplicatedService, ReportTasks, Resources, RootCa, Service, ServiceSpec,
-        Task, TaskReport, TaskSpec, TaskState, TaskStatus, UpdateCluster, UpdateNode,
+        Task, TaskChange, TaskReport, TaskSpec, TaskState, TaskStatus, UpdateCluster, UpdateNode,
         UpdateService, UpdateStatus, actor, command::Op, service_spec::Mode,
     },
     observed_state, timestamp,
@@ -181,23 +181,31 @@ impl World {
         for _ in 0..MAX_ROUNDS {
             let planned = self.plan();
             let placed = schedule(&self.state, self.now);
-            let updates = planned.service_updates;
-            if planned.changes.is_empty() && placed.is_empty() && updates.is_empty() {
+            let asks = !planned.changes.is_empty() || !planned.service_updates.is_empty();
+            if !asks && placed.is_empty() {
                 return planned.wake_at;
             }
-            for changes in [planned.changes, placed] {
-                if !changes.is_empty() {
-                    self.apply(Op::ChangeTasks(ChangeTasks { changes }));
-                }
-            }
-            for update in updates {
-                match self.try_apply(update) {
-                    Ok(_) | Err(Refusal::Stale) => {}
-                    Err(refused) => panic!("{refused}"),
-                }
-            }
+            self.carry_out(planned);
+            self.change_tasks(placed);
         }
         panic!("no fixpoint after {MAX_ROUNDS} rounds: {:?}", self.plan());
+    }
+
+    /// Does what a plan asks for, as far as the state still allows it.
+    pub(super) fn carry_out(&mut self, planned: Planned) {
+        self.change_tasks(planned.changes);
+        for update in planned.service_updates {
+            match self.try_apply(update) {
+                Ok(_) | Err(Refusal::Stale) => {}
+                Err(refused) => panic!("{refused}"),
+            }
+        }
+    }
+
+    fn change_tasks(&mut self, changes: Vec<TaskChange>) {
+        if !changes.is_empty() {
+            self.apply(Op::ChangeTasks(ChangeTasks { changes }));
+        }
     }
 
     /// A report as its node would make it; says whether it was taken.

@@ -120,8 +120,8 @@ fn was_there(service: &Service, node: &Node) -> bool {
     }
 }
 
-/// The tasks of the present iteration by place. Those of earlier ones are told to go,
-/// and history is trimmed, of which what has completed in this iteration is no part.
+/// The tasks of the present iteration by place. Those of earlier ones are told to go, or to
+/// stay ended, and history is trimmed, of which what has completed in this iteration is no part.
 fn sorted<'a>(
     view: &View<'a>,
     service: &Service,
@@ -135,8 +135,14 @@ fn sorted<'a>(
     let retention = reaper::retention(view.state);
     for slot in past.values() {
         for task in &slot.tasks {
-            if draft.changes.has_room() && !is_of_iteration(service, task) && !is_final(task) {
-                draft.changes.want(task, TaskState::Remove);
+            if !draft.changes.has_room() || is_of_iteration(service, task) {
+                continue;
+            }
+            match observed_state(task) {
+                TaskState::Complete => {}
+                // It ended as the iteration did.
+                _ if is_final(task) => draft.changes.want(task, TaskState::Shutdown),
+                _ => draft.changes.want(task, TaskState::Remove),
             }
         }
         reaper::trim_history(&slot.tasks, retention, &mut draft.changes);

@@ -42,6 +42,8 @@ enum Event {
     Remove(usize),
     /// The n-th task that a node holds ends or advances so.
     Report(prop::sample::Index, TaskState),
+    /// An update, and a report of a task between its plans and the changes that they ask for.
+    UpdateInRace(usize, u8, prop::sample::Index, TaskState),
     /// All reachable nodes do as told.
     Obey,
     Pass(u32),
@@ -125,6 +127,7 @@ fn event() -> impl Strategy<Value = Event> {
         Just(TaskState::Complete),
         Just(TaskState::Shutdown)
     ];
+    let (service_in_race, state_in_race) = (service.clone(), report.clone());
     prop_oneof![
         2 => (node.clone(), state).prop_map(|(node, state)| Event::NodeState(node, state)),
         2 => (node.clone(), availability).prop_map(|(node, to)| Event::Availability(node, to)),
@@ -137,6 +140,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => service.clone().prop_map(Event::Rollback),
         1 => service.prop_map(Event::Remove),
         6 => (any::<prop::sample::Index>(), report).prop_map(|(task, to)| Event::Report(task, to)),
+        2 => (service_in_race, 0..3u8, any::<prop::sample::Index>(), state_in_race).prop_map(
+            |(service, version, task, to)| Event::UpdateInRace(service, version, task, to)
+        ),
         4 => Just(Event::Obey),
         4 => (1..60_000u32).prop_map(Event::Pass),
     ]
@@ -237,6 +243,15 @@ fn happen(world: &mut World, event: &Event) {
         }
         Event::AddNode(index) => add_node(world, *index),
         Event::Report(index, state) => report(world, *index, *state),
+        Event::UpdateInRace(service, version, index, state) => {
+            service_event(world, &Event::Update(*service, *version));
+            // One to start the update, one to roll tasks.
+            for _ in 0..2 {
+                let planned = world.plan();
+                report(world, *index, *state);
+                world.carry_out(planned);
+            }
+        }
         Event::Obey => {
             world.run();
         }

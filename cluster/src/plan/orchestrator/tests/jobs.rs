@@ -175,6 +175,23 @@ fn each_change_begins_an_iteration() {
 }
 
 #[test]
+fn what_failed_as_its_iteration_ended_stays_ended() {
+    let mut world = World::with_nodes(1);
+    world.add_service(replicated_job("job", 1, 1));
+    world.run();
+    let failed = running(&world).remove(0).id;
+    world.change_service("job", |spec| task_spec(spec).force_update += 1);
+    // Its node reports between plan and change: it is not told to go.
+    let planned = world.plan();
+    assert!(world.report(&failed, TaskState::Failed));
+    world.carry_out(planned);
+    world.run();
+    let failed = world.state.task(&failed).unwrap();
+    assert_eq!(failed.desired_state(), TaskState::Shutdown);
+    assert_eq!(running(&world).len(), 1);
+}
+
+#[test]
 fn history_of_a_place_is_trimmed_and_what_counts_stays() {
     let mut world = World::with_nodes(1);
     world.keep_history(2);
