@@ -18,6 +18,7 @@ use crate::{
     random::spread,
     returning::{ReturnError, Returned, return_by_any, rules_under},
     shared::Shared,
+    status::AgentStatus,
     store::OwnChain,
 };
 
@@ -195,13 +196,25 @@ async fn wait_until_due(shared: &Shared, renewed_at: Option<OffsetDateTime>) -> 
     }
 }
 
-/// Whether managers want a renewal: what the session that there is shows, if there is one. A manager
-/// that relays calls and has become a worker tells its callers what is meant for itself.
+/// Whether managers want a renewal, by the session that there is.
 fn is_wanted(shared: &Shared) -> bool {
-    let status = shared.status.borrow();
-    match (&status.node, shared.tls.identity()) {
-        (Some(node), Some(identity)) if status.session.is_registered() => {
-            role_of(node) != identity.role || wants_renewal(node, shared.newest_csr().as_deref())
+    let Some(identity) = shared.tls.identity() else {
+        return true;
+    };
+    let newest_csr = shared.newest_csr();
+    is_shown(
+        &shared.status.borrow(),
+        identity.role,
+        newest_csr.as_deref(),
+    )
+}
+
+/// Whether a wish is what the session shows; any counts without one. A manager that relays calls
+/// and has become a worker tells its callers what is meant for itself.
+fn is_shown(status: &AgentStatus, role: Role, newest_csr: Option<&str>) -> bool {
+    match &status.node {
+        Some(node) if status.session.is_registered() => {
+            role_of(node) != role || wants_renewal(node, newest_csr)
         }
         _ => true,
     }
@@ -447,6 +460,7 @@ mod tests {
     use waxseal_cluster::objects::{Certificate, IssuanceStatus};
 
     use super::*;
+    use crate::status::SessionStatus;
 
     fn node(state: IssuanceState, csr: &str) -> Node {
         let certificate = Certificate {
@@ -461,6 +475,35 @@ mod tests {
             certificate: Some(certificate),
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn a_wish_counts_unless_the_session_shows_another() {
+        let shows = |node: Option<Node>, is_registered: bool| {
+            let session = match is_registered {
+                true => SessionStatus::Registered {
+                    manager: "127.0.0.1:2377".to_owned(),
+                    since: OffsetDateTime::UNIX_EPOCH,
+                },
+                false => SessionStatus::default(),
+            };
+            let status = AgentStatus {
+                session,
+                node: node.map(Arc::new),
+                ..AgentStatus::default()
+            };
+            is_shown(&status, Role::Worker, Some("a"))
+        };
+        assert!(!shows(Some(node(IssuanceState::Issued, "a")), true));
+        assert!(shows(Some(node(IssuanceState::Rotate, "a")), true));
+        let promoted = Node {
+            role: NodeRole::Manager.into(),
+            ..node(IssuanceState::Issued, "a")
+        };
+        assert!(shows(Some(promoted), true));
+        // What was shown before says nothing of now.
+        assert!(shows(Some(node(IssuanceState::Issued, "a")), false));
+        assert!(shows(None, true));
     }
 
     #[test]
