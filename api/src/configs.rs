@@ -72,11 +72,7 @@ async fn list<C: Cluster>(
             shown.cloned().collect::<Vec<_>>()
         })
         .await?;
-    let configs: Vec<_> = configs
-        .iter()
-        .map(|config| Config::from(&**config))
-        .collect();
-    respond::ok(&configs)
+    respond::list(configs.iter().map(|config| Config::from(&**config)))
 }
 
 fn passes(filters: &Filters, config: &objects::Config) -> bool {

@@ -202,9 +202,8 @@ async fn list<C: Cluster>(
     let networks = PREDEFINED
         .into_iter()
         .filter(|network| is_listed(*network, &filters))
-        .map(|network| network_json(network, LOCAL, created))
-        .collect::<Vec<_>>();
-    respond::ok(&networks)
+        .map(|network| network_json(network, LOCAL, created));
+    respond::list(networks)
 }
 
 fn check_filters(filters: &Filters, version: ApiVersion) -> Result<(), ApiError> {

@@ -61,11 +61,11 @@ async fn list<C: Cluster>(
                 .collect::<Vec<_>>()
         })
         .await?;
-    let nodes: Vec<_> = nodes
-        .iter()
-        .map(|(node, standing)| Node::from(&**node).with_message(standing.as_deref()))
-        .collect();
-    respond::ok(&nodes)
+    respond::list(
+        nodes
+            .iter()
+            .map(|(node, standing)| Node::from(&**node).with_message(standing.as_deref())),
+    )
 }
 
 /// What an operator should know of a node's certificate.

@@ -4,19 +4,35 @@ use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
-use serde::Serialize;
+use serde::{Serialize, Serializer as _};
 
 use crate::{cluster::Cluster, error::ApiError, server::Shared};
 
 /// Exactly this, without a charset: clients compare the whole string.
 pub(crate) const APPLICATION_JSON: HeaderValue = HeaderValue::from_static("application/json");
 
+/// Holds an object without growing more than once or twice.
+const USUAL_BYTES: usize = 512;
+
 /// `value` as JSON with a newline at the end, as the engine writes it.
 pub(crate) fn json<T: Serialize>(status: StatusCode, value: &T) -> Result<Response, ApiError> {
-    /// Holds an object without growing more than once or twice.
-    const USUAL_BYTES: usize = 512;
+    rendered(status, |serializer| value.serialize(serializer))
+}
+
+/// 200 with a list of `values`, each made, written and dropped before the next: what clients see
+/// of ten thousand services never stands in memory beside its text.
+pub(crate) fn list<T: Serialize>(
+    values: impl IntoIterator<Item = T>,
+) -> Result<Response, ApiError> {
+    rendered(StatusCode::OK, |serializer| serializer.collect_seq(values))
+}
+
+fn rendered(
+    status: StatusCode,
+    write: impl FnOnce(&mut serde_json::Serializer<&mut Vec<u8>>) -> serde_json::Result<()>,
+) -> Result<Response, ApiError> {
     let mut body = Vec::with_capacity(USUAL_BYTES);
-    serde_json::to_writer(&mut body, value)
+    write(&mut serde_json::Serializer::new(&mut body))
         .map_err(|error| ApiError::internal(format!("answer cannot be rendered: {error}")))?;
     body.push(b'\n');
     let mut response = Response::new(Body::from(body));

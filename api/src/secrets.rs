@@ -79,11 +79,7 @@ async fn list<C: Cluster>(
             shown.cloned().collect::<Vec<_>>()
         })
         .await?;
-    let secrets: Vec<_> = secrets
-        .iter()
-        .map(|secret| Secret::from(&**secret))
-        .collect();
-    respond::ok(&secrets)
+    respond::list(secrets.iter().map(|secret| Secret::from(&**secret)))
 }
 
 fn passes(filters: &Filters, secret: &objects::Secret) -> bool {

@@ -6,7 +6,7 @@ use axum::{extract::State as Shares, response::Response};
 use serde::Serialize;
 use waxseal_cluster::{
     Lookup, State,
-    objects::{NetworkAttachment, Task, TaskState, TaskStatus},
+    objects::{NetworkAttachment, Task, TaskSpec, TaskState, TaskStatus},
     plan::is_current,
     task_name,
 };
@@ -163,7 +163,7 @@ fn task_json(task: &Task, version: ApiVersion) -> TaskJson {
             .as_ref()
             .map(|annotations| annotations.labels.clone())
             .unwrap_or_default(),
-        spec: task_spec(&task.spec.clone().unwrap_or_default()),
+        spec: task_spec(task.spec.as_ref().unwrap_or(&TaskSpec::default())),
         service_id: task.service_id.clone(),
         slot: task.slot,
         node_id: task.node_id.clone(),
@@ -277,11 +277,7 @@ async fn list<C: Cluster>(
         .cluster
         .read(move |state| select(state, &filters))
         .await??;
-    let tasks = tasks
-        .iter()
-        .map(|task| task_json(task, version))
-        .collect::<Vec<_>>();
-    respond::ok(&tasks)
+    respond::list(tasks.iter().map(|task| task_json(task, version)))
 }
 
 /// Only names of states may stand in `desired-state`; empty means any.

@@ -5,7 +5,7 @@
 //! registry credentials of a service are never part of it.
 
 use waxseal_cluster::objects::{
-    EndpointSpec, GenericResource, NetworkAttachmentConfig, Placement, PortConfig,
+    ContainerSpec, EndpointSpec, GenericResource, NetworkAttachmentConfig, Placement, PortConfig,
     ResourceRequirements, RestartPolicy, ServiceSpec, TaskSpec, UpdateConfig, endpoint_spec,
     generic_resource, port_config, restart_policy, service_spec, update_config,
 };
@@ -43,10 +43,17 @@ pub(crate) fn service_spec(spec: &ServiceSpec) -> ServiceSpecJson {
 ///
 /// The container spec is always set: the CLI dereferences it.
 pub(crate) fn task_spec(task: &TaskSpec) -> TaskSpecJson {
-    let container = task.container.clone().unwrap_or_default();
+    let none;
+    let container = match &task.container {
+        Some(container) => container,
+        None => {
+            none = ContainerSpec::default();
+            &none
+        }
+    };
     TaskSpecJson {
         resources: resources(task.resources.as_ref(), container.pids_limit),
-        container_spec: Some(container_from_object::container_spec(container)),
+        container_spec: Some(Box::new(container_from_object::container_spec(container))),
         plugin_spec: None,
         network_attachment_spec: None,
         restart_policy: task.restart.as_ref().map(restart_policy),

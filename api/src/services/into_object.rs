@@ -123,7 +123,7 @@ fn mode(mode: ServiceModeJson) -> service_spec::Mode {
 fn task_spec(task: TaskSpecJson) -> Result<TaskSpec, ApiError> {
     let mut container = container_into_object::container_spec(
         // `check_runtime` saw that it is there.
-        task.container_spec.unwrap_or_default(),
+        *task.container_spec.unwrap_or_default(),
     )?;
     let pids = task
         .resources

@@ -109,11 +109,11 @@ async fn list<C: Cluster>(
                 .collect::<Vec<_>>()
         })
         .await?;
-    let services = services
-        .iter()
-        .map(|(service, status)| view::service(service, false, *status))
-        .collect::<Vec<_>>();
-    respond::ok(&services)
+    respond::list(
+        services
+            .iter()
+            .map(|(service, status)| view::service(service, false, *status)),
+    )
 }
 
 fn is_listed(service: &Service, filters: &Filters) -> bool {

@@ -46,7 +46,7 @@ pub(crate) struct ServiceSpecJson {
 #[serde(default, rename = "TaskSpec", rename_all = "PascalCase")]
 pub(crate) struct TaskSpecJson {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) container_spec: Option<ContainerSpecJson>,
+    pub(crate) container_spec: Option<Box<ContainerSpecJson>>,
     /// Read only to be refused.
     #[serde(skip_serializing)]
     pub(crate) plugin_spec: Option<Value>,

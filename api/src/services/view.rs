@@ -25,7 +25,7 @@ pub(crate) struct ServiceJson {
     pub(crate) meta: Meta,
     pub(crate) spec: ServiceSpecJson,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) previous_spec: Option<ServiceSpecJson>,
+    pub(crate) previous_spec: Option<Box<ServiceSpecJson>>,
     pub(crate) endpoint: EndpointJson,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) update_status: Option<UpdateStatusJson>,
@@ -112,7 +112,7 @@ pub(crate) fn service(
         previous_spec: service
             .previous_spec
             .as_ref()
-            .map(from_object::service_spec),
+            .map(|spec| Box::new(from_object::service_spec(spec))),
         endpoint: endpoint(service),
         update_status: service.update_status.as_ref().and_then(update_status_json),
         service_status: status,
