@@ -5,7 +5,10 @@
 //! answers `…` stands for any text, `$any` for anything, `{"$contains":…}` for a
 //! text where ours is another on purpose; other differences fail.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use axum::{body::Body, response::Response};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -46,6 +49,8 @@ pub(crate) struct Exchange {
 pub(crate) struct Client {
     pub(crate) service: EngineService,
     ids: HashMap<String, String>,
+    /// Names that ours were given and stock's were not.
+    names: HashSet<String>,
     versions: HashMap<u64, u64>,
 }
 
@@ -77,6 +82,7 @@ impl Client {
         Client {
             service,
             ids: HashMap::new(),
+            names: HashSet::new(),
             versions: HashMap::new(),
         }
     }
@@ -202,9 +208,11 @@ impl Client {
         }
     }
 
-    /// Whether an object of ours that was learnt of has an id that begins so.
-    pub(super) fn begins_an_id(&self, name: &str) -> bool {
-        self.ids.values().any(|id| id.starts_with(name))
+    /// Whether an object of ours that was learnt of has an id, or a name that stock's has not,
+    /// that begins so.
+    pub(super) fn begins_what_was_drawn(&self, text: &str) -> bool {
+        let mut drawn = self.ids.values().chain(&self.names);
+        drawn.any(|drawn| drawn.starts_with(text))
     }
 
     /// An id's prefix serves as the name of a secret in one place.
@@ -282,6 +290,12 @@ impl Client {
             (stock.get("ID"), ours.get("ID"))
         {
             self.ids.insert(stock.clone(), ours.clone());
+        }
+        let name = |object: &serde_json::Map<String, Value>| {
+            Some(object.get("Spec")?.get("Name")?.as_str()?.to_owned())
+        };
+        if let Some(ours) = name(ours).filter(|ours| name(stock).is_none_or(|name| name != *ours)) {
+            self.names.insert(ours);
         }
         let index = |object: &serde_json::Map<String, Value>| {
             object.get("Version").and_then(|v| v["Index"].as_u64())
