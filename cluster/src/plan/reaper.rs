@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use super::{
     changes::Changes,
     is_wanted,
-    task::{created_at, node_state},
+    task::{created_at, node_state, status_time},
 };
 use crate::{
     State, is_final,
@@ -57,8 +57,9 @@ pub(super) fn orphaned(task: &Task, now: OffsetDateTime) -> TaskStatus {
     }
 }
 
-/// Removes the oldest ended tasks of a slot beyond what is kept. The newest stays:
-/// from it the next plan sees how the slot stands.
+/// Removes the oldest ended tasks of a slot beyond what is kept. The newest stays, and in
+/// a slot in which nothing runs the one that ended last: from them the next plan sees how
+/// the slot stands.
 pub(super) fn trim_history(tasks: &[&Task], retention: u64, changes: &mut Changes) {
     let kept = tasks.iter().map(|task| attempts_kept(task)).max();
     let kept = kept.unwrap_or(0).max(retention).max(1);
@@ -72,11 +73,16 @@ pub(super) fn trim_history(tasks: &[&Task], retention: u64, changes: &mut Change
         let never_began = !is_wanted(task) && observed_state(task) < TaskState::Assigned;
         is_final(task) || never_began
     };
+    let last_to_end = match tasks.iter().all(|task| is_over(task)) {
+        true => tasks.iter().max_by_key(|task| status_time(task)),
+        false => None,
+    };
+    let is_last = |task: &Task| last_to_end.is_some_and(|last| last.id == task.id);
     let surplus = newest_first
         .iter()
         .skip(1)
         .rev()
-        .filter(|task| is_over(task))
+        .filter(|task| is_over(task) && !is_last(task))
         .take(tasks.len() - kept);
     for task in surplus {
         if !changes.has_room() {

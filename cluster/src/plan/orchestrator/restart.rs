@@ -63,8 +63,9 @@ pub(super) fn verdict(view: &View<'_>, slot: &Slot<'_>, last: &Task) -> Verdict 
 }
 
 /// Whether the tasks of the slot have ended as often as the policy allows: the
-/// first, and `max_attempts` that followed it, all of one spec version and iteration. With a
-/// window only ends count that lie in it, back from the last one.
+/// first, and `max_attempts` that followed it, all of one spec version and iteration, and
+/// since that came to the slot last: a rollback begins anew. With a window only ends count
+/// that lie in it, back from the last one.
 fn is_exhausted(policy: &RestartPolicy, slot: &Slot<'_>, last: &Task) -> bool {
     // History keeps no more, so that is the most that can be told from unlimited.
     let allowed = policy.max_attempts.min(MAX_HISTORY - 1);
@@ -74,12 +75,17 @@ fn is_exhausted(policy: &RestartPolicy, slot: &Slot<'_>, last: &Task) -> bool {
     let window = policy.window.as_ref().map(span);
     let window = window.filter(|window| !window.is_zero());
     let since = window.and_then(|window| status_time(last)?.checked_sub(window));
+    let is_alike = |task: &&&Task| {
+        task.spec_version == last.spec_version && task.job_iteration == last.job_iteration
+    };
     let counts = |task: &&&Task| {
-        task.spec_version == last.spec_version
-            && task.job_iteration == last.job_iteration
-            && ended_by_itself(task)
+        ended_by_itself(task)
             && since.is_none_or(|since| status_time(task).is_some_and(|ended| ended >= since))
     };
-    let ends = slot.tasks.iter().filter(counts).count();
+    let newest_first = slot.tasks.iter().rev();
+    let row = newest_first
+        .skip_while(|task| task.id != last.id)
+        .take_while(is_alike);
+    let ends = row.filter(counts).count();
     u64::try_from(ends).unwrap_or(u64::MAX) > allowed
 }

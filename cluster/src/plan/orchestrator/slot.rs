@@ -18,7 +18,7 @@ use crate::{
         changes::Changes,
         is_job, is_wanted,
         scheduler::constraint::satisfies_all,
-        task::{created_at, node_state, occupies, updated_at},
+        task::{created_at, ended_by_itself, node_state, occupies, status_time, updated_at},
         times::{after, span},
     },
 };
@@ -143,7 +143,7 @@ pub(super) fn settle<'a>(
     slot: &Slot<'a>,
     changes: &mut Changes,
 ) -> Option<Standing<'a>> {
-    let last = slot.tasks.last()?;
+    let newest = slot.tasks.last()?;
     let mut current: Vec<&Task> = Vec::new();
     let mut stale: Vec<&Task> = Vec::new();
     for task in slot.tasks.iter().filter(|task| is_wanted(task)) {
@@ -171,10 +171,33 @@ pub(super) fn settle<'a>(
     if current.is_some() || stale.is_some() {
         return Some(Standing::Held { current, stale });
     }
+    let last = last_to_end(view, service, slot, newest);
     Some(match restart::verdict(view, slot, last) {
         Verdict::Never => Standing::Ended(last),
         Verdict::At(due) => Standing::Due(due),
     })
+}
+
+/// The task whose end is the slot's: the newest, unless one of the current spec outlived it.
+/// That is so when a start-first update failed and was rolled back.
+fn last_to_end<'a>(
+    view: &View<'a>,
+    service: &Service,
+    slot: &Slot<'a>,
+    newest: &'a Task,
+) -> &'a Task {
+    let is_of_service = |task: &Task| is_current(service, task, view.node(&task.node_id));
+    if !is_final(newest) || is_of_service(newest) {
+        return newest;
+    }
+    let outlived = |task: &&&Task| {
+        let displaced = is_displaced(view, task);
+        let is_later = status_time(task) > status_time(newest);
+        let has_ended =
+            displaced && !is_final(task) || is_later && (displaced || ended_by_itself(task));
+        has_ended && is_of_service(task)
+    };
+    slot.tasks.iter().rev().find(outlived).unwrap_or(&newest)
 }
 
 /// Keeps one of several, rather one that runs, rather an old one.

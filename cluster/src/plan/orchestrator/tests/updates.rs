@@ -4,8 +4,10 @@ use time::Duration;
 
 use crate::{
     objects::{
-        Availability, ChangeTasks, ServiceSpec, Task, TaskState, UpdateConfig, UpdateService,
+        Availability, ChangeTasks, RestartPolicy, ServiceSpec, Task, TaskState, UpdateConfig,
+        UpdateService,
         command::Op,
+        restart_policy::Condition,
         update_config::{FailureAction, Order},
         update_status::State,
     },
@@ -416,6 +418,89 @@ fn a_start_first_newcomer_that_failed_is_remembered_without_history() {
     assert_eq!(world.settle(), Some(due), "not at once, over and over");
 }
 
+/// One slot whose newcomer failed beside it and was rolled back; its task runs on.
+fn rolled_back_beside(restart: RestartPolicy, history: i64) -> (World, Task) {
+    let mut world = World::with_nodes(1);
+    world.keep_history(history);
+    let mut spec = replicated("web", 1);
+    spec.update = config(|config| {
+        config.order = Order::StartFirst as i32;
+        config.failure_action = FailureAction::Rollback as i32;
+    });
+    task_spec(&mut spec).restart = Some(restart);
+    world.add_service(spec);
+    world.run();
+    let stays = world.only("web");
+    update(&mut world, "v2");
+    world.settle();
+    fail_newcomer(&mut world, "v2");
+    world.run_for(Duration::minutes(1));
+    assert_eq!(state(&world).0, State::RollbackCompleted);
+    assert_eq!(world.only("web").id, stays.id);
+    (world, stays)
+}
+
+#[test]
+fn what_ran_on_through_a_failed_update_is_not_run_twice() {
+    let ends = [TaskState::Complete, TaskState::Failed];
+    for (end, history) in ends.into_iter().zip([5, 0]) {
+        let (mut world, stays) = rolled_back_beside(RestartPolicy::default(), history);
+        world.report(&stays.id, end);
+        world.run_for(Duration::minutes(1));
+        assert_eq!(world.wanted("web").len(), 0, "its policy is never to");
+        assert_eq!(state(&world).0, State::RollbackCompleted);
+    }
+}
+
+#[test]
+fn what_ran_on_through_a_failed_update_is_followed_after_the_delay() {
+    let restart = RestartPolicy {
+        condition: Condition::Any as i32,
+        delay: seconds(30),
+        max_attempts: 1,
+        ..RestartPolicy::default()
+    };
+    let (mut world, stays) = rolled_back_beside(restart, 0);
+    world.report(&stays.id, TaskState::Failed);
+    world.run_for(Duration::seconds(29));
+    assert_eq!(world.wanted("web").len(), 0);
+    world.run_for(Duration::seconds(2));
+    assert_eq!((world.running("web"), count(&world, "")), (1, 1));
+    assert_eq!(state(&world).0, State::RollbackCompleted);
+}
+
+#[test]
+fn a_rollback_begins_with_no_attempts_behind_it() {
+    let mut world = World::with_nodes(1);
+    let mut spec = replicated("web", 1);
+    task_spec(&mut spec).restart = Some(RestartPolicy {
+        condition: Condition::Any as i32,
+        max_attempts: 1,
+        ..RestartPolicy::default()
+    });
+    world.add_service(spec);
+    world.run();
+    let fail = |world: &mut World| {
+        let task = world.only("web");
+        world.report(&task.id, TaskState::Failed);
+        world.run_for(Duration::minutes(1));
+    };
+    fail(&mut world);
+    update(&mut world, "v2");
+    world.run_for(Duration::minutes(1));
+    world.apply(Op::UpdateService(UpdateService {
+        service_id: "web".to_owned(),
+        rollback: true,
+        ..UpdateService::default()
+    }));
+    world.run_for(Duration::minutes(1));
+    assert_eq!(state(&world).0, State::RollbackCompleted);
+    fail(&mut world);
+    assert_eq!(world.running("web"), 1, "the first one since");
+    fail(&mut world);
+    assert_eq!(world.running("web"), 0);
+}
+
 #[test]
 fn a_spec_replaced_while_it_rolls_out() {
     for order in [Order::StartFirst, Order::StopFirst] {
@@ -465,7 +550,7 @@ fn scaling_to_nothing_completes() {
 fn an_ended_task_is_updated_too() {
     let mut world = World::with_nodes(1);
     let mut spec = replicated("web", 1);
-    task_spec(&mut spec).restart = Some(crate::objects::RestartPolicy::default());
+    task_spec(&mut spec).restart = Some(RestartPolicy::default());
     world.add_service(spec);
     world.run();
     let task = world.only("web");
