@@ -1,10 +1,14 @@
 //! What tasks are given of generic resources.
 
+use std::sync::Arc;
+
 use super::{offering, wanting};
 use crate::{
+    PlainVault, State,
     generic::{discrete, named},
     objects::{
         ChangeTasks, GlobalService, NodeObservation, ObserveNodes, command::Op, service_spec::Mode,
+        task_change::Change,
     },
     plan::{scheduler::schedule, testing::World},
 };
@@ -93,4 +97,40 @@ fn a_plan_of_large_resources_fits_into_a_command() {
     assert!(bytes < crate::MAX_COMMAND_BYTES, "{bytes}");
     world.run();
     assert_eq!(world.running("web"), 40);
+}
+
+/// A write of unknown outcome, a new leader: what was planned of an older state comes late.
+#[test]
+fn what_a_late_plan_gives_is_not_given_twice() {
+    let mut world = World::new();
+    world.add_node(offering("n1", vec![named("gpu", "a"), named("gpu", "b")]));
+    let placed = |world: &mut World, service: &str| {
+        world.add_service(wanting(service, 1, vec![discrete("gpu", 1)]));
+        let changes = world.plan().changes;
+        world.apply(Op::ChangeTasks(ChangeTasks { changes }));
+        schedule(&world.state, world.now)
+    };
+    let late = placed(&mut world, "one");
+    let mut other = placed(&mut world, "two");
+    // As one who does not know of the first plan's task would give it.
+    let two = world.only("two").id;
+    other.retain_mut(|change| match &mut change.change {
+        Some(Change::Update(update)) if update.task_id == two => {
+            update.assigned_generic_resources = vec![named("gpu", "a")];
+            true
+        }
+        _ => false,
+    });
+    let mut apply = |changes| {
+        let applied = world.apply(Op::ChangeTasks(ChangeTasks { changes }));
+        (applied.changes.len(), applied.skipped)
+    };
+    assert_eq!(apply(other), (1, 0));
+    assert_eq!(apply(late), (0, 1));
+    // Whoever leads next, from a snapshot, knows what is given.
+    world.state = State::restore(world.state.snapshot(), Arc::new(PlainVault)).unwrap();
+    world.settle();
+    let given = |service: &str| world.only(service).assigned_generic_resources;
+    assert_eq!(given("two"), [named("gpu", "a")]);
+    assert_eq!(given("one"), [named("gpu", "b")]);
 }
