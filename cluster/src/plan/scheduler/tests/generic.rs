@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
+use time::Duration;
+
 use super::{offering, wanting};
 use crate::{
     PlainVault, State,
     generic::{discrete, named},
     objects::{
-        ChangeTasks, GlobalService, NodeObservation, ObserveNodes, command::Op, service_spec::Mode,
-        task_change::Change,
+        ChangeTasks, GlobalService, NodeObservation, ObserveNodes, TaskState, command::Op,
+        service_spec::Mode, task_change::Change,
     },
-    plan::{scheduler::schedule, testing::World},
+    plan::{
+        scheduler::schedule,
+        testing::{World, container},
+    },
 };
 
 #[test]
@@ -133,4 +138,27 @@ fn what_a_late_plan_gives_is_not_given_twice() {
     let given = |service: &str| world.only(service).assigned_generic_resources;
     assert_eq!(given("two"), [named("gpu", "a")]);
     assert_eq!(given("one"), [named("gpu", "b")]);
+}
+
+#[test]
+fn a_task_of_a_new_spec_gets_what_its_predecessor_had() {
+    let mut world = World::new();
+    world.add_node(offering("n1", vec![named("gpu", "a"), named("gpu", "b")]));
+    let service = world.add_service(wanting("one", 2, vec![discrete("gpu", 1)]));
+    world.run();
+    world.change_service(&service, |spec| {
+        container(spec).env = vec!["A=b".to_owned()];
+    });
+    world.run_for(Duration::minutes(1));
+    assert_eq!(world.running("one"), 2);
+    // One that failed gives it back as well.
+    let failed = world.wanted("one")[0].clone();
+    world.report(&failed.id, TaskState::Failed);
+    world.run_for(Duration::minutes(1));
+    assert_eq!(world.running("one"), 2);
+    for task in world.wanted("one") {
+        let spec = task.spec.as_ref().unwrap();
+        assert_eq!(spec.container.as_ref().unwrap().env, ["A=b"]);
+        assert_eq!(task.assigned_generic_resources.len(), 1);
+    }
 }
