@@ -43,7 +43,11 @@ const TRIES: usize = 4;
 /// The routes of this module.
 pub(crate) fn routes<C: Cluster>() -> Routes<C> {
     Routes::new()
-        .get("/waxseal/v1/ca", doc("How the root stands"), status::<C>)
+        .get(
+            "/waxseal/v1/ca",
+            doc("How the root stands").answers("Root"),
+            status::<C>,
+        )
         .post(
             "/waxseal/v1/ca/rotate",
             doc("Rotate the root").success(StatusCode::ACCEPTED).empty(),

@@ -34,17 +34,19 @@ pub(crate) fn routes<C: Cluster>() -> Routes<C> {
     Routes::new()
         .get(
             "/waxseal/v1/certificates",
-            doc("List certificates").query(&["filters", "limit"]),
+            doc("List certificates")
+                .query(&["filters", "limit"])
+                .answers("Certificates"),
             list::<C>,
         )
         .post(
             "/waxseal/v1/certificates/revoke",
-            doc("Revoke certificates"),
+            doc("Revoke certificates").answers("Revocation"),
             revoke::<C>,
         )
         .get(
             "/waxseal/v1/certificates/{id}",
-            doc("A certificate"),
+            doc("A certificate").answers("Certificate"),
             inspect::<C>,
         )
 }

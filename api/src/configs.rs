@@ -36,15 +36,21 @@ pub(crate) fn routes<C: Cluster>() -> Routes<C> {
     Routes::new()
         .get(
             "/configs",
-            doc("List configs").query(&["filters"]),
+            doc("List configs").query(&["filters"]).lists("Config"),
             list::<C>,
         )
         .post(
             "/configs/create",
-            doc("Make a config").success(StatusCode::CREATED),
+            doc("Make a config")
+                .success(StatusCode::CREATED)
+                .answers("IdResponse"),
             create::<C>,
         )
-        .get("/configs/{id}", doc("A config"), inspect::<C>)
+        .get(
+            "/configs/{id}",
+            doc("A config").answers("Config"),
+            inspect::<C>,
+        )
         .delete(
             "/configs/{id}",
             doc("Remove a config")

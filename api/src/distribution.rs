@@ -30,7 +30,7 @@ const MEDIA_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) fn routes<C: Cluster>() -> Routes<C> {
     Routes::new().get(
         "/distribution/{*image}",
-        doc("What an image's name stands for, as far as the name says it"),
+        doc("What an image's name stands for, as far as the name says it").answers("Distribution"),
         inspect,
     )
 }

@@ -32,12 +32,14 @@ pub(crate) fn routes<C: Cluster>() -> Routes<C> {
     Routes::new()
         .get(
             "/waxseal/v1/join-tokens",
-            doc("List join tokens"),
+            doc("List join tokens").lists("JoinToken"),
             list::<C>,
         )
         .post(
             "/waxseal/v1/join-tokens",
-            doc("Make a join token").success(StatusCode::CREATED),
+            doc("Make a join token")
+                .success(StatusCode::CREATED)
+                .answers("NewJoinToken"),
             create::<C>,
         )
         .delete(

@@ -27,7 +27,11 @@ use crate::{
 /// The routes of this module.
 pub(crate) fn routes<C: Cluster>() -> Routes<C> {
     Routes::new()
-        .get("/waxseal/v1/managers", doc("The Raft group"), list::<C>)
+        .get(
+            "/waxseal/v1/managers",
+            doc("The Raft group").answers("Managers"),
+            list::<C>,
+        )
         .post(
             "/waxseal/v1/managers/peer",
             doc("Give this manager the address of another")

@@ -81,22 +81,30 @@ pub(crate) fn routes<C: Cluster>() -> Routes<C> {
     Routes::new()
         .get(
             "/networks",
-            doc("List the networks that tasks can use").query(&["filters"]),
+            doc("List the networks that tasks can use")
+                .query(&["filters"])
+                .lists("Network"),
             list,
         )
         .post(
             "/networks/create",
-            doc("Refused: networks cannot be made").success(StatusCode::CREATED),
+            doc("Refused: networks cannot be made")
+                .success(StatusCode::CREATED)
+                .answers("IdResponse"),
             create,
         )
         .post(
             "/networks/prune",
-            doc("Remove networks that nobody uses: there are none").query(&["filters"]),
+            doc("Remove networks that nobody uses: there are none")
+                .query(&["filters"])
+                .answers("NetworksPruned"),
             prune,
         )
         .get(
             "/networks/{id}",
-            doc("A network").query(&["scope", "verbose"]),
+            doc("A network")
+                .query(&["scope", "verbose"])
+                .answers("Network"),
             inspect,
         )
         .delete(

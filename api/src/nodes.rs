@@ -30,8 +30,12 @@ const UNCERTIFIED_BAN: time::Duration = time::Duration::days(91);
 /// The routes of this module.
 pub(crate) fn routes<C: Cluster>() -> Routes<C> {
     Routes::new()
-        .get("/nodes", doc("List nodes").query(&["filters"]), list::<C>)
-        .get("/nodes/{id}", doc("A node"), inspect::<C>)
+        .get(
+            "/nodes",
+            doc("List nodes").query(&["filters"]).lists("Node"),
+            list::<C>,
+        )
+        .get("/nodes/{id}", doc("A node").answers("Node"), inspect::<C>)
         .delete(
             "/nodes/{id}",
             doc("Remove a node").query(&["force"]).empty(),

@@ -1,4 +1,8 @@
 //! `GET /waxseal/v1/openapi.json`: what is served, made of the table of routes.
+//!
+//! What is answered stands in `answers.json`; each answer in a test is compared with it. A text there
+//! is a type (`any` for all, `?` at its end for `null` as well) or `@` and the name of another; a
+//! list has one item for all; of objects, `{"*": …}` has any keys and `{"?": …}` may be `null`.
 
 use axum::{extract::State, response::Response};
 use bytes::Bytes;
@@ -11,6 +15,7 @@ use crate::{
     server::Shared,
     system::VERSION,
     table::{Operation, Routes, doc},
+    trace::nullable,
     version::ApiVersion,
 };
 
@@ -21,7 +26,7 @@ const OURS: &str = "/waxseal/";
 pub(crate) fn routes<C: Cluster>() -> Routes<C> {
     Routes::new().get(
         "/waxseal/v1/openapi.json",
-        doc("This document"),
+        doc("This document").answers("Document"),
         document::<C>,
     )
 }
@@ -52,6 +57,11 @@ pub(crate) fn render(operations: &[Operation]) -> Bytes {
             }}},
         })
     };
+    let mut schemas = Map::new();
+    for schema in operations.iter().filter_map(|of| of.takes.body.as_ref()) {
+        schemas.insert(title(schema).to_owned(), schema.clone());
+    }
+    schemas.extend(answers());
     let document = json!({
         "openapi": "3.1.0",
         "info": {
@@ -64,10 +74,13 @@ pub(crate) fn render(operations: &[Operation]) -> Bytes {
             {"url": "/"},
         ],
         "paths": paths,
-        "components": {"responses": {
-            "Error": error("application/json", "message"),
-            "Problem": error("application/problem+json", "detail"),
-        }},
+        "components": {
+            "responses": {
+                "Error": error("application/json", "message"),
+                "Problem": error("application/problem+json", "detail"),
+            },
+            "schemas": schemas,
+        },
     });
     document.to_string().into()
 }
@@ -88,7 +101,15 @@ fn describe(operation: &Operation) -> Value {
     let parameters: Vec<_> = in_path.chain(in_query).collect();
     let mut success = json!({"description": doc.summary});
     if let Some(media_type) = doc.media_type.filter(|_| operation.method != Method::HEAD) {
-        success["content"] = json!({media_type: {}});
+        let mut content = json!({});
+        if let Some(name) = doc.answer {
+            let schema = expand(&json!(format!("@{name}")));
+            content["schema"] = match doc.is_list {
+                true => json!({"type": "array", "items": schema}),
+                false => schema,
+            };
+        }
+        success["content"] = json!({media_type: content});
     }
     let error = match operation.path.starts_with(OURS) {
         true => "#/components/responses/Problem",
@@ -105,7 +126,47 @@ fn describe(operation: &Operation) -> Value {
         described["parameters"] = parameters.into();
     }
     if let Some(schema) = &operation.takes.body {
+        let schema = expand(&json!(format!("@{}", title(schema))));
         described["requestBody"] = json!({"content": {"application/json": {"schema": schema}}});
     }
     described
+}
+
+/// The name of what a body holds.
+fn title(schema: &Value) -> &str {
+    schema["title"].as_str().unwrap_or_default()
+}
+
+/// The schemas of what is answered, by name.
+fn answers() -> Map<String, Value> {
+    let answers: Map<_, _> = serde_json::from_str(include_str!("answers.json"))
+        .expect("a file of this crate, which each test reads");
+    let expanded = answers.iter();
+    expanded
+        .map(|(name, short)| (name.clone(), expand(short)))
+        .collect()
+}
+
+/// The schema that a short form stands for.
+fn expand(short: &Value) -> Value {
+    match short {
+        Value::String(text) => match (text.strip_suffix('?'), text.strip_prefix('@')) {
+            (Some(rest), _) => nullable(expand(&json!(rest))),
+            (None, Some(name)) => json!({"$ref": format!("#/components/schemas/{name}")}),
+            (None, None) if text == "any" => Value::Bool(true),
+            (None, None) => json!({"type": text}),
+        },
+        Value::Array(items) => json!({"type": "array", "items": items.first().map(expand)}),
+        Value::Object(fields) => match (fields.get("*"), fields.get("?")) {
+            (Some(all), _) => json!({"type": "object", "additionalProperties": expand(all)}),
+            (None, Some(one)) => nullable(expand(one)),
+            (None, None) => {
+                let fields = fields
+                    .iter()
+                    .map(|(name, field)| (name.clone(), expand(field)));
+                json!({"type": "object", "properties": fields.collect::<Map<_, _>>()})
+            }
+        },
+        other => other.clone(),
+    }
 }

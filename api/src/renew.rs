@@ -39,7 +39,7 @@ pub(crate) fn routes<C: Cluster>() -> Routes<C> {
         )
         .get(
             "/waxseal/v1/nodes/certificates",
-            doc("The newest certificate of each node"),
+            doc("The newest certificate of each node").lists("NodeCertificate"),
             list::<C>,
         )
 }

@@ -29,7 +29,7 @@ pub(crate) fn routes<C: Cluster>() -> Routes<C> {
     Routes::new()
         .get(
             "/waxseal/v1/returns",
-            doc("Nodes that want to return"),
+            doc("Nodes that want to return").answers("Returns"),
             list::<C>,
         )
         .post(
@@ -39,7 +39,7 @@ pub(crate) fn routes<C: Cluster>() -> Routes<C> {
         )
         .post(
             "/waxseal/v1/nodes/{id}/approve",
-            doc("Let a node return"),
+            doc("Let a node return").answers("Approval"),
             approve::<C>,
         )
 }

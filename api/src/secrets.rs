@@ -35,15 +35,21 @@ pub(crate) fn routes<C: Cluster>() -> Routes<C> {
     Routes::new()
         .get(
             "/secrets",
-            doc("List secrets").query(&["filters"]),
+            doc("List secrets").query(&["filters"]).lists("Secret"),
             list::<C>,
         )
         .post(
             "/secrets/create",
-            doc("Make a secret").success(StatusCode::CREATED),
+            doc("Make a secret")
+                .success(StatusCode::CREATED)
+                .answers("IdResponse"),
             create::<C>,
         )
-        .get("/secrets/{id}", doc("A secret"), inspect::<C>)
+        .get(
+            "/secrets/{id}",
+            doc("A secret").answers("Secret"),
+            inspect::<C>,
+        )
         .delete(
             "/secrets/{id}",
             doc("Remove a secret")

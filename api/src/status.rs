@@ -24,7 +24,7 @@ use crate::{
 pub(crate) fn routes<C: Cluster>() -> Routes<C> {
     Routes::new().get(
         "/waxseal/v1/status",
-        doc("Where the node stands and what to do next"),
+        doc("Where the node stands and what to do next").answers("OwnStatus"),
         status::<C>,
     )
 }

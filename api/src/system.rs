@@ -31,12 +31,12 @@ pub(crate) fn routes<C: Cluster>() -> Routes<C> {
         )
         .get(
             "/version",
-            doc("Versions of the daemon and of the API"),
+            doc("Versions of the daemon and of the API").answers("SystemVersion"),
             version::<C>,
         )
         .get(
             "/info",
-            doc("The daemon, and where its node stands"),
+            doc("The daemon, and where its node stands").answers("SystemInfo"),
             info::info::<C>,
         )
 }

@@ -52,6 +52,10 @@ pub(crate) struct Doc {
     pub(crate) success: StatusCode,
     /// Media type of the answer, if there is one.
     pub(crate) media_type: Option<&'static str>,
+    /// Name of what JSON answers hold, in `answers.json`.
+    pub(crate) answer: Option<&'static str>,
+    /// Whether they hold a list of it.
+    pub(crate) is_list: bool,
 }
 
 /// What a handler takes from a request.
@@ -70,6 +74,8 @@ pub(crate) const fn doc(summary: &'static str) -> Doc {
         query: &[],
         success: StatusCode::OK,
         media_type: Some("application/json"),
+        answer: None,
+        is_list: false,
     }
 }
 
@@ -84,6 +90,18 @@ impl Doc {
     pub(crate) const fn success(mut self, status: StatusCode) -> Doc {
         self.success = status;
         self
+    }
+
+    /// Answers with what has this name in `answers.json`.
+    pub(crate) const fn answers(mut self, name: &'static str) -> Doc {
+        self.answer = Some(name);
+        self
+    }
+
+    /// Answers with a list of it.
+    pub(crate) const fn lists(mut self, name: &'static str) -> Doc {
+        self.is_list = true;
+        self.answers(name)
     }
 
     /// Answers no content.

@@ -43,8 +43,12 @@ const FILTERS: [&str; 8] = [
 /// The routes of this module.
 pub(crate) fn routes<C: Cluster>() -> Routes<C> {
     Routes::new()
-        .get("/tasks", doc("List tasks").query(&["filters"]), list)
-        .get("/tasks/{id}", doc("A task"), inspect)
+        .get(
+            "/tasks",
+            doc("List tasks").query(&["filters"]).lists("Task"),
+            list,
+        )
+        .get("/tasks/{id}", doc("A task").answers("Task"), inspect)
 }
 
 /// `Task`.

@@ -24,6 +24,17 @@ pub(crate) fn schema_of<T: DeserializeOwned>() -> Value {
     schema
 }
 
+/// The schema of that or `null`.
+pub(crate) fn nullable(mut schema: Value) -> Value {
+    match schema.get_mut("type") {
+        Some(Value::String(kind)) => {
+            schema["type"] = json!([std::mem::take(kind), "null"]);
+            schema
+        }
+        _ => json!({"anyOf": [schema, {"type": "null"}]}),
+    }
+}
+
 /// Nothing was decoded.
 #[derive(Debug)]
 struct Refused;
@@ -99,7 +110,13 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
-        visitor.visit_some(self)
+        let schema = self.schema;
+        let visited = visitor.visit_some(Tracer {
+            schema: &mut *schema,
+        });
+        let described = std::mem::take(schema);
+        *schema = nullable(described);
+        visited
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -280,7 +297,7 @@ mod tests {
             json!({
                 "title": "Outer", "type": "object",
                 "properties": {
-                    "Text": {"type": "string"},
+                    "Text": {"type": ["string", "null"]},
                     "Labels": {"type": "object", "additionalProperties": {"type": "integer"}},
                     "Inner": {"type": "array", "items": inner},
                     "Any": true,

@@ -56,7 +56,9 @@ const KINDS: &[&str] = &[
 pub(crate) fn routes<C: Cluster>() -> Routes<C> {
     Routes::new().get(
         "/events",
-        doc("What changes, one JSON object per line").query(&["since", "until", "filters"]),
+        doc("What changes, one JSON object per line")
+            .query(&["since", "until", "filters"])
+            .answers("Event"),
         events::<C>,
     )
 }

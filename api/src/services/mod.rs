@@ -60,27 +60,31 @@ pub(crate) fn routes<C: Cluster>() -> Routes<C> {
     Routes::new()
         .get(
             "/services",
-            doc("List services").query(&["filters", "status"]),
+            doc("List services")
+                .query(&["filters", "status"])
+                .lists("Service"),
             list,
         )
         .post(
             "/services/create",
-            doc("Make a service").success(StatusCode::CREATED),
+            doc("Make a service")
+                .success(StatusCode::CREATED)
+                .answers("IdResponse"),
             create,
         )
         .get(
             "/services/{id}",
-            doc("A service").query(&["insertDefaults"]),
+            doc("A service")
+                .query(&["insertDefaults"])
+                .answers("Service"),
             inspect,
         )
         .delete("/services/{id}", doc("Remove a service").empty(), remove)
         .post(
             "/services/{id}/update",
-            doc("Replace a service's spec, or go back").query(&[
-                "version",
-                "registryAuthFrom",
-                "rollback",
-            ]),
+            doc("Replace a service's spec, or go back")
+                .query(&["version", "registryAuthFrom", "rollback"])
+                .answers("Warnings"),
             update,
         )
 }

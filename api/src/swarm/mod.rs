@@ -28,10 +28,10 @@ use crate::{
 /// The routes of this module.
 pub(crate) fn routes<C: Cluster>() -> Routes<C> {
     Routes::new()
-        .get("/swarm", doc("The cluster"), inspect::<C>)
+        .get("/swarm", doc("The cluster").answers("Swarm"), inspect::<C>)
         .post(
             "/swarm/init",
-            doc("Make a cluster; answers the node's id"),
+            doc("Make a cluster; answers the node's id").answers("NodeId"),
             join::init::<C>,
         )
         .post(
@@ -56,7 +56,11 @@ pub(crate) fn routes<C: Cluster>() -> Routes<C> {
                 .empty(),
             update::update::<C>,
         )
-        .get("/swarm/unlockkey", doc("The unlock key"), unlock_key::<C>)
+        .get(
+            "/swarm/unlockkey",
+            doc("The unlock key").answers("UnlockKey"),
+            unlock_key::<C>,
+        )
         .post(
             "/swarm/unlock",
             doc("Unlock this manager").empty(),

@@ -17,7 +17,7 @@ use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::FakeCluster;
+use super::{FakeCluster, described};
 use crate::server::{EngineService, Server};
 
 /// Fields whose value is of one run only. That they are there is compared.
@@ -101,12 +101,14 @@ impl Client {
         let response = self.open(method, path, body.into()).await;
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
-        Answer {
+        let answer = Answer {
             status: parts.status,
             headers: parts.headers,
             text: String::from_utf8_lossy(&bytes).into_owned(),
             bytes,
-        }
+        };
+        described::compare(method, path, answer.status, &answer.text);
+        answer
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::{
     cluster::Cluster,
     server::{EngineService, Server},
+    testing::compare,
 };
 
 pub(super) struct Client(EngineService);
@@ -55,11 +56,12 @@ impl Client {
         body: &Value,
     ) -> Answer {
         let response = self.open(method, path, headers, body).await;
-        let status = response.status().as_u16();
+        let status = response.status();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         let text = String::from_utf8(bytes.to_vec()).unwrap();
+        compare(method, path, status, &text);
         let json = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        (status, json)
+        (status.as_u16(), json)
     }
 
     pub(super) async fn get(&self, path: &str) -> Answer {

@@ -3,8 +3,8 @@
 use axum::body::Body;
 use serde_json::{Value, json};
 
-use super::super::{FakeCluster, replay::Client};
-use crate::{server::routes, table::Operation};
+use super::super::{FakeCluster, described::fault, replay::Client};
+use crate::{openapi, server::routes, table::Operation};
 
 fn operations() -> Vec<Operation> {
     routes::<FakeCluster>().into_parts().1
@@ -26,7 +26,9 @@ async fn every_route_is_in_the_document_with_what_it_takes() {
     assert_eq!(described, operations().len());
     let of = |path: &str, method: &str| document["paths"][path][method].clone();
     let body = |operation: &Value| {
-        operation["requestBody"]["content"]["application/json"]["schema"].clone()
+        let content = &operation["requestBody"]["content"]["application/json"];
+        let reference = content["schema"]["$ref"].as_str().unwrap();
+        document.pointer(&reference[1..]).unwrap().clone()
     };
     let create = body(&of("/secrets/create", "post"));
     assert_eq!(create["title"], "SecretSpec");
@@ -69,6 +71,54 @@ fn parameters_are_named_where_they_are_read() {
             );
         }
     }
+}
+
+#[test]
+fn what_is_answered_in_json_is_described() {
+    for Operation {
+        method, path, doc, ..
+    } in operations()
+    {
+        let is_json = doc.media_type == Some("application/json");
+        assert_eq!(is_json, doc.answer.is_some(), "{method} {path}");
+    }
+    // No two bodies have one name, and nothing refers to what is not there.
+    let rendered = openapi::render(&operations());
+    let document: Value = serde_json::from_slice(&rendered).unwrap();
+    let schemas = &document["components"]["schemas"];
+    for operation in operations() {
+        if let Some(body) = operation.takes.body {
+            let title = body["title"].as_str().unwrap();
+            assert_eq!(schemas[title], body, "{}", operation.path);
+        }
+    }
+    references(&document, &mut |reference| {
+        assert!(document.pointer(&reference[1..]).is_some(), "{reference}");
+    });
+}
+
+fn references(value: &Value, found: &mut impl FnMut(&str)) {
+    match value {
+        Value::Object(fields) => {
+            if let Some(Value::String(reference)) = fields.get("$ref") {
+                found(reference);
+            }
+            fields.values().for_each(|field| references(field, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn a_field_that_is_not_described_is_found() {
+    let schema = |text: &str| json!({"$ref": format!("#/components/schemas/{text}")});
+    let fault = |name: &str, value: Value| fault(&schema(name), &value);
+    let said = fault("Secret", json!({"ID": "a", "Spec": {"Nonesuch": 1}}));
+    assert_eq!(said.unwrap(), ".Spec.Nonesuch is not described");
+    let said = fault("Managers", json!({"managers": [{"voter": "yes"}]}));
+    assert_eq!(said.unwrap(), ".managers[].voter is of type string");
+    assert_eq!(fault("Managers", json!({"leader": null, "lag": 1})), None);
 }
 
 /// With an object that is not there, and with the least that can be sent.
