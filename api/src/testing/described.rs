@@ -59,7 +59,8 @@ fn is_of(form: &str, path: &str) -> bool {
         if part.starts_with("{*") {
             return true;
         }
-        if part != segment && !(part.starts_with('{') && !segment.is_empty()) {
+        let is_given = part.starts_with('{') && !segment.is_empty();
+        if part != segment && !is_given {
             return false;
         }
     }
