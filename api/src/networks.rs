@@ -190,13 +190,13 @@ fn labels() -> Labels {
     Labels::from([(LABEL_PREDEFINED.to_owned(), "true".to_owned())])
 }
 
-/// When the cluster was made, as its networks were; refuses where there is none.
-async fn created<C: Cluster>(api: &Shared<C>) -> Result<Time, ApiError> {
+/// When the cluster was made, as its networks were; `None` where that cannot be known.
+async fn created<C: Cluster>(api: &Shared<C>) -> Option<Time> {
     let created = api.cluster.read(|state| {
         let meta = state.cluster().and_then(|cluster| cluster.meta.as_ref());
         Time::of(meta.and_then(|meta| meta.created_at.as_ref()))
     });
-    Ok(created.await?)
+    created.await.ok()
 }
 
 async fn list<C: Cluster>(
@@ -206,7 +206,8 @@ async fn list<C: Cluster>(
 ) -> Result<Response, ApiError> {
     let filters = params.filters(&FILTERS)?;
     check_filters(&filters, version)?;
-    let created = created(&api).await?;
+    // They are the node's own, in a swarm or not.
+    let created = created(&api).await.unwrap_or_default();
     let networks = PREDEFINED
         .into_iter()
         .filter(|network| is_listed(*network, &filters))
@@ -256,13 +257,14 @@ async fn inspect<C: Cluster>(
 ) -> Result<Response, ApiError> {
     // It asks for the services of an overlay network.
     params.flag("verbose")?;
-    let created = created(&api).await?;
+    let created = created(&api).await;
     // In both scopes, of which the local one comes first.
     let scope = match params.text("scope") {
         "" | LOCAL => Some(LOCAL),
-        SWARM => Some(SWARM),
+        SWARM => created.is_some().then_some(SWARM),
         _ => None,
     };
+    let created = created.unwrap_or_default();
     match scope.zip(find(&id)) {
         Some((scope, network)) => respond::ok(&network_json(network, scope, created)),
         None if params.text("scope") == LOCAL => Err(ApiError::not_found("network", &id)),
@@ -278,11 +280,7 @@ struct CreateJson {
     driver: String,
 }
 
-async fn create<C: Cluster>(
-    Shares(api): Shares<Shared<C>>,
-    Json(request): Json<CreateJson>,
-) -> Result<Response, ApiError> {
-    created(&api).await?;
+async fn create(Json(request): Json<CreateJson>) -> Result<Response, ApiError> {
     if request.name.is_empty() {
         return Err(ApiError::bad_request("invalid name: "));
     }
@@ -310,22 +308,14 @@ struct PruneJson {
 }
 
 /// Predefined networks are never removed, and there are no others.
-async fn prune<C: Cluster>(
-    Shares(api): Shares<Shared<C>>,
-    params: Params,
-) -> Result<Response, ApiError> {
+async fn prune(params: Params) -> Result<Response, ApiError> {
     params.filters(&PRUNE_FILTERS)?;
-    created(&api).await?;
     respond::ok(&PruneJson {
         networks_deleted: None,
     })
 }
 
-async fn remove<C: Cluster>(
-    Shares(api): Shares<Shared<C>>,
-    Id(id): Id,
-) -> Result<Response, ApiError> {
-    created(&api).await?;
+async fn remove(Id(id): Id) -> Result<Response, ApiError> {
     Err(match find(&id) {
         Some(network) => ApiError::new(
             StatusCode::FORBIDDEN,

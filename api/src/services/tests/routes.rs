@@ -36,22 +36,33 @@ async fn a_node_in_no_swarm_has_no_services() {
         "/services/x/logs?stdout=1",
         "/tasks",
         "/tasks/x",
-        "/networks",
-        "/networks/host",
     ] {
         assert_eq!(client.get(path).await, error(503, text), "{path}");
     }
     let body = service("web");
-    for path in [
-        "/services/create",
-        "/services/x/update?version=1",
-        "/networks/create",
-    ] {
+    for path in ["/services/create", "/services/x/update?version=1"] {
         assert_eq!(client.post(path, &body).await, error(503, text), "{path}");
     }
-    for path in ["/services/x", "/networks/x"] {
-        assert_eq!(client.delete(path).await, error(503, text), "{path}");
-    }
+    let removed = client.delete("/services/x").await;
+    assert_eq!(removed, error(503, text));
+}
+
+#[tokio::test]
+async fn a_node_in_no_swarm_has_networks_of_its_own() {
+    let client = Client::of(&FakeCluster::inactive());
+    let (status, listed) = client.get("/networks").await;
+    assert_eq!((status, listed.as_array().unwrap().len()), (200, 3));
+    assert_eq!(listed[0]["Created"], "0001-01-01T00:00:00Z");
+    assert_eq!(client.get("/networks/host").await.0, 200);
+    let missing = |name: &str| error(404, &format!("network {name} not found"));
+    let of_swarm = client.get("/networks/host?scope=swarm").await;
+    assert_eq!(of_swarm, missing("host"));
+    assert_eq!(client.get("/networks/x").await, missing("x"));
+    assert_eq!(client.delete("/networks/x").await, missing("x"));
+    assert_eq!(client.delete("/networks/host").await.0, 403);
+    let body = json!({"Name": "x", "Driver": "overlay"});
+    assert_eq!(client.post("/networks/create", &body).await.0, 501);
+    assert_eq!(client.post("/networks/prune", &Value::Null).await.0, 200);
 }
 
 #[tokio::test]
