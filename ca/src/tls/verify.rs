@@ -23,6 +23,33 @@ use crate::skew::describe_validity_skew;
 static HANDSHAKE: LazyLock<WebPkiSupportedAlgorithms> =
     LazyLock::new(|| rustls::crypto::ring::default_provider().signature_verification_algorithms);
 
+/// What all verifiers say of signatures in the handshake: that of a certificate's own key counts.
+macro_rules! handshake_signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls12_signature(message, cert, dss, &HANDSHAKE)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(message, cert, dss, &HANDSHAKE)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            HANDSHAKE.supported_schemes()
+        }
+    };
+}
+
 /// Verifies a caller's chain against the live trust.
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
@@ -59,27 +86,7 @@ impl ClientCertVerifier for ClientVerifier {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &HANDSHAKE)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &HANDSHAKE)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        HANDSHAKE.supported_schemes()
-    }
+    handshake_signatures!();
 }
 
 /// Where a client's trust comes from.
@@ -154,27 +161,7 @@ impl ServerCertVerifier for ServerVerifier {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &HANDSHAKE)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &HANDSHAKE)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        HANDSHAKE.supported_schemes()
-    }
+    handshake_signatures!();
 }
 
 /// Takes any server. Only for fetching the trust bundle, whose digest is then compared with that
@@ -194,27 +181,7 @@ impl ServerCertVerifier for DangerAcceptAnyServer {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &HANDSHAKE)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &HANDSHAKE)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        HANDSHAKE.supported_schemes()
-    }
+    handshake_signatures!();
 }
 
 fn verify(
