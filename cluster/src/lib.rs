@@ -43,6 +43,7 @@ mod store;
 mod templates;
 #[cfg(test)]
 mod testing;
+mod text;
 mod timestamps;
 mod trust;
 mod validate;
@@ -76,6 +77,7 @@ pub use record::ChangeRecord;
 pub use signers::signer_urls;
 pub use snapshot::{FrozenState, Restorer, SNAPSHOT_FORMAT};
 pub use state::State;
+pub use text::is_harmless;
 pub use timestamps::{date_time, timestamp};
 pub use trust::{
     COMPROMISED_END, Renewed, RotationOptions, TokenSecrets, abort_rotation, change_issuer,

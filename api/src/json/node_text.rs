@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use waxseal_cluster::is_harmless;
+
 use super::common::Labels;
 
 /// The most bytes of a name that are shown: a domain name has 253 at most (RFC 1035
@@ -48,15 +50,6 @@ pub(crate) fn node_labels(labels: &Labels) -> Cow<'_, Labels> {
         (key.into_owned(), value.into_owned())
     });
     Cow::Owned(shown.collect())
-}
-
-/// Neither a control character nor one that reorders or hides what stands beside it.
-fn is_harmless(character: char) -> bool {
-    !character.is_control()
-        && !matches!(
-            character,
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-        )
 }
 
 #[cfg(test)]

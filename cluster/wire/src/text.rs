@@ -1,5 +1,7 @@
 //! Text that a peer sent, made fit for logs, errors and tables.
 
+use waxseal_cluster::is_harmless;
+
 /// The most bytes of a peer's text that are shown.
 pub const PEER_TEXT_LIMIT: usize = 256;
 
@@ -49,15 +51,6 @@ fn clean(text: &mut String, may_stay: impl Fn(char) -> bool) {
         }
     }
     *text = cleaned;
-}
-
-/// Neither a control character nor one that reorders or hides what stands beside it.
-fn is_harmless(character: char) -> bool {
-    !character.is_control()
-        && !matches!(
-            character,
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-        )
 }
 
 #[cfg(test)]
