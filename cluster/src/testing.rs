@@ -8,12 +8,12 @@ use crate::{
     change::{Applied, Refusal},
     defaults::{NewCluster, default_cluster_spec, new_cluster},
     objects::{
-        Actor, Annotations, Bootstrap, ChangeTasks, Command, Config, ConfigReference, ConfigSpec,
-        ContainerSpec, CreateConfig, CreateNode, CreateSecret, CreateService, FileTarget, Node,
-        NodeRole, NodeSpec, PluginDescription, ReplicatedService, ReportTasks, RootCa, Secret,
-        SecretReference, SecretSpec, Service, ServiceSpec, Task, TaskChange, TaskReport, TaskSpec,
-        TaskState, TaskStatus, actor::Who, command::Op, config_reference, service_spec::Mode,
-        task_change,
+        Actor, Annotations, Bootstrap, Certificate, ChangeTasks, Command, Config, ConfigReference,
+        ConfigSpec, ContainerSpec, CreateConfig, CreateNode, CreateSecret, CreateService,
+        FileTarget, IssuanceState, IssuanceStatus, Node, NodeRole, NodeSpec, PluginDescription,
+        ReplicatedService, ReportTasks, RootCa, Secret, SecretReference, SecretSpec, Service,
+        ServiceSpec, Task, TaskChange, TaskReport, TaskSpec, TaskState, TaskStatus, actor::Who,
+        command::Op, config_reference, service_spec::Mode, task_change,
     },
     state::State,
     vault::Vault,
@@ -95,6 +95,21 @@ pub(crate) fn describe(node: &mut Node, plugins: &[(&str, &str)]) {
     });
     let description = node.description.get_or_insert_default();
     description.engine.get_or_insert_default().plugins = plugins.collect();
+}
+
+/// A certificate in this state, as it stands on record.
+pub(crate) fn certificate(state: IssuanceState, serial: u8) -> Certificate {
+    Certificate {
+        csr: vec![serial, 1],
+        serial: vec![serial],
+        certificate: b"pem".to_vec(),
+        not_after: Some(at(9000)),
+        status: Some(IssuanceStatus {
+            state: state.into(),
+            err: String::new(),
+        }),
+        ..Certificate::default()
+    }
 }
 
 pub(crate) fn create_worker(id: &str) -> Op {

@@ -198,25 +198,11 @@ mod tests {
     use crate::{
         change::Applied,
         objects::{
-            Cluster, IssuanceStatus, ManagerStatus, NodeObservation, NodeRole, ObserveNodes,
-            RootCa, RootRotation, UpdateCluster, UpdateNode, command::Op,
+            Cluster, ManagerStatus, NodeObservation, NodeRole, ObserveNodes, RootCa, RootRotation,
+            UpdateCluster, UpdateNode, command::Op,
         },
-        testing::{MANAGER, at, bootstrapped, create_worker, describe, node, run},
+        testing::{MANAGER, bootstrapped, certificate, create_worker, describe, node, run},
     };
-
-    fn certificate(state: IssuanceState, serial: u8) -> Certificate {
-        Certificate {
-            csr: vec![serial, 1],
-            serial: vec![serial],
-            certificate: b"pem".to_vec(),
-            not_after: Some(at(9000)),
-            status: Some(IssuanceStatus {
-                state: state.into(),
-                err: String::new(),
-            }),
-            ..Certificate::default()
-        }
-    }
 
     fn request(state: &mut State, certificate: Certificate) -> Result<Applied, Refusal> {
         let op = Op::RequestCertificate(RequestCertificate {

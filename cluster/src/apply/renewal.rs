@@ -64,25 +64,10 @@ mod tests {
     use crate::{
         change::Applied,
         objects::{
-            Certificate, CertificateOrigin, IssuanceState, IssuanceStatus, RequestCertificate,
-            StoreCertificate, command::Op,
+            CertificateOrigin, IssuanceState, RequestCertificate, StoreCertificate, command::Op,
         },
-        testing::{at, bootstrapped, command, create_worker, run},
+        testing::{at, bootstrapped, certificate, command, create_worker, run},
     };
-
-    fn certificate(state: IssuanceState, serial: u8) -> Certificate {
-        Certificate {
-            csr: vec![serial, 1],
-            serial: vec![serial],
-            certificate: b"pem".to_vec(),
-            not_after: Some(at(9000)),
-            status: Some(IssuanceStatus {
-                state: state.into(),
-                err: String::new(),
-            }),
-            ..Certificate::default()
-        }
-    }
 
     fn renew(state: &mut State, second: i64, serial: u8) {
         let asked = Op::RequestCertificate(RequestCertificate {

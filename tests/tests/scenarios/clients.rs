@@ -4,8 +4,10 @@ mod rust;
 
 use std::{path::Path, process::Command, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use waxseal_tests::{run, scenario};
+
+use crate::installed::installed;
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -13,16 +15,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 fn the_library_for_python_finds_what_it_expects() -> Result<()> {
     scenario("python", |scene| {
         let node = scene.waxseal("node")?;
-        // Installed by `tests/clients/install`, which `tests/run` runs.
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
-        let python = target
-            .context("a target directory")?
-            .join("clients/bin/python");
-        ensure!(
-            python.exists(),
-            "{} is missing; install the library with tests/clients/install",
-            python.display()
-        );
+        let python = installed("clients/bin/python", "tests/clients/install")?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/exercise.py");
         let mut command = Command::new(python);
         command

@@ -16,6 +16,8 @@ use waxseal_ca::{
 };
 use waxseal_tests::{require, run};
 
+use crate::installed::installed;
+
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Findings that the profile brings with it, each with its reason. All are as swarmkit's
@@ -137,17 +139,8 @@ fn given_intermediate(directory: &Path) -> Result<RootAuthority> {
 }
 
 fn linter(name: &str) -> Result<Command> {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
-    let path = target
-        .context("a target directory")?
-        .join("pkilint/bin")
-        .join(name);
-    ensure!(
-        path.exists(),
-        "{} is missing; install the linter with tests/lint/install",
-        path.display()
-    );
-    let mut command = Command::new(path);
+    let path = format!("pkilint/bin/{name}");
+    let mut command = Command::new(installed(&path, "tests/lint/install")?);
     command.args(["lint", "-f", "json", "-s", "NOTICE"]);
     Ok(command)
 }

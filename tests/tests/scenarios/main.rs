@@ -11,6 +11,7 @@ mod engine_worker;
 mod events;
 mod external_ca;
 mod formats;
+mod installed;
 mod jobs;
 mod join;
 mod kill;
