@@ -98,7 +98,10 @@ fn describe(operation: &Operation) -> Value {
         .query
         .iter()
         .map(|name| json!({"name": name, "in": "query", "schema": {"type": "string"}}));
-    let parameters: Vec<_> = in_path.chain(in_query).collect();
+    let headers = operation.takes.headers.iter();
+    let in_headers =
+        headers.map(|name| json!({"name": name, "in": "header", "schema": {"type": "string"}}));
+    let parameters: Vec<_> = in_path.chain(in_query).chain(in_headers).collect();
     let mut success = json!({"description": doc.summary});
     if let Some(media_type) = doc.media_type.filter(|_| operation.method != Method::HEAD) {
         let mut content = json!({});

@@ -10,7 +10,7 @@ use axum::{
     handler::Handler,
     routing::{MethodFilter, on},
 };
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{Method, StatusCode, Uri};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -63,6 +63,8 @@ pub(crate) struct Doc {
 pub(crate) struct Takes {
     /// Whether it reads the query.
     pub(crate) query: bool,
+    /// Names of headers.
+    pub(crate) headers: Vec<&'static str>,
     /// The body's schema.
     pub(crate) body: Option<Value>,
 }
@@ -204,7 +206,6 @@ impl<T> Extracted for Path<T> {}
 impl Extracted for ApiVersion {}
 impl Extracted for Caller {}
 impl Extracted for Id {}
-impl Extracted for HeaderMap {}
 impl Extracted for Uri {}
 
 impl Extracted for Params {

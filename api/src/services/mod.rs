@@ -17,8 +17,11 @@ mod warnings;
 
 use std::sync::Arc;
 
-use axum::{extract::State as Shares, response::Response};
-use http::{HeaderMap, StatusCode};
+use axum::{
+    extract::{FromRequestParts, State as Shares},
+    response::Response,
+};
+use http::{StatusCode, request::Parts};
 use serde::Serialize;
 use time::OffsetDateTime;
 use waxseal_cluster::{
@@ -46,7 +49,7 @@ use crate::{
     json::common::new_id,
     respond,
     server::Shared,
-    table::{Routes, doc},
+    table::{Extracted, Routes, Takes, doc},
     version::ApiVersion,
 };
 
@@ -180,11 +183,11 @@ async fn create<C: Cluster>(
     Shares(api): Shares<Shared<C>>,
     Caller(actor): Caller,
     version: ApiVersion,
-    headers: HeaderMap,
+    RegistryAuth(auth): RegistryAuth,
     Json(spec): Json<ServiceSpecJson>,
 ) -> Result<Response, ApiError> {
     let mut spec = into_object::service_spec(spec)?;
-    if let Some(auth) = registry_auth(&headers)? {
+    if let Some(auth) = auth {
         set_registry_auth(&mut spec, Some(auth));
     }
     check_native(&*api.cluster, &spec)?;
@@ -243,20 +246,33 @@ fn name_if_nameless(state: &State, spec: &mut ServiceSpec, random: [u8; names::R
 }
 
 /// The credentials that came with the request, if any.
-fn registry_auth(headers: &HeaderMap) -> Result<Option<Zeroizing<String>>, ApiError> {
-    let Some(value) = headers.get(REGISTRY_AUTH) else {
-        return Ok(None);
-    };
-    let text = value
-        .to_str()
-        .map_err(|_| ApiError::bad_request("invalid X-Registry-Auth header: not printable text"))?;
-    if text.len() > MAX_REGISTRY_AUTH_BYTES {
-        return Err(ApiError::bad_request(format!(
-            "X-Registry-Auth has {} bytes, at most {MAX_REGISTRY_AUTH_BYTES} are allowed",
-            text.len()
-        )));
+struct RegistryAuth(Option<Zeroizing<String>>);
+
+impl<S: Send + Sync> FromRequestParts<S> for RegistryAuth {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<RegistryAuth, ApiError> {
+        let Some(value) = parts.headers.get(REGISTRY_AUTH) else {
+            return Ok(RegistryAuth(None));
+        };
+        let text = value.to_str().map_err(|_| {
+            ApiError::bad_request("invalid X-Registry-Auth header: not printable text")
+        })?;
+        if text.len() > MAX_REGISTRY_AUTH_BYTES {
+            return Err(ApiError::bad_request(format!(
+                "X-Registry-Auth has {} bytes, at most {MAX_REGISTRY_AUTH_BYTES} are allowed",
+                text.len()
+            )));
+        }
+        let auth = (!text.is_empty()).then(|| Zeroizing::new(text.to_owned()));
+        Ok(RegistryAuth(auth))
     }
-    Ok((!text.is_empty()).then(|| Zeroizing::new(text.to_owned())))
+}
+
+impl Extracted for RegistryAuth {
+    fn describe(takes: &mut Takes) {
+        takes.headers.push(REGISTRY_AUTH);
+    }
 }
 
 fn set_registry_auth(spec: &mut ServiceSpec, auth: Option<Zeroizing<String>>) {
@@ -288,8 +304,8 @@ enum Auth {
 }
 
 impl Auth {
-    fn of(headers: &HeaderMap, params: &Params) -> Result<Auth, ApiError> {
-        if let Some(auth) = registry_auth(headers)? {
+    fn of(sent: Option<Zeroizing<String>>, params: &Params) -> Result<Auth, ApiError> {
+        if let Some(auth) = sent {
             return Ok(Auth::Header(auth));
         }
         match params.text("registryAuthFrom") {
@@ -321,7 +337,7 @@ async fn update<C: Cluster>(
     Caller(actor): Caller,
     Id(id): Id,
     params: Params,
-    headers: HeaderMap,
+    RegistryAuth(auth): RegistryAuth,
     Json(spec): Json<ServiceSpecJson>,
 ) -> Result<Response, ApiError> {
     let expected_version = params.version("service")?;
@@ -329,7 +345,7 @@ async fn update<C: Cluster>(
         "" | "none" => {
             let spec = into_object::service_spec(spec)?;
             check_native(&*api.cluster, &spec)?;
-            Change::Replace(Box::new(spec), Auth::of(&headers, &params)?)
+            Change::Replace(Box::new(spec), Auth::of(auth, &params)?)
         }
         "previous" => Change::Rollback,
         other => {

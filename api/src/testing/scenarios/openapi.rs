@@ -49,6 +49,11 @@ async fn every_route_is_in_the_document_with_what_it_takes() {
             {"name": "version", "in": "query", "schema": {"type": "string"}},
         ])
     );
+    let create = of("/services/create", "post");
+    assert_eq!(
+        create["parameters"],
+        json!([{"name": "x-registry-auth", "in": "header", "schema": {"type": "string"}}])
+    );
     assert!(document["paths"].get("/distribution/{image}").is_some());
 }
 
