@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, time::Duration};
 use anyhow::{Context, Result, ensure};
 use waxseal_tests::{Dockerd, Scene, Waxseal, eventually, holds_for, scenario};
 
-use super::texts;
+use super::{carried::carried_to_the_container, texts};
 
 /// Until tasks have moved.
 const SOON: Duration = Duration::from_secs(40);
@@ -111,7 +111,7 @@ impl Pair {
     }
 
     /// Removes services and waits until the engine has no container.
-    fn clear(&self, services: &[&str]) -> Result<()> {
+    pub(super) fn clear(&self, services: &[&str]) -> Result<()> {
         let words = [&["service", "rm"], services].concat();
         self.manager.docker.ok(&words)?;
         eventually("no container is left", SOON, || {
@@ -203,6 +203,7 @@ fn an_engine_runs_services_with_secrets() -> Result<()> {
         let pair = Pair::offering(scene, &[], &["gpu=g1", "gpu=g2", "gpu=g3", "fpga=2"])?;
         joined(&pair)?;
         generic_resources(&pair)?;
+        carried_to_the_container(&pair)?;
         pair.service("2")?;
         pair.replicas("2/2")?;
         for container in pair.containers()? {

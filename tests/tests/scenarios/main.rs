@@ -1,6 +1,7 @@
 //! All scenarios, one subject per file, in one binary.
 
 mod autolock;
+mod carried;
 mod certificates;
 mod chains;
 mod clients;
