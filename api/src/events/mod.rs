@@ -38,15 +38,15 @@ const FILTERS: &[&str] = &[
     "plugin",
     "daemon",
 ];
-/// Filter keys that name an object of that kind.
-const KINDS: &[&str] = &[
+/// Filter keys that an object's id or name begins with, whatever its kind: an engine does not
+/// look at that.
+const NAMES: &[&str] = &[
     "secret",
     "config",
     "node",
     "service",
     "network",
     "container",
-    "image",
     "volume",
     "plugin",
     "daemon",
@@ -137,16 +137,13 @@ impl Wanted {
             return true;
         }
         let name = event.attributes.get("name").map_or("", String::as_str);
-        let of_kind = |kind: &&str| {
-            filters.values(kind).is_empty()
-                || (event.kind == *kind
-                    && (filters.prefix(kind, &event.id) || filters.prefix(kind, name)))
-        };
+        let is_named = |key: &&str| filters.prefix(key, &event.id) || filters.prefix(key, name);
         filters.any("type", |kind| kind == event.kind)
             && filters.any("event", |action| action == event.action.as_str())
             && filters.any("scope", |scope| scope == "swarm")
             && filters.labels("label", &event.attributes)
-            && KINDS.iter().all(of_kind)
+            && filters.any("image", |image| image == event.id)
+            && NAMES.iter().all(is_named)
     }
 }
 

@@ -66,6 +66,24 @@ async fn events_are_replayed_and_followed() {
     assert_eq!(past("").await, 2, "the third is at a fraction after");
     assert_eq!(past("&filters=%7B%22type%22:[%22config%22]%7D").await, 1);
     assert_eq!(past("&filters=%7B%22secret%22:[%22db%22]%7D").await, 1);
+    // As an engine does: the key says no kind, and several add up.
+    for (filters, found) in [
+        (r#"{"service":["d"]}"#, 1),
+        (r#"{"container":["db"],"secret":["db"]}"#, 1),
+        (r#"{"secret":["db"],"config":["c"]}"#, 0),
+        (r#"{"secret":["DB"]}"#, 0),
+        (r#"{"image":["d"]}"#, 0),
+    ] {
+        let filters = filters
+            .replace('"', "%22")
+            .replace('{', "%7B")
+            .replace('}', "%7D");
+        assert_eq!(
+            past(&format!("&filters={filters}")).await,
+            found,
+            "{filters}"
+        );
+    }
     assert_eq!(past("&filters=%7B%22event%22:[%22remove%22]%7D").await, 0);
     assert_eq!(past("&filters=%7B%22scope%22:[%22local%22]%7D").await, 0);
     assert_eq!(client.get("/events?since=0&until=1").await.text, "");
