@@ -16,16 +16,22 @@ use crate::{Disk, DiskFile, LogLimits, OpenMode, OsDisk, StoreOptions};
 #[derive(Debug, Default)]
 struct SlowDisk {
     syncs: Arc<AtomicU64>,
+    /// No sync ends while it is held.
+    gate: Arc<Mutex<()>>,
 }
 
 #[derive(Debug)]
-struct SlowFile(Arc<dyn DiskFile>, Arc<AtomicU64>);
+struct SlowFile(Arc<dyn DiskFile>, Arc<AtomicU64>, Arc<Mutex<()>>);
 
 impl Disk for SlowDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let file = OsDisk.open(path, mode)?;
         match path.extension().is_some_and(|extension| extension == "seg") {
-            true => Ok(Arc::new(SlowFile(file, self.syncs.clone()))),
+            true => Ok(Arc::new(SlowFile(
+                file,
+                self.syncs.clone(),
+                self.gate.clone(),
+            ))),
             false => Ok(file),
         }
     }
@@ -63,6 +69,7 @@ impl DiskFile for SlowFile {
     fn sync_data(&self) -> io::Result<()> {
         self.1.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(5));
+        drop(self.2.lock().unwrap());
         self.0.sync_data()
     }
 
@@ -174,17 +181,31 @@ fn all_that_waits_shares_a_sync() {
 fn records_of_one_write_carry_the_mark_of_their_first() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Arc::new(SlowDisk::default());
+    let (syncs, gate) = (disk.syncs.clone(), disk.gate.clone());
+    // A segment that is made beforehand is synced, too.
+    let limits = LogLimits {
+        prepare_in_background: false,
+        ..LogLimits::default()
+    };
     let core = open_core(StoreOptions {
         disk,
+        limits,
         ..options(dir.path())
     })
     .unwrap();
     let (told, order) = mpsc::channel();
+    let held = gate.lock().unwrap();
+    let before = syncs.load(Ordering::Relaxed);
     for index in 1..=10 {
         let told = told.clone();
         let done = Box::new(move |_| told.send(index).unwrap());
         core.append(&[Bytes::new(index, 8)], Some(done)).unwrap();
+        // The first is written alone, the others wait for it.
+        while syncs.load(Ordering::Relaxed) == before {
+            std::thread::yield_now();
+        }
     }
+    drop(held);
     (0..10).for_each(|_| assert!(order.recv().is_ok()));
     drop(core);
     let path = dir.path().join("log-0000000000000001.seg");
