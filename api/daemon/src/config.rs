@@ -21,7 +21,7 @@ pub struct DaemonConfig {
     pub exec_root: PathBuf,
     /// Where the process id is written.
     pub pidfile: Option<PathBuf>,
-    /// Group of the sockets; the daemon's own if absent.
+    /// Group of the sockets; if absent `docker`, or the daemon's own where there is none.
     pub group: Option<String>,
     /// Engine labels, `key=value`.
     pub labels: Vec<String>,

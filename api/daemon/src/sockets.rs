@@ -11,6 +11,8 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 /// Owner and group may call; whoever may is root on this cluster.
 const MODE: u32 = 0o660;
+/// The group that dockerd gives its own socket to: scripts and people that are in it go on.
+const DEFAULT_GROUP: &str = "docker";
 
 /// Why a socket cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +48,8 @@ pub enum SocketError {
     },
 }
 
-/// Listens on a path; what a dead process left there is replaced.
+/// Listens on a path; what a dead process left there is replaced. Without a `group` it is
+/// that of dockerd's socket, or the daemon's own where there is none.
 ///
 /// # Errors
 /// [`SocketError`].
@@ -76,13 +79,29 @@ pub(crate) async fn listen(path: &Path, group: Option<&str>) -> Result<UnixListe
     let listener = UnixListener::bind(path);
     rustix::process::umask(former);
     let listener = listener.map_err(io)?;
-    if let Some(group) = group {
-        let gid = group_id(group)?;
-        rustix::fs::chown(path, None, Some(Gid::from_raw(gid)))
-            .map_err(|error| io(error.into()))?;
+    match group {
+        Some(group) => {
+            let gid = group_id(group)?;
+            give(path, gid).map_err(io)?;
+        }
+        None => give_by_default(path),
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE)).map_err(io)?;
     Ok(listener)
+}
+
+fn give(path: &Path, gid: u32) -> io::Result<()> {
+    Ok(rustix::fs::chown(path, None, Some(Gid::from_raw(gid)))?)
+}
+
+/// A host without the group, or a daemon that may not give, keeps the socket to itself.
+fn give_by_default(path: &Path) {
+    let given = group_id(DEFAULT_GROUP)
+        .map_err(|error| error.to_string())
+        .and_then(|gid| give(path, gid).map_err(|error| error.to_string()));
+    if let Err(reason) = given {
+        tracing::info!(socket = %path.display(), reason, "only the daemon's own group may open it");
+    }
 }
 
 /// Listens on a TCP address, `host:port`.
@@ -119,7 +138,13 @@ fn group_id(group: &str) -> Result<u32, SocketError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
+
+    fn group_of(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().gid()
+    }
 
     #[tokio::test]
     async fn a_served_path_and_a_file_are_refused_and_a_stale_socket_is_replaced() {
@@ -134,6 +159,13 @@ mod tests {
         listen(&path, None).await.unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, MODE);
+        let own = rustix::process::getegid().as_raw();
+        let is_root = rustix::process::geteuid().is_root();
+        let expected = group_id(DEFAULT_GROUP).ok().filter(|_| is_root);
+        assert_eq!(group_of(&path), expected.unwrap_or(own));
+        let chosen = path.with_extension("3");
+        listen(&chosen, Some(&own.to_string())).await.unwrap();
+        assert_eq!(group_of(&chosen), own);
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert!(matches!(

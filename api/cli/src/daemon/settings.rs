@@ -29,8 +29,9 @@ const ABOUT: &str = "\
 Run the daemon: the local node, and the manager if this host is one.
 
 Who may open its socket is root on the cluster: it can run a service as root on any node, and a
-service can read any secret. The socket has mode 0660; --group says whose it is. SIGTERM and
-SIGINT stop the daemon; native tasks go on and are found again at the next start.
+service can read any secret. The socket has mode 0660 and is the group docker's, as dockerd's,
+where there is one; --group names another. SIGTERM and SIGINT stop the daemon; native tasks go on
+and are found again at the next start.
 
 With autolock off, a copy of the data root holds every key of a manager.";
 
@@ -49,6 +50,7 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "FILE")]
     pidfile: Option<String>,
     /// Group of the sockets, by name or number; its members are root on the cluster
+    /// [default: docker, if there is one]
     #[arg(short = 'G', long, value_name = "GROUP")]
     group: Option<String>,
     /// An engine label: what this node says of itself (repeatable)
